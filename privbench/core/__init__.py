@@ -1,0 +1,49 @@
+"""The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project."""
+
+from privbench.core.attack import Attack
+from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
+from privbench.core.component import Component
+from privbench.core.defense import AttackerView, Defense, ProtectedInput
+from privbench.core.errors import UserError, unknown_name
+from privbench.core.metric import Metric
+from privbench.core.observation import ModelInput, ModelSpec, Observation, Secret, ThreatModel
+from privbench.core.reconstruction import Progress, Reconstruction
+from privbench.core.record import ImageResult, Interval, Provenance, Record
+from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, METRICS, MODELS, Registry
+from privbench.core.spec import Spec, parse_spec, parse_specs
+
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "DEFENSES",
+    "METRICS",
+    "MODELS",
+    "Attack",
+    "AttackerView",
+    "Case",
+    "Component",
+    "ComponentSpec",
+    "DataSpec",
+    "Defense",
+    "ImageResult",
+    "Interval",
+    "Metric",
+    "ModelInput",
+    "ModelSpec",
+    "Observation",
+    "Progress",
+    "ProtectedInput",
+    "Provenance",
+    "Reconstruction",
+    "Record",
+    "Registry",
+    "Secret",
+    "Spec",
+    "ThreatModel",
+    "UserError",
+    "VictimSpec",
+    "generator_for",
+    "parse_spec",
+    "parse_specs",
+    "unknown_name",
+]

@@ -1,0 +1,144 @@
+"""A `Case` is the resolved description of one cell of the benchmark; its content hash is its identity.
+
+The hash names the folder, seeds every random choice, and decides whether a cell was computed before. Anything that changes
+the numbers belongs in here; anything that does not (device, output folder, verbosity) stays out.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privbench.core.component import one_line
+from privbench.core.errors import UserError
+from privbench.core.observation import ModelSpec, ThreatModel
+
+__all__ = ["CASE_SCHEMA", "Case", "ComponentSpec", "DataSpec", "VictimSpec", "generator_for"]
+
+CASE_SCHEMA = 1
+"""Version of the case's fields; a file of another version is refused by name."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ComponentSpec(_Part):
+    """A component by name with all its hyper-parameters resolved."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{self.name}:{inside}" if inside else self.name
+
+
+class VictimSpec(_Part):
+    """The client's model and where its weights come from."""
+
+    model: ModelSpec
+    weights: str = "embedded"
+    """`embedded`, `random`, `pretrained` (timm's hub) or the name of a file."""
+    weights_sha256: str | None = None
+    """Content of the weights, None for random ones (they follow from the seed)."""
+
+
+class DataSpec(_Part):
+    """Which private images."""
+
+    source: str = "photos"
+    """A registered data set or the name of a folder or file."""
+    split: str = "test"
+    indices: tuple[int, ...] = Field(min_length=1)
+    """Positions in the data set, in the order in which batches are formed."""
+    sha256: str
+    """Content of the selected images after resizing, and of their labels."""
+
+
+class Case(_Part):
+    """One cell: defense x attack x victim x data x threat model x seed."""
+
+    schema_version: Literal[1] = CASE_SCHEMA
+    attack: ComponentSpec
+    defense: tuple[ComponentSpec, ...] = Field(min_length=1)
+    victim: VictimSpec
+    data: DataSpec
+    batch_size: int = Field(default=1, gt=0)
+    threat_model: ThreatModel = ThreatModel()
+    lpips: Literal["alex", "vgg", "squeeze"] = "alex"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @property
+    def identity(self) -> str:
+        """Content hash: 12 hexadecimal digits."""
+        return hashlib.sha256(_canonical(self).encode()).hexdigest()[:12]
+
+    @property
+    def defense_text(self) -> str:
+        """The composed defense as a user would write it, all parameters shown."""
+        return "+".join(str(part) for part in self.defense)
+
+    @property
+    def defense_name(self) -> str:
+        """The names of the composed defenses, without parameters."""
+        return "+".join(part.name for part in self.defense)
+
+    @property
+    def folder(self) -> str:
+        """Folder name: what the case is, readable, and its identity."""
+        data = Path(self.data.source).name
+        words = (self.defense_name, self.attack.name, self.threat_model.adversary, self.victim.model.name, data)
+        readable = "--".join(re.sub(r"[^A-Za-z0-9.+_-]+", "-", word) for word in words)
+        return f"{readable}--{self.identity}"
+
+    def to_yaml(self) -> str:
+        """The case as YAML, to be fed back with `--config`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> "Case":
+        """Reads a resolved case.
+
+        Raises:
+            UserError: The file cannot be read, is of another schema version, or a field is wrong.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).replace("\n", " ")
+            raise UserError(f"cannot read the case {path}: {reason}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is not a case: expected YAML with the fields {', '.join(cls.model_fields)}")
+        version = content.get("schema_version")
+        if version != CASE_SCHEMA:
+            raise UserError(f"{path} has case schema {version!r}, this version reads {CASE_SCHEMA}; write it again")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(f"{path}: {one_line(error)}") from None
+
+
+def _canonical(case: Case) -> str:
+    content = case.model_dump(mode="json")
+    # Where a file lies does not change the numbers; its content does, and that is hashed beside it.
+    content["data"]["source"] = Path(case.data.source).name
+    content["victim"]["weights"] = Path(case.victim.weights).name
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def generator_for(case: Case, role: str, batch: int) -> torch.Generator:
+    """The random source of one role ("client", "attack", ...) for one batch of a case.
+
+    Roles are separate streams, so that an attack cannot replay the client's random choices.
+
+    Returns:
+        A CPU generator; equal arguments give equal streams on every machine.
+    """
+    digest = hashlib.sha256(f"{_canonical(case)}|{role}|{batch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

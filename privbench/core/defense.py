@@ -1,0 +1,90 @@
+"""The contract of a defense: hooks with no-op defaults, so that one file says one idea."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from privbench.core.component import Component
+from privbench.core.observation import ModelInput, Observation
+
+__all__ = ["AttackerView", "Defense", "ProtectedInput"]
+
+
+def _unchanged(model_input: ModelInput) -> ModelInput:
+    return model_input
+
+
+@dataclass(frozen=True)
+class ProtectedInput:
+    """The client's batch after a defense: what the model is fed, and the random choices behind it (secret)."""
+
+    model_input: ModelInput
+    choices: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttackerView:
+    """How an attacker's simulation of the client differs from the plain forward pass.
+
+    Attributes:
+        feed: Applied to candidate images before the simulated forward pass; differentiable in the images.
+        flags: What the reader of a score should know about this view, such as `order-not-inferred`.
+    """
+
+    feed: Callable[[ModelInput], ModelInput] = _unchanged
+    flags: tuple[str, ...] = ()
+
+
+class Defense(Component, ABC):
+    """Base class of defenses; override the hooks that the idea needs.
+
+    Defenses compose in the order in which they are written: model, batch and gradient hooks are applied one after another.
+    """
+
+    kind: ClassVar[str] = "defense"
+    trained_as: ClassVar[str] = "none"
+    """Which embedded victim this defense runs on: the name of the defense it was trained with."""
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Changes the architecture (public: the server knows it). Called before weights are loaded.
+
+        Raises:
+            UserError: The defense does not fit this model.
+        """
+        return model
+
+    def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
+        """Changes what the client feeds its model; the random choices it returns stay secret."""
+        return ProtectedInput(batch)
+
+    def training_batch(
+        self, model: nn.Module, batch: ModelInput, generator: torch.Generator, progress: float
+    ) -> ProtectedInput:
+        """The same during training; `progress` runs from 0 to 1 (warm-up phases, probabilities)."""
+        return self.prepare_batch(model, batch, generator)
+
+    def extra_loss(self, model: nn.Module) -> nn.Module | None:
+        """A training loss of the defense, or None.
+
+        A module `(model, model_input, progress) -> scalar`; its own parameters are trained with the model and then dropped.
+        """
+        return None
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Changes the update before it is sent (clip, noise, prune, quantise)."""
+        return gradients
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The forward pass that an attacker of `observation.threat_model.adversary` would simulate.
+
+        It may use whatever the observation holds, and `observation.disclosed` where the adversary is an oracle.
+        """
+        return AttackerView()
+
+    @abstractmethod
+    def claim(self) -> str:
+        """What the defense promises and under which assumption, in one sentence; epsilon only where it is valid."""

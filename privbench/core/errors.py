@@ -1,0 +1,31 @@
+"""The one error a user can cause.
+
+Everything a user can get wrong (a name, a value, a file, a device) is raised as `UserError` with one line that says what was
+given, what is accepted and what to do; the command line prints that line and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UserError", "unknown_name"]
+
+
+class UserError(ValueError):
+    """Bad input: the message is one line, complete enough to act on."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not registered, with near misses and the full list.
+
+    Args:
+        kind: What the name stands for, in the singular ("defense").
+        given: The name as the user wrote it.
+        known: The accepted names.
+
+    Returns:
+        An error to raise; its message is one line.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=2, cutoff=0.5)
+    hint = f" did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"unknown {kind} '{given}';{hint} accepted: {', '.join(names) or 'none'}")

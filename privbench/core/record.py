@@ -1,0 +1,107 @@
+"""The record of one finished case: numbers as numbers, one JSON file, enough to regenerate every table and figure."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privbench.core.case import Case
+from privbench.core.component import one_line
+from privbench.core.errors import UserError
+
+__all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "Provenance", "Record"]
+
+RECORD_SCHEMA = 1
+"""Version of the record's fields; a file of another version is refused by name."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Interval(_Part):
+    """A mean over images with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int = Field(gt=0)
+    """Number of images, failed ones included."""
+
+
+class ImageResult(_Part):
+    """One private image: what came back."""
+
+    image: str
+    """Name of the image within its data set."""
+    batch: int
+    """Which client batch it was in, from 0."""
+    label: int
+    recovered_label: int | None
+    """The label that the attack used for this image, None where it used none."""
+    scores: dict[str, float]
+    """Metric name to value, on the attack's float pixels; aligned after pairing within the batch."""
+    scores_saved: dict[str, float]
+    """The same on the reconstruction as saved with 8 bits."""
+    losses: dict[str, float]
+    """The attacker's own final losses of the batch."""
+    steps: int
+    seconds: float
+    """Wall time of the attack on the batch of this image, divided by the batch size."""
+    reconstruction: str | None
+    """File name of the saved picture within the case's folder, None where the attack failed."""
+    failure: str | None = None
+    """Why the attack failed; such an image has the worst value of every metric."""
+    flags: tuple[str, ...] = ()
+
+
+class Provenance(_Part):
+    """What it takes to judge and repeat the numbers."""
+
+    version: str
+    commit: str | None
+    torch: str
+    python: str
+    device: str
+    threads: int
+    finished: str
+    """Time of completion, ISO 8601, UTC."""
+    seconds: float
+    peak_memory_mib: float
+
+
+class Record(_Part):
+    """One case, finished."""
+
+    schema_version: Literal[1] = RECORD_SCHEMA
+    case_id: str
+    case: Case
+    images: tuple[ImageResult, ...] = Field(min_length=1)
+    summary: dict[str, Interval]
+    """Metric name to mean and interval, on float pixels."""
+    summary_saved: dict[str, Interval]
+    """The same on the pictures as saved."""
+    unavailable: dict[str, str] = Field(default_factory=dict)
+    """Metric name to the reason why it was not computed."""
+    victim_accuracy: float | None = None
+    """Top-1 accuracy of the victim on its test set, from its card, in [0, 1]."""
+    flags: tuple[str, ...] = ()
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The record as indented JSON with a final newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """Reads a record.
+
+        Raises:
+            UserError: The file cannot be read, is of another schema version, or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read the record {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a record of schema {RECORD_SCHEMA}: {one_line(error)[:300]}") from None

@@ -1,0 +1,93 @@
+"""Registries: names to classes, filled by the built-ins and by entry points.
+
+A registry knows the built-ins of its kind as `name -> "module:attribute"` (so that listing imports nothing heavy) and asks the
+installed packages for entry points of its group. A name claimed twice is an error that names both claimants.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from privbench.core.errors import UserError, unknown_name
+
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "METRICS", "MODELS", "Registry"]
+
+
+class Registry:
+    """The components of one kind.
+
+    Args:
+        kind: The kind in the singular, for messages.
+        group: Entry-point group of third-party components, such as `privbench.attacks`.
+        built_in: Module that holds the built-in table `BUILT_IN: dict[str, str]` of this kind; imported at first use.
+    """
+
+    def __init__(self, kind: str, group: str, built_in: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._built_in = built_in
+        self._table: dict[str, tuple[str, Callable[[], Any]]] | None = None
+
+    def _targets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        if self._table is None:
+            table: dict[str, tuple[str, Callable[[], Any]]] = {}
+            built_in: Mapping[str, str] = importlib.import_module(self._built_in).BUILT_IN
+            for name, target in built_in.items():
+                table[name] = (target, lambda target=target: _load(target))  # type: ignore[misc]
+            for point in entry_points(group=self.group):
+                self._add(table, point.name, point.value, point.load)
+            self._table = table
+        return self._table
+
+    def _add(self, table: dict[str, tuple[str, Callable[[], Any]]], name: str, target: str, load: Callable[[], Any]) -> None:
+        if name in table:
+            raise UserError(f"{self.kind} '{name}' is registered twice: by {table[name][0]} and by {target}; rename one")
+        table[name] = (target, load)
+
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        return sorted(self._targets())
+
+    def origin(self, name: str) -> str:
+        """Where a component comes from, as `module:attribute`."""
+        return self._entry(name)[0]
+
+    def get(self, name: str) -> Any:
+        """The component registered under a name.
+
+        Raises:
+            UserError: No such name; the message lists near misses and all names.
+        """
+        return self._entry(name)[1]()
+
+    def register(self, name: str, component: Any) -> None:
+        """Adds a component for the life of the process (notebooks, tests).
+
+        Raises:
+            UserError: The name is taken.
+        """
+        self._add(self._targets(), name, f"{component.__module__}:{component.__qualname__}", lambda: component)
+
+    def unregister(self, name: str) -> None:
+        """Takes a component out again."""
+        self._entry(name)
+        del self._targets()[name]
+
+    def _entry(self, name: str) -> tuple[str, Callable[[], Any]]:
+        table = self._targets()
+        if name not in table:
+            raise unknown_name(self.kind, name, table)
+        return table[name]
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+ATTACKS = Registry("attack", "privbench.attacks", "privbench.attacks")
+DEFENSES = Registry("defense", "privbench.defenses", "privbench.defenses")
+METRICS = Registry("metric", "privbench.metrics", "privbench.scoring")
+MODELS = Registry("model", "privbench.models", "privbench.models")
+DATASETS = Registry("dataset", "privbench.datasets", "privbench.data")

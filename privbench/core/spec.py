@@ -1,0 +1,40 @@
+"""Component specifications as a user writes them: `name:key=value,key=value`, joined by `+` where components compose."""
+
+from dataclasses import dataclass, field
+
+from privbench.core.errors import UserError
+
+__all__ = ["Spec", "parse_spec", "parse_specs"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name and its parameters, still as text: whoever builds the component converts and checks the values."""
+
+    name: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+def parse_spec(text: str) -> Spec:
+    """Reads one `name:key=value,key=value`.
+
+    Raises:
+        UserError: The text is not of that form.
+    """
+    name, colon, rest = text.strip().partition(":")
+    parameters: dict[str, str] = {}
+    if not name or (colon and not rest):
+        raise UserError(f"cannot read '{text}'; accepted: NAME or NAME:KEY=VALUE,KEY=VALUE")
+    for pair in rest.split(",") if rest else []:
+        key, equals, value = pair.partition("=")
+        if not (key.strip() and equals and value.strip()):
+            raise UserError(f"cannot read '{pair}' in '{text}'; accepted: NAME:KEY=VALUE,KEY=VALUE")
+        if key.strip() in parameters:
+            raise UserError(f"'{key.strip()}' is given twice in '{text}'; keep one")
+        parameters[key.strip()] = value.strip()
+    return Spec(name.strip(), parameters)
+
+
+def parse_specs(text: str) -> tuple[Spec, ...]:
+    """Reads a composition `a:x=1+b`: the parts in the order in which they act."""
+    return tuple(parse_spec(part) for part in text.split("+"))
