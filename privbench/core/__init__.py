@@ -3,6 +3,7 @@
 from privbench.core.attack import Attack
 from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
 from privbench.core.component import Component
+from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.defense import AttackerView, Defense, ProtectedInput
 from privbench.core.errors import UserError, unknown_name
 from privbench.core.metric import Metric
@@ -42,8 +43,10 @@ __all__ = [
     "ThreatModel",
     "UserError",
     "VictimSpec",
+    "build_defense",
     "generator_for",
     "parse_spec",
     "parse_specs",
+    "resolve_defense",
     "unknown_name",
 ]

@@ -20,7 +20,7 @@ from privbench.core.observation import ModelSpec, ThreatModel
 
 __all__ = ["CASE_SCHEMA", "Case", "ComponentSpec", "DataSpec", "VictimSpec", "generator_for"]
 
-CASE_SCHEMA = 1
+CASE_SCHEMA: Literal[1] = 1
 """Version of the case's fields; a file of another version is refused by name."""
 
 

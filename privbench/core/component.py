@@ -27,7 +27,8 @@ def one_line(error: ValidationError) -> str:
 class Component(BaseModel):
     """Base of everything that is chosen by name and carries hyper-parameters (keyword only, frozen, validated)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # The string below a field is its description in `privbench list`.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: ClassVar[str]
     """The registered name, as written on the command line."""

@@ -46,8 +46,10 @@ class Defense(Component, ABC):
     """
 
     kind: ClassVar[str] = "defense"
-    trained_as: ClassVar[str] = "none"
-    """Which embedded victim this defense runs on: the name of the defense it was trained with."""
+
+    def trained_as(self) -> str:
+        """Which embedded victim this defense runs on: the name of the defense that it was trained with."""
+        return "none"
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Changes the architecture (public: the server knows it). Called before weights are loaded.

@@ -108,7 +108,7 @@ class Observation:
 
     def save(self, path: Path) -> None:
         """Writes the observation to one safetensors file."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for group in ("gradients", "model_state", "disclosed"):
             tensors |= {f"{group}/{key}": value.contiguous() for key, value in getattr(self, group).items()}
         if self.labels is not None:

@@ -11,7 +11,7 @@ from privbench.core.errors import UserError
 
 __all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "Provenance", "Record"]
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name."""
 
 

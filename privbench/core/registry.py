@@ -67,7 +67,9 @@ class Registry:
         Raises:
             UserError: The name is taken.
         """
-        self._add(self._targets(), name, f"{component.__module__}:{component.__qualname__}", lambda: component)
+        # A metric is an object, not a class: it has its class's name.
+        attribute = getattr(component, "__qualname__", type(component).__qualname__)
+        self._add(self._targets(), name, f"{component.__module__}:{attribute}", lambda: component)
 
     def unregister(self, name: str) -> None:
         """Takes a component out again."""

@@ -1,0 +1,202 @@
+"""GradViT (Hatamizadeh et al., CVPR 2022, arXiv 2203.11894) as a declaration over the engine.
+
+    argmin_x  Γ(t) L_grad + Υ(t) R_image + α1 R_patch + α2 R_registration + α3 (TV + L2)
+
+Υ is 0 in the first half and on in the second, where Γ is halved. Two things are ours and can be switched off: relocation
+(`relocation=off`) and the matching of position rows (`position_matching=0`); `paper` is the published form.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.adversary import Simulation, simulate
+from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.core.patches import rearrange
+from privbench.inversion import (
+    BatchNormStatistics,
+    Constant,
+    Cosine,
+    Decay,
+    Halves,
+    Inversion,
+    LayerCosine,
+    MatchingTerm,
+    PatchBorders,
+    PriorTerm,
+    Registration,
+    Relocation,
+    RowCosine,
+    Schedule,
+    SquaredError,
+    SquaredNorm,
+    TotalVariation,
+    recover_labels,
+)
+from privbench.models import load_prior
+
+__all__ = ["GradViT"]
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class GradViT(Attack):
+    """Gradient matching with a CNN's batch-normalisation prior, patch, registration and variation priors, on a schedule."""
+
+    name: ClassVar[str] = "gradvit"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {},
+        "standard": {"steps": 4000, "trials": 3},
+        "paper": {
+            "steps": 120_000,
+            "trials": 2,
+            "matching": "squared-error",
+            "gradient": 4e-3,
+            "position_matching": 0.0,
+            "bn_prior": 0.2,
+            "patch_prior": 1e-4,
+            "registration": 1e-2,
+            "total_variation": 1e-4,
+            "total_variation_end": 1e-4,
+            "squared_norm": 1e-4,
+            "hold": 0.0,
+            "start": "uniform",
+            "relocation": False,
+        },
+        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "relocation": False},
+    }
+
+    steps: Annotated[int, Field(gt=0)] = 1200
+    """Optimisation steps of each trial."""
+    trials: Annotated[int, Field(gt=0)] = 1
+    """Independent trials, run side by side; the one with the smallest matching loss is returned."""
+    schedule: Literal["gradvit", "constant"] = "gradvit"
+    """`gradvit`: matching alone in the first half, halved and with the CNN prior in the second; `constant`: all throughout."""
+    matching: Literal["squared-error", "layer-cosine"] = "layer-cosine"
+    """Distance over all parameters: the published sum of squares, or the mean cosine distance per parameter."""
+    gradient: Weight = 1.0
+    """Weight of the matching term in the first half."""
+    position_matching: Weight = 0.3
+    """Weight of the mean cosine distance of the position rows; follows the matching term's schedule."""
+    bn_prior: Weight = 1e-4
+    """Weight, in the second half, of the CNN's batch-normalisation statistics."""
+    prior: str = "cnn_mini_32"
+    """The CNN: an embedded one or a timm model, whose pretrained weights are then needed."""
+    patch_prior: Weight = 1e-4
+    """Weight of the squared differences across patch borders."""
+    registration: Weight = 1e-2
+    """Weight of the distance to the consensus of the trials."""
+    total_variation: Weight = 0.2
+    """Weight of total variation at the start."""
+    total_variation_end: Weight = 0.05
+    """Weight of total variation at the end; in between it changes in equal ratios."""
+    squared_norm: Weight = 0.0
+    """Weight of the squared distance from mid-grey."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Adam's learning rate, pixels in [0, 1]."""
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the steps at the full learning rate; then half a cosine to 0."""
+    start: Literal["uniform", "normal", "grey"] = "grey"
+    """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
+    relocation: bool = True
+    """Whether patches are moved to where the position gradient puts them (batch of one, learned position embedding)."""
+    relocation_every: Annotated[int, Field(gt=0)] = 40
+    """Steps between relocations."""
+    relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of the steps after which nothing is relocated any more."""
+
+    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """Recovers the labels where they are unknown, then inverts."""
+        simulation = simulate(observation)
+        model = simulation.model
+        labels, flags = observation.labels, list(simulation.view.flags)
+        if labels is None:
+            labels = recover_labels(observation, model.classifier_names()[0])
+            flags.append("labels-recovered")
+        relocation = self._relocation(simulation, observation)
+        if self.relocation and relocation is None:
+            flags.append("relocation-does-not-apply")
+        inversion = Inversion(
+            simulate=lambda images: nn.functional.cross_entropy(simulation.logits(images), labels),
+            parameters={name: value for name, value in model.named_parameters() if name in observation.gradients},
+            observed=observation.gradients,
+            matching=self._matching_terms(simulation),
+            priors=self._prior_terms(simulation, observation.device),
+            steps=self.steps,
+            learning_rate=Cosine(self.learning_rate, self.hold),
+            relocation=relocation,
+            phase=self._phase,
+        )
+        outcome = inversion.run(self._start(observation, generator), progress)
+        return Reconstruction(
+            images=outcome.images,
+            labels=labels,
+            losses=outcome.losses,
+            steps=self.steps * self.trials,
+            trials=self.trials,
+            flags=tuple(flags),
+        )
+
+    def _matching_terms(self, simulation: Simulation) -> list[MatchingTerm]:
+        distance = SquaredError() if self.matching == "squared-error" else LayerCosine()
+        terms = [MatchingTerm("gradient", self._matching_weight(self.gradient), distance)]
+        parts = simulation.model.parts() if simulation.model.patch_size else None
+        if parts is not None and parts.position is not None and self.position_matching:
+            rows = parts.prefix_tokens + simulation.model.patch_count
+            weight = self._matching_weight(self.position_matching)
+            terms.append(MatchingTerm("position", weight, RowCosine(parts.position, rows)))
+        return terms
+
+    def _matching_weight(self, value: float) -> Schedule:
+        return Halves(value, value / 2) if self.schedule == "gradvit" else Constant(value)
+
+    def _prior_terms(self, simulation: Simulation, device: torch.device) -> list[PriorTerm]:
+        terms = [
+            PriorTerm("variation", Decay(self.total_variation, self.total_variation_end), TotalVariation()),
+            PriorTerm("norm", Constant(self.squared_norm), SquaredNorm()),
+        ]
+        if self.trials > 1:
+            terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
+        if simulation.model.patch_size:
+            terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(simulation.model.patch_size)))
+        if self.bn_prior:
+            weight = Halves(0.0, self.bn_prior) if self.schedule == "gradvit" else Constant(self.bn_prior)
+            prior = load_prior(self.prior).to(device)
+            terms.append(PriorTerm("bn", weight, BatchNormStatistics(prior, prior.image_size)))
+        return terms
+
+    def _relocation(self, simulation: Simulation, observation: Observation) -> Relocation | None:
+        """None where it is off or does not apply: a batch's position gradient is a sum over its images."""
+        size = simulation.model.patch_size
+        if not self.relocation or size is None or observation.batch_size > 1:
+            return None
+        parts = simulation.model.parts()
+        if parts.position is None:
+            return None
+        last = int(self.steps * self.relocation_until)
+        return Relocation(
+            steps=frozenset(range(self.relocation_every, last + 1, self.relocation_every)),
+            table=parts.position,
+            first_row=parts.prefix_tokens,
+            patches=simulation.model.patch_count,
+            rearrange=lambda images, order: rearrange(images, order, size),
+        )
+
+    def _start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        shape = (self.trials, observation.batch_size, *observation.image_shape)
+        if self.start == "uniform":
+            images = torch.rand(shape, generator=generator)
+        else:
+            deviation = 0.25 if self.start == "normal" else 0.05
+            images = (0.5 + deviation * torch.randn(shape, generator=generator)).clamp(0, 1)
+        return images.to(observation.device)
+
+    def _phase(self, share: float) -> str:
+        if self.gradient == 0 and self.position_matching == 0:
+            return "priors only"
+        if self.schedule == "constant" or not self.bn_prior:
+            return "matching" if not self.bn_prior else "matching and prior"
+        return "matching" if share <= 0.5 else "matching and prior"

@@ -1,0 +1,9 @@
+"""Defenses, one file each; a new one is a file, a line here, and a card in README.md."""
+
+BUILT_IN = {
+    "none": "privbench.defenses.none:NoDefense",
+    "no-pe": "privbench.defenses.no_pe:NoPositionEmbedding",
+    "naive-shuffle": "privbench.defenses.naive_shuffle:NaiveShuffle",
+    "mjp": "privbench.defenses.mjp:MaskedJigsawPuzzle",
+}
+"""Registered name to `module:class`."""

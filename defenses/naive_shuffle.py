@@ -1,0 +1,60 @@
+"""Naive shuffle: the client permutes the patches of each image before the model sees them (Ren et al., CVPR 2023).
+
+One permutation per batch, drawn anew for every batch, over all patches, in pixel space; position embeddings stay as they are.
+"""
+
+from typing import ClassVar, cast
+
+import torch
+from torch import nn
+
+from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
+from privbench.core.patches import rearrange
+from privbench.models import Victim
+
+__all__ = ["NaiveShuffle"]
+
+
+class NaiveShuffle(Defense):
+    """Permutes all patches of the batch at random before the forward pass."""
+
+    name: ClassVar[str] = "naive-shuffle"
+
+    def trained_as(self) -> str:
+        """A victim that saw shuffled patches during training."""
+        return self.name
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Checks that there are patches to shuffle."""
+        _patch_size(model)
+        return model
+
+    def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
+        """Draws the permutation and applies it."""
+        order = torch.randperm(cast(Victim, model).patch_count, generator=generator).to(batch.images.device)
+        shuffled = rearrange(batch.images, order, _patch_size(model))
+        return ProtectedInput(ModelInput(shuffled, batch.unknown_positions), {"naive-shuffle.order": order})
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the pass with as much of the order as the adversary has.
+
+        Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes, and the order
+        is not inferred (flag). Oracle: the true order is applied to the candidate, so the candidate is the image itself.
+        """
+        if observation.threat_model.adversary == "oracle":
+            order = observation.disclosed["naive-shuffle.order"]
+            size = _patch_size(model)
+            return AttackerView(lambda given: ModelInput(rearrange(given.images, order, size), given.unknown_positions))
+        aware = observation.threat_model.adversary == "aware"
+        return AttackerView(flags=("order-not-inferred",) if aware else ())
+
+    def claim(self) -> str:
+        """Hides places, not contents."""
+        return "Hides where each patch was from an attacker who does not know the order; the contents are not protected."
+
+
+def _patch_size(model: nn.Module) -> int:
+    size = cast(Victim, model).patch_size
+    if size is None:
+        raise UserError("defense naive-shuffle needs a vision transformer with patches; choose a timm vit_* or deit_* model")
+    return size

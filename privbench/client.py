@@ -1,0 +1,73 @@
+"""The client: private images, a model and a defense go in; what the server sees and what stays secret come out."""
+
+import torch
+from torch import Tensor, nn
+
+from privbench.core import Defense, ModelInput, ModelSpec, Observation, Secret, ThreatModel, UserError
+from privbench.models import Victim
+
+__all__ = ["observe"]
+
+
+def observe(
+    victim: Victim,
+    model: ModelSpec,
+    defense: Defense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    declared: str,
+    threat_model: ThreatModel,
+    generator: torch.Generator,
+) -> tuple[Observation, Secret]:
+    """Computes one client update: the gradient of the mean cross-entropy over the batch.
+
+    Training losses of the defense (MJP's DAL) are not part of the update: they depend on weights and mask alone and carry
+    nothing of the images.
+
+    Args:
+        victim: The client's model; its mode and gradients are left as found.
+        model: The architecture as the server declared it.
+        defense: Applied to batch and gradient; `prepare_model` has been applied to `victim` before.
+        images: `[batch, 3, height, width]` in [0, 1].
+        labels: `[batch]` int64.
+        declared: The defense as the client declares it, `name:key=value` joined by `+`.
+        threat_model: What the attacker may assume.
+        generator: Source of the defense's random choices; the model's own (dropout) are seeded from it.
+
+    Returns:
+        The observation for the attacker and the secret for scoring.
+
+    Raises:
+        UserError: Images or labels do not fit the model, or the gradient is not finite.
+    """
+    expected = (3, victim.image_size, victim.image_size)
+    if tuple(images.shape[1:]) != expected:
+        raise UserError(f"images of shape {tuple(images.shape[1:])}; the model takes {expected}; resize them")
+    if labels.min() < 0 or labels.max() >= model.num_classes:
+        raise UserError(
+            f"labels from {int(labels.min())} to {int(labels.max())}; the model has classes 0 to {model.num_classes - 1}; "
+            "choose a data set or model that fits"
+        )
+    protected = defense.prepare_batch(victim, ModelInput(images), generator)
+    was_training = victim.training
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        victim.train(threat_model.model_mode == "train")
+        logits = victim(protected.model_input.images, protected.model_input.unknown_positions)
+        loss = nn.functional.cross_entropy(logits, labels)
+        parameters = dict(victim.named_parameters())
+        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    victim.train(was_training)
+    gradients = defense.protect_gradients(dict(zip(parameters, values, strict=True)), generator)
+    observation = Observation(
+        gradients=gradients,
+        model=model,
+        model_state=victim.state_dict(),
+        batch_size=len(images),
+        threat_model=threat_model,
+        defense=declared,
+        labels=labels if threat_model.labels == "known" else None,
+        disclosed=protected.choices if threat_model.adversary == "oracle" else {},
+    )
+    return observation, Secret(images, labels, protected.model_input.images.detach(), protected.choices)

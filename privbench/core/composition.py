@@ -1,0 +1,120 @@
+"""Defenses from specifications, and several defenses as one.
+
+A composition applies model, batch and gradient hooks in the order written, so `mjp+dpsgd` shuffles, computes, then clips.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import SerializeAsAny
+from torch import Tensor, nn
+
+from privbench.core.case import ComponentSpec
+from privbench.core.defense import AttackerView, Defense, ProtectedInput
+from privbench.core.errors import UserError
+from privbench.core.observation import ModelInput, Observation
+from privbench.core.registry import DEFENSES
+from privbench.core.spec import parse_specs
+
+__all__ = ["Composition", "build_defense", "resolve_defense"]
+
+
+class _SumOfLosses(nn.Module):
+    def __init__(self, losses: list[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, model: nn.Module, batch: ModelInput, progress: float) -> Tensor:
+        return torch.stack([loss(model, batch, progress) for loss in self.losses]).sum()
+
+
+class Composition(Defense):
+    """Several defenses in a row, behaving as one."""
+
+    name: ClassVar[str] = "composition"
+    parts: tuple[SerializeAsAny[Defense], ...]
+
+    def trained_as(self) -> str:
+        """The one part that needs a victim of its own decides."""
+        needed = sorted({part.trained_as() for part in self.parts} - {"none"})
+        if len(needed) > 1:
+            raise UserError(f"defenses that need different victims ({', '.join(needed)}) do not compose; keep one of them")
+        return needed[0] if needed else "none"
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Applies the architecture hooks in order."""
+        for part in self.parts:
+            model = part.prepare_model(model)
+        return model
+
+    def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
+        """Applies the batch hooks in order and gathers their choices."""
+        return self._chain(batch, lambda part, current: part.prepare_batch(model, current, generator))
+
+    def training_batch(
+        self, model: nn.Module, batch: ModelInput, generator: torch.Generator, progress: float
+    ) -> ProtectedInput:
+        """Applies the training hooks in order and gathers their choices."""
+        return self._chain(batch, lambda part, current: part.training_batch(model, current, generator, progress))
+
+    def _chain(self, batch: ModelInput, hook: Callable[[Defense, ModelInput], ProtectedInput]) -> ProtectedInput:
+        choices: dict[str, Tensor] = {}
+        for part in self.parts:
+            protected = hook(part, batch)
+            batch = protected.model_input
+            choices |= protected.choices
+        return ProtectedInput(batch, choices)
+
+    def extra_loss(self, model: nn.Module) -> nn.Module | None:
+        """The sum of the parts' training losses."""
+        losses = [loss for part in self.parts if (loss := part.extra_loss(model)) is not None]
+        return _SumOfLosses(losses) if losses else None
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Applies the gradient hooks in order."""
+        for part in self.parts:
+            gradients = part.protect_gradients(gradients, generator)
+        return gradients
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The parts' views, one after another."""
+        views = [part.attacker_view(model, observation) for part in self.parts]
+
+        def feed(model_input: ModelInput) -> ModelInput:
+            for view in views:
+                model_input = view.feed(model_input)
+            return model_input
+
+        return AttackerView(feed, tuple(flag for view in views for flag in view.flags))
+
+    def claim(self) -> str:
+        """Every part's claim."""
+        return " ".join(part.claim() for part in self.parts)
+
+
+def resolve_defense(text: str) -> tuple[ComponentSpec, ...]:
+    """Reads `mjp:mask_ratio=0.27+dpsgd` and resolves every parameter.
+
+    Raises:
+        UserError: A name or a parameter is not accepted, or a defense is named twice.
+    """
+    specs = parse_specs(text)
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"defense '{twice}' is named twice in '{text}'; name it once")
+    return tuple(
+        ComponentSpec(name=spec.name, parameters=DEFENSES.get(spec.name).configured(spec.parameters).parameters())
+        for spec in specs
+    )
+
+
+def build_defense(specs: Sequence[ComponentSpec]) -> Defense:
+    """The defense that resolved specifications stand for.
+
+    Raises:
+        UserError: A name or a parameter is not accepted.
+    """
+    parts: list[Defense] = [DEFENSES.get(spec.name).configured(spec.parameters) for spec in specs]
+    return parts[0] if len(parts) == 1 else Composition(parts=tuple(parts))

@@ -1,0 +1,123 @@
+"""What natural images look like, as differentiable penalties: GradViT's R_image, R_patch, R_registration and R_extra.
+
+All of them take candidates `[trials, batch, 3, height, width]` in [0, 1] and give one value per trial.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+__all__ = ["BatchNormStatistics", "ImagePrior", "PatchBorders", "Registration", "SquaredNorm", "TotalVariation"]
+
+
+class ImagePrior(ABC):
+    """A penalty on candidate images."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """The penalty, `[trials]`, of `[trials, batch, 3, height, width]` in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class TotalVariation(ImagePrior):
+    """The mean absolute difference of neighbouring pixels, horizontally plus vertically."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Anisotropic total variation per pixel pair."""
+        rows = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).mean(1)
+        columns = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1).mean(1)
+        return rows + columns
+
+
+@dataclass(frozen=True)
+class PatchBorders(ImagePrior):
+    """The sum of squared differences of adjacent pixels across patch borders, both directions (GradViT's R_patch).
+
+    Attributes:
+        size: Side of a patch in pixels.
+    """
+
+    size: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Sum over borders, channels and images of the batch."""
+        down = images[..., self.size :: self.size, :] - images[..., self.size - 1 : -1 : self.size, :]
+        right = images[..., :, self.size :: self.size] - images[..., :, self.size - 1 : -1 : self.size]
+        return down.square().flatten(1).sum(1) + right.square().flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class SquaredNorm(ImagePrior):
+    """The mean squared distance of the pixels from mid-grey: the L2 part of R_extra, in [0, 1] coordinates."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean over pixels and channels."""
+        return (images - 0.5).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Registration(ImagePrior):
+    """The distance of every trial from the consensus of all: the mean squared difference from their mean image.
+
+    The consensus is a constant of each step. With one trial the penalty is 0.
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean over pixels of the squared difference from the trials' mean."""
+        consensus = images.detach().mean(0, keepdim=True)
+        return (images - consensus).square().flatten(1).mean(1)
+
+
+class BatchNormStatistics(ImagePrior):
+    """The distance between a candidate batch's feature statistics and those stored in a pretrained CNN (R_image).
+
+    Sum over batch-normalisation layers of the squared differences of channel means and of channel variances.
+
+    Args:
+        network: A frozen CNN over images in [0, 1], in eval mode.
+        image_size: Its native input size in pixels; larger candidates are averaged down to it, because the stored
+            statistics describe photographs at that scale.
+
+    Raises:
+        ValueError: The network has no batch normalisation, is in train mode, or has parameters that require gradients.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int) -> None:
+        self.layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        if not self.layers:
+            raise ValueError("the prior network has no batch-normalisation layer")
+        if network.training or any(parameter.requires_grad for parameter in network.parameters()):
+            raise ValueError("the prior network must be frozen and in eval mode")
+        self.network = network
+        self.image_size = image_size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Sum over layers; statistics are taken over the batch and all places, per trial."""
+        trials = len(images)
+        features = self._inputs(images.flatten(0, 1))
+        total = images.new_zeros(trials)
+        for layer, feature in zip(self.layers, features, strict=True):
+            per_trial = feature.reshape(trials, -1, *feature.shape[1:]).transpose(1, 2).flatten(2)
+            mean, variance = per_trial.mean(2), per_trial.var(2, unbiased=False)
+            total = total + (mean - cast(Tensor, layer.running_mean)).square().sum(1)
+            total = total + (variance - cast(Tensor, layer.running_var)).square().sum(1)
+        return total
+
+    def _inputs(self, images: Tensor) -> list[Tensor]:
+        if images.shape[-1] > self.image_size:
+            images = nn.functional.adaptive_avg_pool2d(images, self.image_size)
+        captured: list[Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            captured.append(inputs[0])
+
+        hooks = [layer.register_forward_pre_hook(cast(Callable[..., None], keep)) for layer in self.layers]
+        try:
+            self.network(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return captured

@@ -1,0 +1,33 @@
+"""Relocation: moving patches to the places that the position-embedding gradient assigns to them.
+
+Gradient matching from noise ends in permutations: the right patches in the wrong places, a local minimum that no small step
+leaves. The gradient of a position row is the gradient of the token in that place, so an assignment between the observed rows
+and the candidate's rows says where each recovered patch belongs. It uses nothing but the observation and is not in the papers.
+"""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+__all__ = ["relocation_order"]
+
+
+def relocation_order(candidate: Tensor, observed: Tensor) -> Tensor:
+    """Where to take each position's patch from.
+
+    Args:
+        candidate: `[patches, width]` gradient of the candidate's position rows.
+        observed: `[patches, width]` the observed one.
+
+    Returns:
+        `[patches]` int64: position `j` should hold the patch that is now at `order[j]`. Positions whose observed row is zero
+        keep their patch where the assignment leaves them the choice.
+    """
+    ours = torch.nn.functional.normalize(candidate.detach().double(), dim=1)
+    target = torch.nn.functional.normalize(observed.detach().double(), dim=1)
+    cost = 1 - target @ ours.T
+    # Equal evidence must not move anything.
+    cost = cost - 1e-9 * torch.eye(len(cost), dtype=cost.dtype, device=cost.device)
+    _, order = linear_sum_assignment(np.asarray(cost.cpu()))
+    return torch.from_numpy(order)

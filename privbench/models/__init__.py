@@ -1,0 +1,40 @@
+"""Victims and priors: timm models and the embedded ones behind one [0, 1] input contract."""
+
+from privbench.models.loading import (
+    VictimCard,
+    embedded_name,
+    file_sha256,
+    load_prior,
+    load_state,
+    load_victim,
+    read_card,
+    resolve_victim,
+    victim_accuracy,
+)
+from privbench.models.victim import TransformerParts, Victim
+from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
+
+BUILT_IN = {
+    "vit_mini_patch4_32": "privbench.models.zoo:vit_mini_patch4_32",
+    "cnn_mini_32": "privbench.models.zoo:cnn_mini_32",
+}
+"""Registered architectures; any other name is asked of timm."""
+
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT_MODEL",
+    "Architecture",
+    "TransformerParts",
+    "Victim",
+    "VictimCard",
+    "build_model",
+    "default_spec",
+    "embedded_name",
+    "file_sha256",
+    "load_prior",
+    "load_state",
+    "load_victim",
+    "read_card",
+    "resolve_victim",
+    "victim_accuracy",
+]

@@ -1,0 +1,263 @@
+"""Weights: embedded, random, pretrained, or from a file, checked against the architecture that they are meant for.
+
+Embedded weights are safetensors in half precision with a card beside each; files are read by safetensors or with
+`weights_only=True`, never by free pickle.
+"""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from privbench.core import Defense, ModelSpec, UserError, VictimSpec
+from privbench.models.victim import Victim
+from privbench.models.zoo import build_model, default_spec
+
+__all__ = [
+    "VictimCard",
+    "embedded_name",
+    "file_sha256",
+    "load_prior",
+    "load_state",
+    "load_victim",
+    "read_card",
+    "resolve_victim",
+    "victim_accuracy",
+]
+
+_FOLDER = files("privbench.models.weights")
+
+
+@dataclass(frozen=True)
+class VictimCard:
+    """How a set of weights came to be; written by `privbench train` beside the weights.
+
+    Attributes:
+        model: Architecture name.
+        defense: The defense it was trained under, all parameters shown.
+        dataset: Training data.
+        accuracy: Top-1 on the test images, as the model is deployed (no mask, ordinary positions), in [0, 1].
+        defended_accuracy: Top-1 when the test images go through the defense's batch hook, in [0, 1].
+        test_images: Number of test images behind both.
+        epochs: Passes over the training data.
+        recipe: The remaining hyper-parameters.
+        command: The command that repeats it.
+        parameters: Number of parameters.
+        sha256: Content of the weights file.
+        torch: Version of torch.
+        device: Where it was trained.
+        seconds: Training time.
+    """
+
+    model: str
+    defense: str
+    dataset: str
+    accuracy: float
+    defended_accuracy: float
+    test_images: int
+    epochs: int
+    recipe: Mapping[str, float | int | str]
+    command: str
+    parameters: int
+    sha256: str
+    torch: str
+    device: str
+    seconds: float
+
+
+def embedded_name(model: str, trained_as: str) -> str:
+    """File stem of embedded weights: architecture and the defense of training."""
+    return f"{model}.{trained_as}"
+
+
+def _embedded_path(model: str, trained_as: str) -> Path | None:
+    resource = _FOLDER / f"{embedded_name(model, trained_as)}.safetensors"
+    if not resource.is_file():
+        return None
+    with as_file(resource) as path:
+        return Path(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_card(model: str, trained_as: str) -> VictimCard | None:
+    """The card of embedded weights, None where there are none."""
+    resource = _FOLDER / f"{embedded_name(model, trained_as)}.json"
+    return VictimCard(**json.loads(resource.read_text(encoding="utf-8"))) if resource.is_file() else None
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Reads a flat table of tensors from safetensors or a torch file (optionally under `state_dict` or `model`).
+
+    Raises:
+        UserError: The file is missing, unreadable, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}; accepted: embedded, random, pretrained or a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is not a safetensors or plain torch weights file ({reason[:120]})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not (isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())):
+        raise UserError(f"{path} does not hold a table of tensors; save the model's state_dict")
+    return dict(content)
+
+
+def resolve_victim(
+    model: str,
+    weights: str,
+    defense: Defense,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+) -> VictimSpec:
+    """Turns what a user asks for into a complete, hashed description.
+
+    Args:
+        model: A registered or timm model name.
+        weights: `embedded`, `random`, `pretrained` (timm's hub) or a file.
+        defense: The defense whose embedded victim is meant.
+        num_classes: Overrides the architecture's own.
+        image_size: Overrides the architecture's own, in pixels.
+
+    Raises:
+        UserError: Unknown model, no such weights, unreadable file.
+    """
+    spec = default_spec(model, num_classes=num_classes, image_size=image_size)
+    if weights == "embedded":
+        path = _embedded_path(model, defense.trained_as())
+        if path is None:
+            raise UserError(
+                f"there are no embedded weights of {model} trained with {defense.trained_as()}; "
+                "pass --weights random, pretrained or a file"
+            )
+        return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(path))
+    if weights in {"random", "pretrained"}:
+        return VictimSpec(model=spec, weights=weights)
+    load_state(Path(weights))
+    return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(Path(weights)))
+
+
+def load_victim(spec: VictimSpec, defense: Defense, *, generator: torch.Generator) -> Victim:
+    """Builds the architecture, lets the defense change it, loads the weights.
+
+    Args:
+        spec: The resolved victim.
+        defense: Its architecture hook is applied.
+        generator: Source of random weights (`random`) and of parameters that a file lacks by design.
+
+    Returns:
+        The model in eval mode on the CPU, parameters with gradient.
+
+    Raises:
+        UserError: The weights do not fit the model, or cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        victim = build_model(spec.model)
+        if spec.weights == "pretrained":
+            victim.network.load_state_dict(_pretrained_state(spec.model))
+        victim = _prepared(victim, defense)
+    if spec.weights not in {"random", "pretrained"}:
+        state = _checked_state(spec, defense)
+        _load(victim, state, spec)
+    return victim.eval()
+
+
+def _prepared(victim: Victim, defense: Defense) -> Victim:
+    prepared = defense.prepare_model(victim)
+    if not isinstance(prepared, Victim):
+        raise UserError(f"defense {defense.name} returned a {type(prepared).__name__}; prepare_model must return the Victim")
+    return prepared
+
+
+def _checked_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor]:
+    embedded = _embedded_path(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None
+    path = embedded or Path(spec.weights)
+    state = load_state(path)
+    if spec.weights_sha256 is not None and file_sha256(path) != spec.weights_sha256:
+        raise UserError(
+            f"the weights {path.name} are not those of the case (sha256 differs); resolve the case again without --config"
+        )
+    return state
+
+
+def _pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
+    try:
+        network = timm.create_model(spec.name, pretrained=True, num_classes=spec.num_classes)
+    except Exception as error:  # the hub client raises its own and the network's errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"pretrained weights of {spec.name} cannot be had ({reason[:120]}); pass --weights FILE or random"
+        ) from None
+    state: dict[str, Tensor] = network.state_dict()
+    return state
+
+
+def _load(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> None:
+    own = victim.state_dict()
+    if not any(name.startswith("network.") for name in state):
+        # A plain timm file lacks our wrapper's prefix.
+        state = {f"network.{name}": value for name, value in state.items()}
+    missing = sorted(own.keys() - state.keys())
+    surplus = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    problems = [
+        *([f"missing {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")] if missing else []),
+        *(
+            [f"not in the model: {surplus[0]}" + (f" and {len(surplus) - 1} more" if len(surplus) > 1 else "")]
+            if surplus
+            else []
+        ),
+        *sorted(shapes)[:1],
+    ]
+    if problems:
+        raise UserError(f"the weights {spec.weights} do not fit {spec.model.name}: {'; '.join(problems)}")
+    victim.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+
+
+def victim_accuracy(spec: VictimSpec, defense: Defense) -> float | None:
+    """Top-1 accuracy of embedded weights from their card, in [0, 1]; None for other weights."""
+    card = read_card(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None
+    return card.accuracy if card else None
+
+
+def load_prior(name: str = "cnn_mini_32") -> Victim:
+    """A CNN with its batch-normalisation statistics: frozen, eval mode, CPU.
+
+    Args:
+        name: An embedded network, or a timm model, whose pretrained weights are then fetched.
+
+    Raises:
+        UserError: The weights cannot be had.
+    """
+    path = _embedded_path(name, "none")
+    prior = build_model(default_spec(name))
+    if path is not None:
+        prior.load_state_dict({key: value.to(torch.float32) for key, value in load_file(path).items()})
+    else:
+        prior.network.load_state_dict(_pretrained_state(default_spec(name)))
+    return prior.eval().requires_grad_(False)

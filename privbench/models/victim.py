@@ -1,0 +1,180 @@
+"""The client's model behind one contract: images in [0, 1] in, logits out.
+
+Normalisation lives in here, so that attacks and scores never see another range. For vision transformers the wrapper also owns
+the position-embedding variants of the papers: learned, none, and learned with the shared "unknown" row of MJP
+(Ren et al., CVPR 2023).
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from privbench.core import UserError
+
+__all__ = ["TransformerParts", "Victim"]
+
+
+@dataclass(frozen=True)
+class TransformerParts:
+    """Names of the parameters that attacks on vision transformers speak of.
+
+    Attributes:
+        position: Position-embedding table `[1, rows, width]`; None where the model has none.
+        prefix_tokens: Rows of the table (and tokens) before the first patch: 1 for a class token.
+        patch_weight: Patch-embedding convolution `[width, 3, patch, patch]`.
+        patch_bias: Its bias.
+        head_weight: Classifier `[classes, width]`.
+        head_bias: Its bias.
+    """
+
+    position: str | None
+    prefix_tokens: int
+    patch_weight: str
+    patch_bias: str
+    head_weight: str
+    head_bias: str
+
+
+class Victim(nn.Module):
+    """A classifier over images in [0, 1].
+
+    Args:
+        network: A timm-style classifier over normalised images.
+        image_size: Height and width of its input in pixels.
+        mean: Per-channel mean of the normalisation.
+        std: Per-channel standard deviation of the normalisation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, *, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.image_size = image_size
+        self.has_unknown_position = False
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, unknown_positions: Tensor | None = None) -> Tensor:
+        """Classifies images.
+
+        Args:
+            images: `[batch, 3, image_size, image_size]` in [0, 1].
+            unknown_positions: `[patches]` bool; these patches get the unknown position row.
+
+        Returns:
+            `[batch, classes]` logits.
+
+        Raises:
+            UserError: Unknown positions are asked of a model without an unknown row.
+        """
+        normalised = (images - self.mean) / self.std
+        if not self.has_unknown_position:
+            if unknown_positions is not None:
+                raise UserError("this model has no unknown position row; train it with a defense that has one (mjp)")
+            return cast(Tensor, self.network(normalised))
+        table = self._position_table()
+        rows = self._position_rows(unknown_positions).to(table.device)
+        # timm adds network.pos_embed as it is; for this one pass it is the table with the masked rows exchanged.
+        embedded = torch.func.functional_call(self.network, {"pos_embed": table[:, rows]}, (normalised,))
+        return cast(Tensor, embedded)
+
+    # Position embeddings
+
+    def remove_positions(self) -> None:
+        """Takes the position embedding out of the architecture.
+
+        Raises:
+            UserError: The model has no learned position embedding.
+        """
+        self._require_learned_positions("no-pe")
+        cast(Any, self.network).pos_embed = None
+
+    def add_unknown_position(self) -> None:
+        """Appends the shared unknown row to the position table: `[1, prefix + patches + 1, width]` (MJP).
+
+        Raises:
+            UserError: The model has no learned position embedding.
+        """
+        self._require_learned_positions("mjp")
+        table = self._position_table().detach()
+        row = torch.zeros_like(table[:, :1])
+        cast(Any, self.network).pos_embed = nn.Parameter(torch.cat([table, row], dim=1))
+        self.has_unknown_position = True
+
+    def patch_positions(self) -> Tensor:
+        """The rows of the patches in the position table, `[patches, width]`, with gradient."""
+        table = self._position_table()[0]
+        prefix = self.parts().prefix_tokens
+        return table[prefix : prefix + self.patch_count]
+
+    def _position_table(self) -> Tensor:
+        return cast(Tensor, cast(Any, self.network).pos_embed)
+
+    def _position_rows(self, unknown_positions: Tensor | None) -> Tensor:
+        prefix = self.parts().prefix_tokens
+        rows = torch.arange(prefix + self.patch_count)
+        if unknown_positions is None:
+            return rows
+        unknown = torch.cat([torch.zeros(prefix, dtype=torch.bool), unknown_positions.cpu()])
+        return torch.where(unknown, torch.tensor(prefix + self.patch_count), rows)
+
+    def _require_learned_positions(self, defense: str) -> None:
+        if self.patch_size is None or not isinstance(getattr(self.network, "pos_embed", None), nn.Parameter):
+            raise UserError(
+                f"defense {defense} needs a vision transformer with a learned position embedding, "
+                f"given {type(self.network).__name__}; choose another model or defense"
+            )
+
+    # Anatomy
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of a patch in pixels; None for a model without patches."""
+        embedding = getattr(self.network, "patch_embed", None)
+        size = getattr(embedding, "patch_size", None)
+        return int(size[0]) if size is not None and hasattr(self.network, "cls_token") else None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches; None for a model without patches."""
+        size = self.patch_size
+        return (self.image_size // size, self.image_size // size) if size else None
+
+    @property
+    def patch_count(self) -> int:
+        """Number of patches of one image; 0 for a model without patches."""
+        return self.grid[0] * self.grid[1] if self.grid else 0
+
+    def parts(self) -> TransformerParts:
+        """Parameter names of a vision transformer.
+
+        Raises:
+            UserError: The model is not a vision transformer.
+        """
+        if self.patch_size is None:
+            raise UserError(f"{type(self.network).__name__} is not a vision transformer; choose a timm vit_* or deit_* model")
+        network = cast(Any, self.network)
+        learned = isinstance(getattr(network, "pos_embed", None), nn.Parameter)
+        return TransformerParts(
+            position="network.pos_embed" if learned else None,
+            prefix_tokens=0 if network.no_embed_class else int(network.num_prefix_tokens),
+            patch_weight="network.patch_embed.proj.weight",
+            patch_bias="network.patch_embed.proj.bias",
+            head_weight="network.head.weight",
+            head_bias="network.head.bias",
+        )
+
+    def classifier_names(self) -> tuple[str, str]:
+        """Names of the last layer's weight `[classes, width]` and bias `[classes]`.
+
+        Raises:
+            UserError: The last layer is not linear with a bias.
+        """
+        for name, module in reversed(list(self.named_modules())):
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                return f"{name}.weight", f"{name}.bias"
+        raise UserError(f"{type(self.network).__name__} has no linear classifier with a bias; labels cannot be recovered")

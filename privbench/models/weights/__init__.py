@@ -1,0 +1,1 @@
+"""Embedded weights with their cards: half-precision safetensors made by `privbench train`."""

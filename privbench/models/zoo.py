@@ -1,0 +1,143 @@
+"""Architectures by name: the embedded ones, and every model that timm builds.
+
+A builder makes a module with random weights and knows the normalisation that its weights expect; where the weights come from
+is the business of `loading`.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from privbench.core import MODELS, ModelSpec, UserError
+from privbench.models.prior_cnn import PriorCnn
+from privbench.models.victim import Victim
+
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "DEFAULT_MODEL", "Architecture", "build_model", "default_spec"]
+
+DEFAULT_MODEL = "vit_mini_patch4_32"
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One registered architecture.
+
+    Attributes:
+        name: Registered name.
+        summary: One line for listings.
+        image_size: Native input size in pixels.
+        num_classes: Native number of classes.
+        build: `(num_classes, image_size) -> network` with random weights, over normalised images.
+        mean: Normalisation mean per channel.
+        std: Normalisation standard deviation per channel.
+    """
+
+    name: str
+    summary: str
+    image_size: int
+    num_classes: int
+    build: Callable[[int, int], nn.Module]
+    mean: tuple[float, ...] = CIFAR_MEAN
+    std: tuple[float, ...] = CIFAR_STD
+
+
+def _vit_mini(num_classes: int, image_size: int) -> nn.Module:
+    return VisionTransformer(img_size=image_size, patch_size=4, embed_dim=192, depth=3, num_heads=3, num_classes=num_classes)
+
+
+vit_mini_patch4_32 = Architecture(
+    name=DEFAULT_MODEL,
+    summary="ViT for 32x32: patch 4, 64 patches, width 192, depth 3, 3 heads, 1.36 M parameters; weights embedded",
+    image_size=32,
+    num_classes=10,
+    build=_vit_mini,
+)
+
+cnn_mini_32 = Architecture(
+    name="cnn_mini_32",
+    summary="residual CNN with batch normalisation for 32x32, 0.47 M parameters: the prior of GradViT; weights embedded",
+    image_size=32,
+    num_classes=10,
+    build=lambda num_classes, _: PriorCnn(num_classes),
+)
+
+
+def _timm_architecture(name: str) -> Architecture:
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        near = difflib.get_close_matches(name, [*MODELS.names(), *timm.list_models()], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"unknown model '{name}'; {hint}accepted: {', '.join(MODELS.names())} or a timm model name")
+    native_size = int(config.input_size[-1])
+    return Architecture(
+        name=name,
+        summary=f"timm {name}",
+        image_size=native_size,
+        num_classes=int(config.num_classes),
+        build=lambda num_classes, image_size: _timm_network(name, num_classes, image_size, native_size),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
+
+
+def _timm_network(name: str, num_classes: int, image_size: int, native_size: int) -> nn.Module:
+    if image_size != native_size:
+        try:
+            return _created(name, num_classes=num_classes, img_size=image_size)
+        except TypeError:  # convolutional models take any size and know no such argument
+            pass
+    return _created(name, num_classes=num_classes)
+
+
+def _created(name: str, **arguments: Any) -> nn.Module:
+    network: nn.Module = timm.create_model(name, **arguments)
+    return network
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of a registered or timm name.
+
+    Raises:
+        UserError: Neither the registry nor timm knows the name.
+    """
+    if name in MODELS.names():
+        found: Architecture = MODELS.get(name)
+        return found
+    return _timm_architecture(name)
+
+
+def default_spec(name: str, *, num_classes: int | None = None, image_size: int | None = None) -> ModelSpec:
+    """Fills in an architecture's native number of classes and input size.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    native = architecture(name)
+    return ModelSpec(name=name, num_classes=num_classes or native.num_classes, image_size=image_size or native.image_size)
+
+
+def build_model(spec: ModelSpec) -> Victim:
+    """A model with random weights, ready for second derivatives: fused attention has none, so it is off.
+
+    The weights are drawn from torch's global generator, as timm's initialisation does; `loading.load_victim` seeds it.
+
+    Raises:
+        UserError: The name is unknown, or the architecture cannot be built at this size.
+    """
+    native = architecture(spec.name)
+    try:
+        network = native.build(spec.num_classes, spec.image_size)
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"model {spec.name} cannot be built for {spec.image_size} pixels and {spec.num_classes} classes: {error}"
+        ) from None
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            cast(Any, module).fused_attn = False
+    return Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)

@@ -1,0 +1,268 @@
+"""Trains a victim under a defense: one recipe for all of them, so that their accuracies compare.
+
+AdamW with one cycle of the learning rate, random crops and flips, bf16 autocast (fp32 weights), gradient clipping. The state
+is kept after every epoch, and a run that is started again goes on from there.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from privbench.core import ComponentSpec, Defense, ModelInput, UserError, build_defense
+from privbench.models import Victim, VictimCard, build_model, default_spec, embedded_name, file_sha256
+from privbench.training.augment import random_crop_and_flip
+from privbench.training.evaluate import accuracy, defended_accuracy
+
+__all__ = ["EpochReport", "LabelledImages", "TrainingPlan", "train"]
+
+_CROP_PADDING = 4
+_CALIBRATION_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """`images` `[n, 3, height, width]` uint8, `labels` `[n]` int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Where training stands after a number of batches of an epoch."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+
+
+class TrainingPlan(BaseModel):
+    """Everything that decides the outcome of a training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    defense: tuple[ComponentSpec, ...]
+    dataset: str
+    num_classes: int
+    epochs: Annotated[int, Field(gt=0)] = 10
+    batch_size: Annotated[int, Field(gt=0)] = 108
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the steps during which the learning rate rises."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+
+    @property
+    def defense_name(self) -> str:
+        """The names of the composed defenses."""
+        return "+".join(part.name for part in self.defense)
+
+
+class _Run:
+    """A training run: its model, optimiser and random source, which are saved and restored together."""
+
+    def __init__(self, plan: TrainingPlan, device: torch.device, total_steps: int) -> None:
+        self.generator = torch.Generator().manual_seed(plan.seed)
+        self.defense: Defense = build_defense(plan.defense)
+        with torch.random.fork_rng():
+            torch.manual_seed(plan.seed)
+            victim = build_model(default_spec(plan.model, num_classes=plan.num_classes))
+            self.defense.prepare_model(victim)
+            self.extra_loss: nn.Module | None = self.defense.extra_loss(victim)
+        self.victim: Victim = victim.to(device)
+        groups = param_groups_weight_decay(
+            victim, plan.weight_decay, no_weight_decay_list=("network.pos_embed", "network.cls_token")
+        )
+        if self.extra_loss is not None:
+            self.extra_loss.to(device)
+            groups.append({"params": list(self.extra_loss.parameters()), "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, plan.learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, plan.learning_rate, total_steps=total_steps, pct_start=plan.rise
+        )
+        self.epoch = 0
+        self.seconds = 0.0
+
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"victim": self.victim, "optimizer": self.optimizer, "schedule": self.schedule}
+        return parts if self.extra_loss is None else parts | {"extra_loss": self.extra_loss}
+
+    def save(self, path: Path, plan: TrainingPlan) -> None:
+        """Writes the checkpoint atomically."""
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful().items()}
+        state |= {
+            "plan": plan.model_dump_json(),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "generator": self.generator.get_state(),
+        }
+        temporary = path.with_name(f".{path.name}.partial")
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    def restore(self, path: Path, plan: TrainingPlan) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            UserError: It belongs to another plan, or is broken.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a truncated file raises almost anything
+            raise UserError(f"the checkpoint {path} is broken ({type(error).__name__}); delete it to start over") from None
+        if state["plan"] != plan.model_dump_json():
+            raise UserError(f"the checkpoint {path} belongs to other settings; delete it or choose another --output")
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.generator.set_state(state["generator"])
+
+    def train_epoch(self, plan: TrainingPlan, data: LabelledImages, report: Callable[[EpochReport], None]) -> None:
+        """One pass over the data in random order; the last, smaller batch is left out."""
+        device = self.victim.mean.device
+        order = torch.randperm(len(data.images), generator=self.generator)
+        batches = len(order) // plan.batch_size
+        self.victim.train()
+        for number in range(batches):
+            chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+            images = random_crop_and_flip(data.images[chosen], _CROP_PADDING, self.generator)
+            progress = (self.epoch + number / batches) / plan.epochs
+            loss = self._step(images.to(device), data.labels[chosen].to(device), progress, plan.clip)
+            report(EpochReport(self.epoch + 1, plan.epochs, number + 1, batches, loss))
+        self.epoch += 1
+
+    def _step(self, images: Tensor, labels: Tensor, progress: float, clip: float) -> float:
+        batch = ModelInput(images.float() / 255)
+        fed = self.defense.training_batch(self.victim, batch, self.generator, progress).model_input
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits = self.victim(fed.images, fed.unknown_positions)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(self.victim, fed, progress)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.victim.parameters(), clip)
+        self.optimizer.step()
+        self.schedule.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise UserError(f"training diverged at {progress:.1%} (loss {value}); lower --learning-rate")
+        return value
+
+
+@torch.no_grad()
+def calibrate_batch_norm(victim: Victim, images: Tensor) -> None:
+    """Sets the batch-normalisation statistics to the plain averages over clean images (uint8), where the model has any.
+
+    Running averages of training describe augmented images and weights that have moved on since; as an image prior the
+    statistics should be those of photographs under the final weights.
+    """
+    layers = [module for module in victim.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    victim.train()
+    if layers:
+        for start in range(0, len(images), 500):
+            victim(images[start : start + 500].to(victim.mean.device, torch.float32) / 255)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    victim.eval()
+
+
+def train(
+    plan: TrainingPlan,
+    training: LabelledImages,
+    test: LabelledImages,
+    *,
+    output: Path,
+    device: torch.device,
+    command: str,
+    report: Callable[[EpochReport], None],
+) -> VictimCard:
+    """Trains, evaluates and writes `MODEL.DEFENSE.safetensors` (half precision) with its card `MODEL.DEFENSE.json`.
+
+    Args:
+        plan: The settings.
+        training: Training images.
+        test: Test images; nothing is chosen by them.
+        output: Folder for weights, card and checkpoint; made if missing.
+        device: Where to train.
+        command: The command that repeats this, for the card.
+        report: Called after every batch.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings.
+    """
+    if len(training.images) < plan.batch_size:
+        raise UserError(
+            f"{len(training.images)} training images are fewer than one batch of {plan.batch_size}; lower --batch-size"
+        )
+    if int(training.labels.max()) >= plan.num_classes:
+        raise UserError(f"label {int(training.labels.max())} with {plan.num_classes} classes; raise --num-classes")
+    output.mkdir(parents=True, exist_ok=True)
+    stem = embedded_name(plan.model, plan.defense_name)
+    checkpoint = output / f"{stem}.checkpoint.pt"
+    run = _Run(plan, device, plan.epochs * (len(training.images) // plan.batch_size))
+    if checkpoint.exists():
+        run.restore(checkpoint, plan)
+    while run.epoch < plan.epochs:
+        started = time.monotonic()
+        run.train_epoch(plan, training, report)
+        run.seconds += time.monotonic() - started
+        run.save(checkpoint, plan)
+    calibrate_batch_norm(run.victim, training.images[:_CALIBRATION_IMAGES])
+    return _publish(run, plan, test, output / f"{stem}.safetensors", command)
+
+
+def _publish(run: _Run, plan: TrainingPlan, test: LabelledImages, path: Path, command: str) -> VictimCard:
+    victim = run.victim
+    # What is evaluated is what is shipped: the weights after rounding to half precision.
+    half = {
+        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in victim.state_dict().items()
+    }
+    victim.load_state_dict(half)
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file(half, str(temporary))
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    card = VictimCard(
+        model=plan.model,
+        defense="+".join(map(str, plan.defense)),
+        dataset=plan.dataset,
+        accuracy=accuracy(victim, test.images, test.labels),
+        defended_accuracy=defended_accuracy(victim, run.defense, test.images, test.labels, run.generator),
+        test_images=len(test.images),
+        epochs=plan.epochs,
+        recipe=plan.model_dump(include={"batch_size", "learning_rate", "weight_decay", "rise", "clip", "seed"}),
+        command=command,
+        parameters=sum(parameter.numel() for parameter in victim.parameters()),
+        sha256=file_sha256(path),
+        torch=torch.__version__,
+        device=str(victim.mean.device),
+        seconds=round(run.seconds, 1),
+    )
+    text = json.dumps(dataclasses.asdict(card), indent=2) + "\n"
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    return card
