@@ -63,6 +63,8 @@ class GradViT(Attack):
             "total_variation_end": 1e-4,
             "squared_norm": 1e-4,
             "hold": 0.0,
+            "learning_rate": 0.1,
+            "second_moment": 0.999,
             "start": "uniform",
             "relocation": False,
         },
@@ -89,15 +91,17 @@ class GradViT(Attack):
     """Weight of the squared differences across patch borders."""
     registration: Weight = 1e-2
     """Weight of the distance to the consensus of the trials."""
-    total_variation: Weight = 0.2
+    total_variation: Weight = 0.8
     """Weight of total variation at the start."""
-    total_variation_end: Weight = 0.05
+    total_variation_end: Weight = 0.2
     """Weight of total variation at the end; in between it changes in equal ratios."""
     squared_norm: Weight = 0.0
     """Weight of the squared distance from mid-grey."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
     """Adam's learning rate, pixels in [0, 1]."""
-    hold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    second_moment: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Adam's second decay rate; below the usual 0.999 because the landscape changes with every relocation."""
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the steps at the full learning rate; then half a cosine to 0."""
     start: Literal["uniform", "normal", "grey"] = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
@@ -105,7 +109,7 @@ class GradViT(Attack):
     """Whether patches are moved to where the position gradient puts them (batch of one, learned position embedding)."""
     relocation_every: Annotated[int, Field(gt=0)] = 40
     """Steps between relocations."""
-    relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.25
+    relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the steps after which nothing is relocated any more."""
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
@@ -127,6 +131,7 @@ class GradViT(Attack):
             priors=self._prior_terms(simulation, observation.device),
             steps=self.steps,
             learning_rate=Cosine(self.learning_rate, self.hold),
+            second_moment=self.second_moment,
             relocation=relocation,
             phase=self._phase,
         )

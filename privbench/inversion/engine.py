@@ -138,6 +138,7 @@ class Inversion:
         priors: Image priors.
         steps: Optimisation steps.
         learning_rate: Adam's learning rate over time.
+        second_moment: Adam's second decay rate.
         relocation: Moves of patches, None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
     """
@@ -149,6 +150,7 @@ class Inversion:
     priors: Sequence[PriorTerm]
     steps: int
     learning_rate: Schedule
+    second_moment: float = 0.999
     relocation: Relocation | None = None
     phase: Callable[[float], str] = lambda _: "matching"
 
@@ -163,7 +165,7 @@ class Inversion:
             FloatingPointError: The objective became non-finite.
         """
         images = start.detach().clone().requires_grad_(True)
-        state = _State(images, torch.optim.Adam([images], lr=self.learning_rate.at(0.0)))
+        state = _State(images, self._optimizer(images))
         saved = progress.restore()
         if saved is not None:
             state.restore(saved)
@@ -173,6 +175,9 @@ class Inversion:
                 self._report(state, progress)
                 progress.save(state.export())
         return self._select(state)
+
+    def _optimizer(self, images: Tensor) -> torch.optim.Adam:
+        return torch.optim.Adam([images], lr=self.learning_rate.at(0.0), betas=(0.9, self.second_moment))
 
     def _step(self, state: _State) -> None:
         share = state.step / self.steps
@@ -206,15 +211,14 @@ class Inversion:
         return torch.stack(present).sum(0) if present else torch.zeros(trials)
 
     def _relocate(self, state: _State, relocation: Relocation) -> None:
-        """Moves the patches of every trial, and Adam's memory of their pixels with them."""
+        """Moves the patches of every trial; Adam starts afresh, for its memory belongs to the old arrangement."""
         tables = candidate_gradients(self.simulate, {relocation.table: self.parameters[relocation.table]}, state.images)
         observed = relocation.rows(self.observed[relocation.table])
-        moments = [value for value in state.optimizer.state[state.images].values() if value.shape == state.images.shape]
         with torch.no_grad():
             for trial, table in enumerate(tables[relocation.table]):
                 order = relocation_order(relocation.rows(table), observed).to(state.images.device)
-                for tensor in (state.images, *moments):
-                    tensor[trial] = relocation.rearrange(tensor[trial], order)
+                state.images[trial] = relocation.rearrange(state.images[trial], order)
+        state.optimizer = self._optimizer(state.images)
 
     def _report(self, state: _State, progress: Progress) -> None:
         share = (state.step - 1) / self.steps

@@ -1,0 +1,43 @@
+"""Honest scores of reconstructions: metrics, pairing of a batch, permutation-invariant scores, intervals.
+
+A third party adds a metric as a `privbench.core.Metric` (or a `MetricFactory`) through the entry-point group
+`privbench.metrics`; `metric_suite` then includes it.
+"""
+
+from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
+from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
+from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim
+from privbench.scoring.pairing import pair
+from privbench.scoring.patches import best_placement
+from privbench.scoring.perceptual import LPIPS_MINIMUM
+from privbench.scoring.pixels import from_uint8, to_uint8
+from privbench.scoring.score import ImageScores, failed_scores, score_batch
+from privbench.scoring.suite import BUILT_IN, MetricSuite, metric_suite, registered_metric
+from privbench.scoring.summary import bootstrap_interval
+
+__all__ = [
+    "BUILT_IN",
+    "LPIPS_MINIMUM",
+    "PSNR_CAP",
+    "SSIM_WINDOW",
+    "Compute",
+    "ImageScores",
+    "MetricFactory",
+    "MetricSuite",
+    "MetricUnavailable",
+    "SuiteOptions",
+    "best_placement",
+    "bootstrap_interval",
+    "failed_scores",
+    "fft2d_cosine",
+    "fft2d_mse",
+    "from_uint8",
+    "metric_suite",
+    "mse",
+    "pair",
+    "psnr",
+    "registered_metric",
+    "score_batch",
+    "ssim",
+    "to_uint8",
+]

@@ -1,0 +1,80 @@
+"""A case's identity: equal for equal experiments, different for different ones, and the seed source of both sides."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, ThreatModel, UserError, VictimSpec, generator_for
+
+
+def make_case(**changes: object) -> Case:
+    fields: dict[str, object] = {
+        "attack": ComponentSpec(name="gradvit", parameters={"steps": 3, "relocation": True}),
+        "defense": (ComponentSpec(name="mjp", parameters={"mask_ratio": 0.1}),),
+        "victim": VictimSpec(model=ModelSpec(name="vit_mini_patch4_32", num_classes=10, image_size=32), weights_sha256="ab"),
+        "data": DataSpec(indices=(0, 1), sha256="cd"),
+    }
+    return Case.model_validate({**fields, **changes})
+
+
+def test_identity_survives_yaml(tmp_path: Path) -> None:
+    case = make_case()
+    path = tmp_path / "case.yaml"
+    path.write_text(case.to_yaml(), encoding="utf-8")
+    again = Case.from_yaml(path)
+    assert again == case
+    assert again.identity == case.identity
+    assert again.folder == case.folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"batch_size": 2},
+        {"threat_model": ThreatModel(adversary="oracle")},
+        {"attack": ComponentSpec(name="gradvit", parameters={"steps": 4, "relocation": True})},
+        {"defense": (ComponentSpec(name="mjp", parameters={"mask_ratio": 0.2}),)},
+        {"data": DataSpec(indices=(0, 1), sha256="other pixels")},
+        {"data": DataSpec(indices=(1, 0), sha256="cd")},
+        {"lpips": "vgg"},
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_identity(changes: dict[str, object]) -> None:
+    assert make_case(**changes).identity != make_case().identity
+
+
+def test_the_order_of_parameters_and_the_place_of_a_folder_do_not() -> None:
+    swapped = make_case(attack=ComponentSpec(name="gradvit", parameters={"relocation": True, "steps": 3}))
+    assert swapped.identity == make_case().identity
+    here = make_case(data=DataSpec(source="/here/photos", indices=(0, 1), sha256="cd"))
+    there = make_case(data=DataSpec(source="/elsewhere/photos", indices=(0, 1), sha256="cd"))
+    assert here.identity == there.identity
+
+
+def test_roles_and_batches_are_separate_repeatable_streams() -> None:
+    case = make_case()
+
+    def draw(role: str, batch: int) -> float:
+        return float(torch.rand((), generator=generator_for(case, role, batch)))
+
+    assert draw("client", 0) == draw("client", 0)
+    assert len({draw("client", 0), draw("attack", 0), draw("client", 1), draw("attack", 1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schema_version: 2\n", "case schema 2, this version reads 1"),
+        ("- a list\n", "is not a case"),
+        ("schema_version: 1\nattack: {name: gradvit}\n", "Field required"),
+        ("a: [", "cannot read the case"),
+    ],
+)
+def test_a_file_that_is_no_case_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "case.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        Case.from_yaml(path)
+    assert "\n" not in str(caught.value)
