@@ -30,6 +30,7 @@ from privbench.inversion import (
     Registration,
     Relocation,
     RowCosine,
+    RowError,
     Schedule,
     SquaredError,
     SquaredNorm,
@@ -56,6 +57,7 @@ class GradViT(Attack):
             "matching": "squared-error",
             "gradient": 4e-3,
             "position_matching": 0.0,
+            "position_error": 0.0,
             "bn_prior": 0.2,
             "patch_prior": 1e-4,
             "registration": 1e-2,
@@ -68,7 +70,7 @@ class GradViT(Attack):
             "start": "uniform",
             "relocation": False,
         },
-        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "relocation": False},
+        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "position_error": 0.0, "relocation": False},
     }
 
     steps: Annotated[int, Field(gt=0)] = 1200
@@ -83,6 +85,8 @@ class GradViT(Attack):
     """Weight of the matching term in the first half."""
     position_matching: Weight = 0.3
     """Weight of the mean cosine distance of the position rows; follows the matching term's schedule."""
+    position_error: Weight = 0.1
+    """Weight, in the second half, of the relative squared error of the position rows."""
     bn_prior: Weight = 1e-4
     """Weight, in the second half, of the CNN's batch-normalisation statistics."""
     prior: str = "cnn_mini_32"
@@ -93,7 +97,7 @@ class GradViT(Attack):
     """Weight of the distance to the consensus of the trials."""
     total_variation: Weight = 0.8
     """Weight of total variation at the start."""
-    total_variation_end: Weight = 0.2
+    total_variation_end: Weight = 0.06
     """Weight of total variation at the end; in between it changes in equal ratios."""
     squared_norm: Weight = 0.0
     """Weight of the squared distance from mid-grey."""
@@ -101,7 +105,7 @@ class GradViT(Attack):
     """Adam's learning rate, pixels in [0, 1]."""
     second_moment: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Adam's second decay rate; below the usual 0.999 because the landscape changes with every relocation."""
-    hold: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the steps at the full learning rate; then half a cosine to 0."""
     start: Literal["uniform", "normal", "grey"] = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
@@ -149,10 +153,12 @@ class GradViT(Attack):
         distance = SquaredError() if self.matching == "squared-error" else LayerCosine()
         terms = [MatchingTerm("gradient", self._matching_weight(self.gradient), distance)]
         parts = simulation.model.parts() if simulation.model.patch_size else None
-        if parts is not None and parts.position is not None and self.position_matching:
+        if parts is not None and parts.position is not None:
             rows = parts.prefix_tokens + simulation.model.patch_count
-            weight = self._matching_weight(self.position_matching)
-            terms.append(MatchingTerm("position", weight, RowCosine(parts.position, rows)))
+            direction = self._matching_weight(self.position_matching)
+            late = Halves(0.0, self.position_error) if self.schedule == "gradvit" else Constant(self.position_error)
+            terms.append(MatchingTerm("position", direction, RowCosine(parts.position, rows)))
+            terms.append(MatchingTerm("position-error", late, RowError(parts.position, rows)))
         return terms
 
     def _matching_weight(self, value: float) -> Schedule:
@@ -200,7 +206,7 @@ class GradViT(Attack):
         return images.to(observation.device)
 
     def _phase(self, share: float) -> str:
-        if self.gradient == 0 and self.position_matching == 0:
+        if self.gradient == self.position_matching == self.position_error == 0:
             return "priors only"
         if self.schedule == "constant" or not self.bn_prior:
             return "matching" if not self.bn_prior else "matching and prior"

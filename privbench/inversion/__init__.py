@@ -9,7 +9,7 @@ from privbench.inversion.engine import (
     candidate_gradients,
 )
 from privbench.inversion.labels import recover_labels
-from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, SquaredError
+from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError
 from privbench.inversion.priors import (
     BatchNormStatistics,
     ImagePrior,
@@ -38,6 +38,7 @@ __all__ = [
     "Registration",
     "Relocation",
     "RowCosine",
+    "RowError",
     "Schedule",
     "SquaredError",
     "SquaredNorm",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GradientDistance", "LayerCosine", "RowCosine", "SquaredError"]
+__all__ = ["GradientDistance", "LayerCosine", "RowCosine", "RowError", "SquaredError"]
 
 _TINY = 1e-12
 
@@ -81,3 +81,25 @@ class RowCosine(GradientDistance):
         norms = (ours.square().sum(2) + _TINY).sqrt() * (target.square().sum(1) + _TINY).sqrt()
         present = target.any(dim=1)
         return torch.where(present, 1 - product / norms, torch.zeros_like(product)).sum(1) / present.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class RowError(GradientDistance):
+    """The squared error of each row of one table relative to the row's observed size, averaged over its rows.
+
+    Where `RowCosine` compares directions, this also compares lengths: it fixes the contrast of each patch once the places
+    are right. A tenth of the mean squared size is added to each, so that rows near zero do not dominate.
+
+    Attributes:
+        name: The table's parameter name, `[1, rows, width]`.
+        rows: Number of rows compared, from the first one.
+    """
+
+    name: str
+    rows: int
+
+    def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """Mean over rows."""
+        ours, target = candidate[self.name].flatten(1, 2)[:, : self.rows], observed[self.name][0, : self.rows]
+        sizes = target.square().sum(1)
+        return ((ours - target).square().sum(2) / (sizes + 0.1 * sizes.mean() + _TINY)).mean(1)

@@ -1,0 +1,166 @@
+"""GradViT as declared: presets, switches, and that it really brings an image back."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from privbench.attacks.gradvit import GradViT
+from privbench.client import observe
+from privbench.core import Observation, Progress, Secret, ThreatModel, UserError, build_defense, resolve_defense
+from privbench.data import open_images
+from privbench.models import load_victim, resolve_victim
+
+
+def _observe(
+    defense: str = "none", images: Tensor | None = None, labels: list[int] | None = None, threat: dict[str, Any] | None = None
+) -> tuple[Observation, Secret]:
+    specs = resolve_defense(defense)
+    built = build_defense(specs)
+    victim_spec = resolve_victim("vit_mini_patch4_32", "embedded", built)
+    victim = load_victim(victim_spec, built, generator=torch.Generator().manual_seed(0))
+    if images is None:
+        images, found = open_images("photos").load([0], 32)
+        labels = found.tolist()
+    return observe(
+        victim,
+        victim_spec.model,
+        built,
+        images,
+        torch.tensor(labels),
+        declared="+".join(map(str, specs)),
+        threat_model=ThreatModel(**(threat or {})),
+        generator=torch.Generator().manual_seed(5),
+    )
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
+
+
+class Trace(Progress):
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, str, dict[str, float]]] = []
+
+    def report(self, step: int, total: int, phase: str, losses: Any) -> None:
+        self.rows.append((step, phase, dict(losses)))
+
+
+def _psnr(images: Tensor, truth: Tensor) -> float:
+    return float(-10 * torch.log10((images - truth).square().mean()))
+
+
+def test_the_published_preset_has_the_published_numbers() -> None:
+    paper = GradViT.from_preset("paper", {}).parameters()
+    expected = {
+        "steps": 120_000,
+        "matching": "squared-error",
+        "gradient": 4e-3,
+        "bn_prior": 0.2,
+        "patch_prior": 1e-4,
+        "registration": 1e-2,
+        "total_variation": 1e-4,
+        "learning_rate": 0.1,
+        "hold": 0.0,
+        "start": "uniform",
+        "relocation": False,
+        "position_matching": 0.0,
+        "position_error": 0.0,
+        "schedule": "gradvit",
+    }
+    assert {name: paper[name] for name in expected} == expected
+
+
+def test_switches_are_understood_as_text_and_wrong_ones_refused() -> None:
+    attack = GradViT.from_preset("quick", {"relocation": "off", "schedule": "constant", "bn_prior": "0"}).parameters()
+    assert (attack["relocation"], attack["schedule"], attack["bn_prior"]) == (False, "constant", 0.0)
+    for wrong in ({"steps": "0"}, {"schedule": "sometimes"}, {"relocaton": "off"}, {"gradient": "-1"}):
+        with pytest.raises(UserError):
+            GradViT.from_preset("quick", wrong)
+    with pytest.raises(UserError, match="unknown preset 'fast'"):
+        GradViT.from_preset("fast", {})
+
+
+def test_the_phases_of_the_schedule_are_reported_and_the_prior_is_on_in_the_second_only() -> None:
+    trace = Trace()
+    observation, _ = _observe()
+    GradViT(steps=40, bn_prior=1e-3)(observation, generator=_generator(), progress=trace)
+    assert [(step, phase) for step, phase, _ in trace.rows] == [
+        (10, "matching"),
+        (20, "matching"),
+        (30, "matching and prior"),
+        (40, "matching and prior"),
+    ]
+    assert ["bn" in losses for *_, losses in trace.rows] == [False, False, True, True]
+    constant = Trace()
+    GradViT(steps=20, bn_prior=1e-3, schedule="constant")(observation, generator=_generator(), progress=constant)
+    assert all("bn" in losses for *_, losses in constant.rows)
+
+
+def test_labels_are_recovered_unless_known() -> None:
+    recovered, secret = _observe()
+    assert recovered.labels is None
+    result = GradViT(steps=1)(recovered, generator=_generator())
+    assert result.labels is not None
+    assert result.labels.tolist() == secret.labels.tolist()
+    assert "labels-recovered" in result.flags
+
+
+def test_known_labels_are_used_as_given() -> None:
+    images, labels = open_images("photos").load([0], 32)
+    observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
+    assert observation.labels is not None
+    result = GradViT(steps=1)(observation, generator=_generator())
+    assert result.labels is not None
+    assert result.labels.tolist() == labels.tolist()
+    assert "labels-recovered" not in result.flags
+
+
+def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
+    images, labels = open_images("photos").load([1, 3], 32)
+    observation, _ = _observe(images=images, labels=labels.tolist())
+    result = GradViT(steps=2, trials=2)(observation, generator=_generator())
+    assert result.images.shape == (2, 3, 32, 32)
+    assert result.labels is not None
+    assert sorted(result.labels.tolist()) == sorted(labels.tolist())
+    assert "relocation-does-not-apply" in result.flags
+    assert result.steps == 4
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
+    observation, _ = _observe()
+    attack = GradViT(steps=45)
+    first = attack(observation, generator=_generator()).images
+    assert torch.equal(first, attack(observation, generator=_generator()).images)
+    assert not torch.equal(first, attack(observation, generator=torch.Generator().manual_seed(12)).images)
+
+
+def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    attack = GradViT(steps=150)(observation, generator=_generator())
+    control = GradViT.from_preset("priors-only", {"steps": 150})(observation, generator=_generator())
+    assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 3
+
+
+@pytest.mark.slow
+def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    result = GradViT.from_preset(None, {})(observation, generator=_generator())
+    assert _psnr(result.images, secret.images) > 20
+
+
+@pytest.mark.slow
+def test_relocation_is_worth_decibels() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    scores = {
+        switch: _psnr(
+            GradViT.from_preset(None, {"relocation": switch, "steps": 600})(observation, generator=_generator()).images,
+            secret.images,
+        )
+        for switch in ("on", "off")
+    }
+    assert scores["on"] > scores["off"] + 2

@@ -1,0 +1,138 @@
+"""MJP against its published description: the mask's statistics, what is permuted, the unknown row, DAL and its schedule."""
+
+import pytest
+import torch
+
+from privbench.client import observe
+from privbench.core import ModelInput, ThreatModel, UserError, build_defense, resolve_defense
+from privbench.core.patches import to_patches
+from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, block_mask, masked_rows
+from privbench.models import Victim, build_model, default_spec
+
+
+def _victim() -> Victim:
+    victim = build_model(default_spec("vit_mini_patch4_32")).eval()
+    victim.add_unknown_position()
+    return victim
+
+
+@pytest.mark.parametrize(
+    ("ratio", "mean", "target"),
+    # Realised means on the 14x14 grid, measured on the published generator.
+    [(0.03, 3.9, 5), (0.10, 18.6, 19), (0.27, 51.8, 52), (0.50, 97.8, 98), (0.90, 173.0, 176), (1.0, 182.0, 196)],
+)
+def test_mask_sizes_agree_with_the_published_generator(ratio: float, mean: float, target: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [int(block_mask(14, 14, ratio, generator, area=(8, 75)).sum()) for _ in range(300)]
+    assert max(sizes) <= target == int(ratio * 196)
+    assert sum(sizes) / 300 == pytest.approx(mean, abs=max(0.35, 0.01 * target))
+
+
+def test_small_masks_are_sometimes_empty_as_published() -> None:
+    generator = torch.Generator().manual_seed(1)
+    empty = sum(not block_mask(14, 14, 0.03, generator, area=(8, 75)).any() for _ in range(1500)) / 1500
+    assert empty == pytest.approx(0.145, abs=0.03)
+
+
+def test_masks_come_in_blocks() -> None:
+    generator = torch.Generator().manual_seed(2)
+    neighbours = []
+    for _ in range(50):
+        mask = block_mask(14, 14, 0.27, generator, area=(8, 75)).reshape(14, 14)
+        neighbours.append(float((mask[:, 1:] & mask[:, :-1]).sum() / mask.sum()))
+    assert sum(neighbours) / 50 > 0.6  # a scattered mask of this ratio has about 0.27
+
+
+def test_only_masked_patches_move_and_one_order_serves_the_batch(generator: torch.Generator) -> None:
+    victim = _victim()
+    images = torch.rand(3, 3, 32, 32, generator=generator)
+    protected = MaskedJigsawPuzzle(mask_ratio=0.5).prepare_batch(victim, ModelInput(images), generator)
+    mask, order = protected.choices["mjp.mask"], protected.choices["mjp.order"]
+    before, after = to_patches(images, 4), to_patches(protected.model_input.images, 4)
+    assert torch.equal(after[:, ~mask], before[:, ~mask])
+    assert torch.equal(after, before[:, order])
+    assert sorted(order[mask].tolist()) == mask.nonzero().flatten().tolist()
+    assert not torch.equal(after[:, mask], before[:, mask])
+    assert protected.model_input.unknown_positions is not None
+    assert torch.equal(protected.model_input.unknown_positions, mask)
+
+
+def test_masked_positions_share_the_unknown_row(generator: torch.Generator) -> None:
+    victim = _victim()
+    with torch.no_grad():
+        victim.network.pos_embed[:, -1] = torch.randn(192, generator=generator)  # type: ignore[index]
+    images = torch.rand(1, 3, 32, 32, generator=generator)
+    mask = torch.zeros(64, dtype=torch.bool)
+    mask[[3, 40]] = True
+    patches = to_patches(images, 4).clone()
+    patches[:, [3, 40]] = patches[:, [40, 3]]
+    from privbench.core.patches import from_patches
+
+    swapped = from_patches(patches, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(victim(images, mask), victim(swapped, mask), atol=1e-5)
+        assert not torch.allclose(victim(images), victim(swapped), atol=1e-5)
+
+
+def test_the_aware_attacker_reads_the_mask_from_the_position_gradient(generator: torch.Generator) -> None:
+    specs = resolve_defense("mjp:mask_ratio=0.3")
+    defense = build_defense(specs)
+    victim = _victim()
+    observation, secret = observe(
+        victim,
+        default_spec("vit_mini_patch4_32"),
+        defense,
+        torch.rand(1, 3, 32, 32, generator=generator),
+        torch.tensor([2]),
+        declared=str(specs[0]),
+        threat_model=ThreatModel(adversary="aware"),
+        generator=generator,
+    )
+    assert not observation.disclosed
+    assert torch.equal(masked_rows(victim, observation), secret.choices["mjp.mask"])
+
+
+def test_training_masks_half_of_the_batches_after_the_warm_up(generator: torch.Generator) -> None:
+    victim, defense = _victim(), MaskedJigsawPuzzle(mask_ratio=0.5)
+    batch = ModelInput(torch.rand(1, 3, 32, 32, generator=generator))
+
+    def share(progress: float) -> float:
+        drawn = [defense.training_batch(victim, batch, generator, progress) for _ in range(200)]
+        return sum(one.model_input.unknown_positions is not None for one in drawn) / 200
+
+    assert share(0.05) == 0.0
+    assert share(0.5) == pytest.approx(0.5, abs=0.12)
+
+
+def test_dal_is_the_mean_distance_of_unmasked_rows_and_acts_on_the_table_alone(generator: torch.Generator) -> None:
+    victim = _victim()
+    loss = MaskedJigsawPuzzle(dal_weight=0.5, dal_regressor="linear").extra_loss(victim)
+    assert isinstance(loss, DenseAbsoluteLocalisation)
+    mask = torch.rand(64, generator=generator) < 0.3
+    value = loss(victim, ModelInput(torch.zeros(1, 3, 32, 32), mask), 1.0)
+    table = victim.network.pos_embed[0]  # type: ignore[index]
+    by_hand = []
+    for position in range(64):
+        if not mask[position]:
+            row, column = divmod(position, 8)
+            read = loss.regressor(table[1 + position])
+            by_hand.append((abs(float(read[0].detach()) - row / 7) + abs(float(read[1].detach()) - column / 7)) / 2)
+    assert float(value.detach()) == pytest.approx(0.5 * 0.5 * sum(by_hand) / len(by_hand), rel=1e-5)
+    gradients = torch.autograd.grad(value, list(victim.parameters()), allow_unused=True)
+    touched = {name for (name, _), g in zip(victim.named_parameters(), gradients, strict=True) if g is not None}
+    assert touched == {"network.pos_embed"}
+
+
+def test_dal_weight_rises_over_a_fifteenth_then_falls_to_half() -> None:
+    loss = DenseAbsoluteLocalisation(_victim(), 0.01, "nonlinear")
+    assert loss.scheduled_weight(0.0) == 0.0
+    assert loss.scheduled_weight(1 / 30) == pytest.approx(0.005)
+    assert loss.scheduled_weight(1 / 15) == pytest.approx(0.01)
+    assert loss.scheduled_weight(1.0) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("defense", ["mjp", "no-pe", "naive-shuffle"])
+def test_defenses_of_transformers_refuse_a_cnn_in_one_line(defense: str) -> None:
+    cnn = build_model(default_spec("cnn_mini_32"))
+    with pytest.raises(UserError, match=rf"defense {defense} needs a vision transformer"):
+        build_defense(resolve_defense(defense)).prepare_model(cnn)

@@ -1,0 +1,39 @@
+"""Relocation: patches in the wrong places are found by their position gradients."""
+
+import torch
+
+from privbench.core.patches import rearrange
+from privbench.inversion import candidate_gradients, relocation_order
+from privbench.models import build_model, default_spec
+
+
+def test_a_permuted_table_is_put_back(generator: torch.Generator) -> None:
+    observed = torch.randn(12, 6, generator=generator)
+    places = torch.randperm(12, generator=generator)
+    candidate = observed[places] / 128  # the scale does not matter
+    order = relocation_order(candidate, observed)
+    assert torch.equal(candidate[order] * 128, observed)
+
+
+def test_nothing_moves_without_evidence(generator: torch.Generator) -> None:
+    assert relocation_order(torch.zeros(5, 3), torch.zeros(5, 3)).tolist() == [0, 1, 2, 3, 4]
+    table = torch.randn(5, 3, generator=generator)
+    assert relocation_order(table, table).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_position_gradients_bring_most_swapped_patches_home(generator: torch.Generator) -> None:
+    spec = default_spec("vit_mini_patch4_32")
+    victim = build_model(spec).eval()
+    truth = torch.rand(1, 3, 32, 32, generator=generator)
+    swapped = truth.clone()
+    swapped[..., 0:4, 0:4], swapped[..., 20:24, 12:16] = truth[..., 20:24, 12:16], truth[..., 0:4, 0:4]
+    name = "network.pos_embed"
+
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(victim(images), torch.tensor([4]))
+
+    parameters = {name: dict(victim.named_parameters())[name]}
+    target = candidate_gradients(loss, parameters, truth[None])[name][0, 0, 1:]
+    candidate = candidate_gradients(loss, parameters, swapped[None])[name][0, 0, 1:]
+    order = relocation_order(candidate, target)
+    assert torch.equal(rearrange(swapped, order, 4), truth)

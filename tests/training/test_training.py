@@ -1,0 +1,138 @@
+"""Training: learns, resumes to the same weights, ships what it evaluated, and writes a true card."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from privbench.core import UserError, build_defense, resolve_defense
+from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
+from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
+from privbench.training.augment import random_crop_and_flip
+from privbench.training.train import calibrate_batch_norm
+
+CPU = torch.device("cpu")
+
+
+def _easy(count: int) -> LabelledImages:
+    """Dark images are class 0, bright ones class 1: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 60, (count, 3, 32, 32), generator=generator)
+    return LabelledImages((noise + labels[:, None, None, None] * 180).to(torch.uint8), labels)
+
+
+def _plan(defense: str = "none", **changes: object) -> TrainingPlan:
+    fields: dict[str, object] = {
+        "model": "vit_mini_patch4_32",
+        "defense": resolve_defense(defense),
+        "dataset": "easy",
+        "num_classes": 2,
+        "epochs": 2,
+        "batch_size": 16,
+    }
+    return TrainingPlan.model_validate(fields | changes)
+
+
+def _train(plan: TrainingPlan, output: Path, stop_after: int | None = None) -> None:
+    def report(now: EpochReport) -> None:
+        if stop_after is not None and now.epoch == stop_after + 1:
+            raise KeyboardInterrupt
+
+    train(plan, _easy(64), _easy(40), output=output, device=CPU, command="privbench train", report=report)
+
+
+@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0"])
+def test_training_learns_and_an_interrupted_run_ends_with_the_same_weights(defense: str, tmp_path: Path) -> None:
+    plan = _plan(defense)
+    stem = f"vit_mini_patch4_32.{plan.defense_name}"
+    _train(plan, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _train(plan, tmp_path / "broken", stop_after=1)
+    assert not (tmp_path / "broken" / f"{stem}.safetensors").exists()
+    _train(plan, tmp_path / "broken")
+    weights = [load_file(tmp_path / folder / f"{stem}.safetensors") for folder in ("whole", "broken")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    card = json.loads((tmp_path / "whole" / f"{stem}.json").read_text())
+    assert card["accuracy"] > 0.9
+    assert card["sha256"] == file_sha256(tmp_path / "whole" / f"{stem}.safetensors")
+    assert card["test_images"] == 40
+
+
+def test_what_is_shipped_loads_as_a_victim_and_has_the_cards_accuracy(tmp_path: Path) -> None:
+    _train(_plan("mjp"), tmp_path)
+    defense = build_defense(resolve_defense("mjp"))
+    path = tmp_path / "vit_mini_patch4_32.mjp.safetensors"
+    victim = load_victim(
+        resolve_victim("vit_mini_patch4_32", str(path), defense, num_classes=2), defense, generator=torch.Generator()
+    )
+    test = _easy(40)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert accuracy(victim, test.images, test.labels) == card["accuracy"]
+    assert not any("regressor" in name for name in load_file(path))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _train(_plan(), tmp_path, stop_after=1)
+    with pytest.raises(UserError, match="belongs to other settings"):
+        _train(_plan(learning_rate=5e-4), tmp_path)
+    checkpoint = tmp_path / "vit_mini_patch4_32.none.checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is broken"):
+        _train(_plan(), tmp_path)
+
+
+def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="64 training images are fewer than one batch of 128"):
+        _train(_plan(batch_size=128), tmp_path)
+    data = _easy(64)
+    wrong = LabelledImages(data.images, data.labels + 5)
+    with pytest.raises(UserError, match="label 6 with 2 classes"):
+        train(_plan(), wrong, data, output=tmp_path, device=CPU, command="", report=lambda _: None)
+
+
+def test_augmentation_shifts_and_mirrors_whole_images(generator: torch.Generator) -> None:
+    images = torch.randint(1, 255, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    augmented = random_crop_and_flip(images, 2, generator)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    kinds = set()
+    for before, after in zip(padded, augmented, strict=True):
+        found = [
+            (row, column, mirrored)
+            for row in range(5)
+            for column in range(5)
+            for mirrored in (False, True)
+            if torch.equal(after.flip(-1) if mirrored else after, before[:, row : row + 8, column : column + 8])
+        ]
+        assert found
+        kinds.add(found[0])
+    assert len({mirrored for *_, mirrored in kinds}) == 2
+    assert len(kinds) > 10
+
+
+def test_accuracy_counts_and_leaves_the_mode_alone(generator: torch.Generator) -> None:
+    victim = build_model(default_spec("vit_mini_patch4_32")).train()
+    images = torch.randint(0, 255, (7, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    predicted = victim.eval()(images.float() / 255).argmax(1)
+    victim.train()
+    labels = predicted.clone()
+    labels[:2] = (labels[:2] + 1) % 10
+    assert accuracy(victim, images, labels) == pytest.approx(5 / 7)
+    assert victim.training
+    none = build_defense(resolve_defense("none"))
+    assert defended_accuracy(victim, none, images, labels, generator) == pytest.approx(5 / 7)
+
+
+def test_calibrated_statistics_are_those_of_the_images(generator: torch.Generator) -> None:
+    victim = build_model(default_spec("cnn_mini_32"))
+    images = torch.randint(0, 255, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    calibrate_batch_norm(victim, images[:500])
+    first = victim.network.features[0]  # type: ignore[index, union-attr]
+    with torch.no_grad():
+        feature = first[0]((images[:500].float() / 255 - victim.mean) / victim.std)
+    assert torch.allclose(first[1].running_mean, feature.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(first[1].running_var, feature.var((0, 2, 3)), rtol=1e-3)
+    assert not victim.training
