@@ -81,6 +81,9 @@ class GradViT(Attack):
     """`gradvit`: matching alone in the first half, halved and with the CNN prior in the second; `constant`: all throughout."""
     matching: Literal["squared-error", "layer-cosine"] = "layer-cosine"
     """Distance over all parameters: the published sum of squares, or the mean cosine distance per parameter."""
+    layers: Literal["all", "first-block", "embedding"] = "all"
+    """Whose gradients are matched: all parameters (published), those up to the first block, or the embedding's alone; fewer
+    parameters make a step cheaper, because their gradients need not be formed and differentiated again."""
     gradient: Weight = 1.0
     """Weight of the matching term in the first half."""
     position_matching: Weight = 0.3
@@ -124,13 +127,14 @@ class GradViT(Attack):
         if labels is None:
             labels = recover_labels(observation, model.classifier_names()[0])
             flags.append("labels-recovered")
+        observed = {name: value for name, value in observation.gradients.items() if self._matched(name)}
         relocation = self._relocation(simulation, observation)
         if self.relocation and relocation is None:
             flags.append("relocation-does-not-apply")
         inversion = Inversion(
             simulate=lambda images: nn.functional.cross_entropy(simulation.logits(images), labels),
-            parameters={name: value for name, value in model.named_parameters() if name in observation.gradients},
-            observed=observation.gradients,
+            parameters={name: value for name, value in model.named_parameters() if name in observed},
+            observed=observed,
             matching=self._matching_terms(simulation),
             priors=self._prior_terms(simulation, observation.device),
             steps=self.steps,
@@ -148,6 +152,11 @@ class GradViT(Attack):
             trials=self.trials,
             flags=tuple(flags),
         )
+
+    def _matched(self, name: str) -> bool:
+        block = "blocks." in name
+        deep = "head." in name or ".norm." in name or (block and "blocks.0." not in name)
+        return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
 
     def _matching_terms(self, simulation: Simulation) -> list[MatchingTerm]:
         distance = SquaredError() if self.matching == "squared-error" else LayerCosine()

@@ -51,7 +51,7 @@ def observe(
         )
     protected = defense.prepare_batch(victim, ModelInput(images), generator)
     was_training = victim.training
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim.train(threat_model.model_mode == "train")
         logits = victim(protected.model_input.images, protected.model_input.unknown_positions)

@@ -7,6 +7,7 @@ the numbers belongs in here; anything that does not (device, output folder, verb
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,21 +125,27 @@ class Case(_Part):
             raise UserError(f"{path}: {one_line(error)}") from None
 
 
-def _canonical(case: Case) -> str:
-    content = case.model_dump(mode="json")
+_ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary"}, "lpips": True}
+"""What the client's random choices must not depend on."""
+
+
+def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
+    content = case.model_dump(mode="json", exclude=dict(leave_out) if leave_out else None)
     # Where a file lies does not change the numbers; its content does, and that is hashed beside it.
     content["data"]["source"] = Path(case.data.source).name
     content["victim"]["weights"] = Path(case.victim.weights).name
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def generator_for(case: Case, role: str, batch: int) -> torch.Generator:
-    """The random source of one role ("client", "attack", ...) for one batch of a case.
+def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> torch.Generator:
+    """The random source of one side for one batch of a case.
 
-    Roles are separate streams, so that an attack cannot replay the client's random choices.
+    The two sides are separate streams, so that an attack cannot replay the client's random choices. The client's stream
+    depends on nothing of the attacker, so that all attacks and adversaries face the same masks, orders and noise.
 
     Returns:
         A CPU generator; equal arguments give equal streams on every machine.
     """
-    digest = hashlib.sha256(f"{_canonical(case)}|{role}|{batch}".encode()).digest()
+    described = _canonical(case) if role == "attack" else _canonical(case, _ATTACKER_SIDE)
+    digest = hashlib.sha256(f"{described}|{role}|{batch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -211,14 +211,15 @@ class Inversion:
         return torch.stack(present).sum(0) if present else torch.zeros(trials)
 
     def _relocate(self, state: _State, relocation: Relocation) -> None:
-        """Moves the patches of every trial; Adam starts afresh, for its memory belongs to the old arrangement."""
+        """Moves the patches of every trial, and Adam's memory of their pixels with them."""
         tables = candidate_gradients(self.simulate, {relocation.table: self.parameters[relocation.table]}, state.images)
         observed = relocation.rows(self.observed[relocation.table])
+        moments = [value for value in state.optimizer.state[state.images].values() if value.shape == state.images.shape]
         with torch.no_grad():
             for trial, table in enumerate(tables[relocation.table]):
                 order = relocation_order(relocation.rows(table), observed).to(state.images.device)
-                state.images[trial] = relocation.rearrange(state.images[trial], order)
-        state.optimizer = self._optimizer(state.images)
+                for tensor in (state.images, *moments):
+                    tensor[trial] = relocation.rearrange(tensor[trial], order)
 
     def _report(self, state: _State, progress: Progress) -> None:
         share = (state.step - 1) / self.steps

@@ -80,7 +80,7 @@ class _Run:
     def __init__(self, plan: TrainingPlan, device: torch.device, total_steps: int) -> None:
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.defense: Defense = build_defense(plan.defense)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             victim = build_model(default_spec(plan.model, num_classes=plan.num_classes))
             self.defense.prepare_model(victim)

@@ -1,6 +1,7 @@
 """A case's identity: equal for equal experiments, different for different ones, and the seed source of both sides."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -53,11 +54,24 @@ def test_the_order_of_parameters_and_the_place_of_a_folder_do_not() -> None:
     assert here.identity == there.identity
 
 
-def test_roles_and_batches_are_separate_repeatable_streams() -> None:
-    case = make_case()
+def draw(role: Literal["client", "attack"], batch: int, **changes: object) -> float:
+    return float(torch.rand((), generator=generator_for(make_case(**changes), role, batch)))
 
-    def draw(role: str, batch: int) -> float:
-        return float(torch.rand((), generator=generator_for(case, role, batch)))
+
+def test_all_attackers_face_the_same_random_choices_of_the_client() -> None:
+    others: list[dict[str, object]] = [
+        {"attack": ComponentSpec(name="other")},
+        {"threat_model": ThreatModel(adversary="oracle", labels="known")},
+        {"lpips": "vgg"},
+    ]
+    for changes in others:
+        assert draw("client", 0, **changes) == draw("client", 0)
+        assert draw("attack", 0, **changes) != draw("attack", 0)
+    assert draw("client", 0, seed=1) != draw("client", 0)
+    assert draw("client", 0, threat_model=ThreatModel(model_mode="train")) != draw("client", 0)
+
+
+def test_roles_and_batches_are_separate_repeatable_streams() -> None:
 
     assert draw("client", 0) == draw("client", 0)
     assert len({draw("client", 0), draw("attack", 0), draw("client", 1), draw("attack", 1)}) == 4

@@ -60,7 +60,7 @@ def test_only_masked_patches_move_and_one_order_serves_the_batch(generator: torc
 def test_masked_positions_share_the_unknown_row(generator: torch.Generator) -> None:
     victim = _victim()
     with torch.no_grad():
-        victim.network.pos_embed[:, -1] = torch.randn(192, generator=generator)  # type: ignore[index]
+        dict(victim.named_parameters())["network.pos_embed"][:, -1] = torch.randn(192, generator=generator)
     images = torch.rand(1, 3, 32, 32, generator=generator)
     mask = torch.zeros(64, dtype=torch.bool)
     mask[[3, 40]] = True
@@ -110,7 +110,7 @@ def test_dal_is_the_mean_distance_of_unmasked_rows_and_acts_on_the_table_alone(g
     assert isinstance(loss, DenseAbsoluteLocalisation)
     mask = torch.rand(64, generator=generator) < 0.3
     value = loss(victim, ModelInput(torch.zeros(1, 3, 32, 32), mask), 1.0)
-    table = victim.network.pos_embed[0]  # type: ignore[index]
+    table = dict(victim.named_parameters())["network.pos_embed"][0]
     by_hand = []
     for position in range(64):
         if not mask[position]:

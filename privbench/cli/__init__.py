@@ -1,0 +1,24 @@
+"""The command line: one file per command, thin, imported when it is used, so that `--help` and `--version` answer at once."""
+
+import click
+
+from privbench import __version__
+from privbench.cli.group import LazyGroup
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "run": ("privbench.cli.run:run", "Attack private images under one or several defenses and score what comes back."),
+    "list": ("privbench.cli.listing:list_components", "List attacks, defenses, models, metrics or datasets."),
+    "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
+    "train": ("privbench.cli.train:train", "Train a victim under a defense and write its weights and card."),
+}
+
+
+@click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="privbench")
+def main() -> None:
+    """How much of a private image a vision transformer's gradient gives away, and what each defense is worth.
+
+    Start with: privbench run --defense mjp
+    """

@@ -1,0 +1,88 @@
+"""A click group whose commands are imported when they are used, and whose errors are one line each."""
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import click
+
+__all__ = ["LazyGroup", "OneLineError"]
+
+
+class OneLineError(click.ClickException):
+    """`Error: ...` on one line of stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A group of commands known by name, place and summary.
+
+    Args:
+        commands_at: Command name to `module:attribute` and the line that the group's help shows.
+        arguments: As `click.Group` takes them.
+    """
+
+    def __init__(self, *, commands_at: Mapping[str, tuple[str, str]], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._commands_at = commands_at
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, without an import."""
+        return list(self._commands_at)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command."""
+        if cmd_name not in self._commands_at:
+            return None
+        module, _, attribute = self._commands_at[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that the first argument names; says near misses where there is none."""
+        given = args[0]
+        if given not in self._commands_at and not given.startswith("-"):
+            near = difflib.get_close_matches(given, self._commands_at, n=2, cutoff=0.5)
+            hint = f" did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"unknown command '{given}';{hint} accepted: {', '.join(self._commands_at)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands, without an import."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._commands_at.items()])
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parses the group's own options."""
+        with _one_line_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Parses and runs a command."""
+        with _one_line_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "privbench"
+        raise OneLineError(f"{_joined(error.format_message()).rstrip('.')} (try '{path} --help')") from None
+    except ValueError as error:
+        from privbench.core.errors import UserError  # brings torch with it; by now the command has brought it anyway
+
+        if isinstance(error, UserError):
+            raise OneLineError(_joined(str(error))) from None
+        raise
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

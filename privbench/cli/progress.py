@@ -1,0 +1,219 @@
+"""The progress of a run on stderr: a live line on a terminal, an occasional plain line anywhere else."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from privbench.core import Case, Record
+from privbench.runs.listener import Listener
+
+__all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock"]
+
+_PLAIN_INTERVAL = 10.0
+_LIVE_INTERVAL = 0.2
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Position:
+    """Where a case stands, and how long the rest will take at the pace so far.
+
+    Args:
+        case: The case.
+        label: How the display calls it.
+        batches: Number of client batches.
+    """
+
+    def __init__(self, case: Case, label: str, batches: int) -> None:
+        self.case = case
+        self.label = label
+        self.batches = batches
+        self.batch = 0
+        self.step = 0
+        self.total = 1
+        self.phase = ""
+        self.losses: Mapping[str, float] = {}
+        self._began = time.perf_counter()
+        self._start: float | None = None
+
+    def moved(self, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
+        """Takes a report of the attack."""
+        self.batch, self.step, self.total, self.phase, self.losses = batch, step, max(total, 1), phase, losses
+        if self._start is None:
+            # A continued case does not begin at 0; the pace counts from here.
+            self._start = self.fraction
+            self._began = time.perf_counter()
+
+    @property
+    def fraction(self) -> float:
+        """Share of the case that is done, in [0, 1]."""
+        return min((self.batch + self.step / self.total) / self.batches, 1.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds in this session."""
+        return time.perf_counter() - self._began
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to go, None before there is a pace."""
+        done = self.fraction - (self._start or 0.0)
+        return self.elapsed * (1 - self.fraction) / done if done > 0 else None
+
+    @property
+    def place(self) -> str:
+        """Which image or batch of how many, and which step."""
+        word = "image" if self.case.batch_size == 1 else "batch"
+        return f"{word} {self.batch + 1}/{self.batches}, step {self.step}/{self.total}"
+
+    @property
+    def loss_text(self) -> str:
+        """The losses, three digits each."""
+        return "  ".join(f"{name} {value:.3g}" for name, value in self.losses.items())
+
+    @property
+    def time_text(self) -> str:
+        """Elapsed and remaining time."""
+        remaining = self.remaining
+        return clock(self.elapsed) + (f", {clock(remaining)} left" if remaining is not None else "")
+
+
+class _Display(Listener):
+    """What the displays share."""
+
+    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
+        self.console = console
+        self.labels = labels
+        self.position: Position | None = None
+        self._noted: set[str] = set()
+
+    def started(self, case: Case, batches: int) -> None:
+        """Begins a new position."""
+        self.position = Position(case, self.labels[case.identity], batches)
+
+    def reused(self, record: Record) -> None:
+        """Says that nothing needs to be computed."""
+        self.note(f"{self.labels[record.case_id]}: finished before, its record is used (--force computes it again)")
+
+    def note(self, message: str) -> None:
+        """Prints a line, once: what is true of every case is not said again."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self._print(message)
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        return None
+
+
+class QuietProgress(_Display):
+    """Notes only.
+
+    Args:
+        console: Where to.
+        labels: Case identity to the name of its defense.
+    """
+
+    def reused(self, record: Record) -> None:
+        """Says nothing."""
+
+
+class PlainProgress(_Display):
+    """A line per image, per change of phase, and every ten seconds; for files, pipes and logs.
+
+    Args:
+        console: Where to.
+        labels: Case identity to the name of its defense.
+    """
+
+    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
+        super().__init__(console, labels)
+        self._said = 0.0
+        self._at: tuple[int, str] | None = None
+
+    def started(self, case: Case, batches: int) -> None:
+        """Begins a new position."""
+        super().started(case, batches)
+        self._at = None
+
+    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
+        """Prints a line where one is due."""
+        if self.position is None:
+            return
+        self.position.moved(batch, step, total, phase, losses)
+        now = time.perf_counter()
+        if (batch, phase) != self._at or now - self._said >= _PLAIN_INTERVAL:
+            self._said, self._at = now, (batch, phase)
+            where = self.position
+            self._print(f"{where.label}: {where.place}, {phase}, {where.loss_text}, {where.time_text}")
+
+
+class LiveProgress(_Display):
+    """One live line with a bar, for terminals.
+
+    Args:
+        console: Where to.
+        labels: Case identity to the name of its defense.
+    """
+
+    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
+        super().__init__(console, labels)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._shown = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._live.stop()
+
+    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
+        """Redraws the line, five times a second at most."""
+        if self.position is None:
+            return
+        self.position.moved(batch, step, total, phase, losses)
+        now = time.perf_counter()
+        if now - self._shown >= _LIVE_INTERVAL:
+            self._shown = now
+            self._live.update(self._line(self.position), refresh=True)
+
+    def finished(self, record: Record) -> None:
+        """Leaves a line of what was done."""
+        label = self.labels[record.case_id]
+        self._live.update("")
+        self._print(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}")
+
+    def _line(self, where: Position) -> Table:
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(no_wrap=True)
+        line.add_column(width=20)
+        for _ in range(3):
+            line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+        line.add_row(
+            Text(where.label, style="bold"),
+            ProgressBar(total=1.0, completed=where.fraction, width=20),
+            where.place,
+            where.time_text,
+            Text(where.phase, style="cyan"),
+            where.loss_text,
+        )
+        return line

@@ -1,0 +1,100 @@
+"""`privbench run`: attack private images under one or several defenses, score what comes back, show it."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["run"]
+
+_FOLDER_OF_RUNS = Path("results") / "runs"
+
+# The first character keeps click from filling the lines.
+_EXAMPLES = """\b
+Examples:
+  privbench run --defense mjp
+  privbench run --defense none,no-pe,naive-shuffle,mjp
+  privbench run --defense mjp:mask_ratio=0.5 --adversary oracle --set attack.steps=300
+  privbench run --config results/runs/CASE/case.yaml --seed 1
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option(
+    "--defense", help="Defense, with parameters NAME:KEY=VALUE,...; A+B composes, A,B runs one after another.  [default: mjp]"
+)
+@click.option("--attack", help="Attack, with parameters NAME:KEY=VALUE,...  [default: gradvit]")
+@click.option("--preset", help="Named parameter set of the attack.  [default: its first]")
+@click.option("--model", help="Victim: an embedded or timm model.  [default: vit_mini_patch4_32]")
+@click.option("--weights", help="embedded, random, pretrained (timm's hub), or a file.  [default: embedded]")
+@click.option("--data", help="Private images: a data set, folder or file.  [default: photos]")
+@click.option("--split", help="Part of the data set.  [default: test]")
+@click.option("--limit", type=int, help="How many images.  [default: 4, in whole batches]")
+@click.option("--indices", help="Which images, such as 0,3,5-7.")
+@click.option("--batch-size", type=int, help="Images per client update.  [default: 1]")
+@click.option(
+    "--labels",
+    type=click.Choice(["recovered", "known"]),
+    help="Whether the attacker must find the labels.  [default: recovered]",
+)
+@click.option("--model-mode", type=click.Choice(["eval", "train"]), help="Mode of the client's model.  [default: eval]")
+@click.option(
+    "--adversary",
+    type=click.Choice(["unaware", "aware", "oracle"]),
+    help="What the attacker knows of the defense.  [default: unaware]",
+)
+@click.option("--lpips-net", type=click.Choice(["alex", "vgg", "squeeze"]), help="Trunk of LPIPS.  [default: alex]")
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
+@click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:INDEX.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=_FOLDER_OF_RUNS, show_default=True, help="Folder of all cases."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="A resolved case.yaml to start from; other options change it.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the case, such as attack.steps=300; repeatable."
+)
+@click.option("--force", is_flag=True, help="Compute finished cases again.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved cases as YAML and where they would go; compute nothing.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@click.option(
+    "--checkpoint-interval", type=click.FloatRange(min=0), default=20.0, show_default=True, help="Seconds between checkpoints."
+)
+def run(
+    lpips_weights: Path | None,
+    download: bool,
+    device: str,
+    output: Path,
+    force: bool,
+    dry_run: bool,
+    quiet: bool,
+    checkpoint_interval: float,
+    **options: Any,
+) -> None:
+    """Attack private images under one or several defenses and score what comes back.
+
+    A finished case is not computed again, and an interrupted one continues: repeat the same command.
+    """
+    from privbench.cli.device import resolve_device
+    from privbench.cli.session import Session, print_cases
+    from privbench.runs.execute import Suites
+    from privbench.runs.interrupt import Interrupted
+    from privbench.runs.resolve import RunOptions, resolve_cases
+    from privbench.runs.store import check_output
+
+    try:
+        place = resolve_device(device)
+        check_output(output)
+        cases = resolve_cases(RunOptions(**options))
+        if dry_run:
+            print_cases(cases, output)
+            return
+        session = Session(cases, output=output, device=place, suites=Suites(lpips_weights, download=download))
+        records = session.compute(force=force, quiet=quiet, checkpoint_interval=checkpoint_interval)
+        session.show(records)
+    except KeyboardInterrupt as stop:
+        repeat = "repeat the command without --force" if force else "repeat the command"
+        click.echo(f"Interrupted: what is done is kept in {output}; {repeat} to continue", err=True)
+        # What a shell reports of a process that such a signal ended.
+        raise click.exceptions.Exit(128 + (stop.number if isinstance(stop, Interrupted) else 2)) from None

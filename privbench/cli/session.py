@@ -1,0 +1,96 @@
+"""Several cases in one go: checked first, computed one after another, shown in one table and one picture."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+
+from privbench.cli.console import notes_console, results_console
+from privbench.cli.drawing import draw_case, draw_defenses
+from privbench.cli.labels import defense_label
+from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
+from privbench.cli.tables import case_table, defenses_table, footnotes
+from privbench.core import Case, Record
+from privbench.runs.execute import Suites, check_case, run_case
+from privbench.runs.pictures import shown_case
+from privbench.runs.store import CaseFolder, atomic_write
+
+__all__ = ["Session", "print_cases"]
+
+
+def print_cases(cases: Sequence[Case], output: Path) -> None:
+    """Prints resolved cases as YAML documents, each after a comment that says where it would go."""
+    documents = []
+    for case in cases:
+        folder = CaseFolder(output, case)
+        state = "finished" if folder.record() else "begun" if folder.has_progress() else "new"
+        documents.append(f"# {folder.path} ({state})\n{case.to_yaml()}")
+    click.echo("---\n".join(documents), nl=False)
+
+
+class Session:
+    """The cases of one command.
+
+    Args:
+        cases: At least one.
+        output: Folder of all cases.
+        device: Where to compute.
+        suites: What to score by.
+    """
+
+    def __init__(self, cases: Sequence[Case], *, output: Path, device: torch.device, suites: Suites) -> None:
+        self.cases = cases
+        self.output = output
+        self.device = device
+        self.suites = suites
+        self.labels = {case.identity: defense_label(case) for case in cases}
+
+    def compute(self, *, force: bool, quiet: bool, checkpoint_interval: float) -> list[Record]:
+        """Computes what is not finished.
+
+        Raises:
+            UserError: A case cannot run; with several cases this is found before the first one starts.
+            Interrupted: Stopped by a signal.
+        """
+        pending = [case for case in self.cases if force or CaseFolder(self.output, case).record() is None]
+        if len(pending) > 1:
+            for case in pending:
+                check_case(case, device=self.device, suites=self.suites)
+        console = notes_console()
+        display = QuietProgress if quiet else LiveProgress if console.is_terminal else PlainProgress
+        with display(console, self.labels) as listener:
+            return [
+                run_case(
+                    case,
+                    output=self.output,
+                    device=self.device,
+                    force=force,
+                    listener=listener,
+                    suites=self.suites,
+                    checkpoint_interval=checkpoint_interval,
+                    draw=draw_case,
+                )
+                for case in self.cases
+            ]
+
+    def show(self, records: Sequence[Record]) -> None:
+        """Prints the table, what must be known about it, and what was written."""
+        labels = [self.labels[record.case_id] for record in records]
+        console = results_console()
+        several = len(records) > 1
+        console.print(defenses_table(records, labels) if several else case_table(records[0], labels[0]))
+        for line in footnotes(records, labels):
+            click.echo(line)
+        for folder in [self.output / record.case.folder for record in records]:
+            click.echo(f"{folder}: record.json, case.yaml, trace.csv, comparison.png, reconstructions/")
+        if several:
+            click.echo(self._draw(records, labels))
+
+    def _draw(self, records: Sequence[Record], labels: Sequence[str]) -> Path:
+        shown = [shown_case(record, folder=self.output / record.case.folder, device=self.device) for record in records]
+        identity = hashlib.sha256("".join(record.case_id for record in records).encode()).hexdigest()[:12]
+        path = self.output / f"comparison-{identity}.png"
+        atomic_write(path, draw_defenses(shown, labels))
+        return path

@@ -1,0 +1,127 @@
+"""The result tables of `privbench run`."""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from privbench.core import ImageResult, Interval, Record
+
+__all__ = ["METRICS", "caption", "case_table", "defenses_table", "footnotes", "interval_text", "value_text"]
+
+METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
+"""The metrics that tables and pictures show, and their headings; the record holds all."""
+
+_DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "psnr_patch": 2}
+_ABSENT = "n/a"
+
+
+def value_text(name: str, value: float | None) -> str:
+    """A score as a table shows it."""
+    if value is None:
+        return _ABSENT
+    # Adding zero takes the sign off a value that rounds to it.
+    return f"{round(value, _DIGITS[name]) + 0.0:.{_DIGITS[name]}f}"
+
+
+def interval_text(name: str, interval: Interval | None) -> str:
+    """`mean [low, high]`."""
+    return _ABSENT if interval is None else f"{value_text(name, interval.mean)} {_bounds_text(name, interval)}"
+
+
+def _bounds_text(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return _ABSENT
+    return f"[{value_text(name, interval.low)}, {value_text(name, interval.high)}]"
+
+
+def caption(image: ImageResult) -> str:
+    """The scores of one image in two lines, for a picture."""
+    if image.failure:
+        return image.failure[:40]
+    words = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "lpips": "LPIPS {}", "psnr_patch": "patch {} dB"}
+    texts = {name: words[name].format(value_text(name, image.scores.get(name))) for name in METRICS if name in image.scores}
+    first = "   ".join(texts[name] for name in ("psnr", "ssim") if name in texts)
+    second = "   ".join(texts[name] for name in ("lpips", "psnr_patch") if name in texts)
+    return "\n".join(line for line in (first, second) if line)
+
+
+def case_table(record: Record, label: str) -> Table:
+    """One row per image, their mean and its interval.
+
+    Args:
+        record: A finished case.
+        label: What to call its defense.
+    """
+    n = len(record.images)
+    table = _table(_title(record, label))
+    table.add_column("image")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    table.add_column("seconds", justify="right")
+    for place, image in enumerate(record.images):
+        table.add_row(
+            image.image + (" (failed)" if image.failure else ""),
+            *(value_text(name, image.scores.get(name)) for name in METRICS),
+            f"{image.seconds:.1f}",
+            end_section=place == n - 1,
+        )
+    summary = {name: record.summary.get(name) for name in METRICS}
+    means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
+    table.add_row(f"mean, n = {n}", *means, f"{_seconds(record):.1f}", style="bold")
+    table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "")
+    return table
+
+
+def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
+    """One row per defense: means with their intervals.
+
+    Args:
+        records: Finished cases.
+        labels: What to call the defense of each.
+    """
+    first = records[0]
+    table = _table(f"{_title(first, None)}; mean [95 % interval] over n = {len(first.images)} images")
+    table.add_column("defense")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    table.add_column("s/image", justify="right")
+    table.add_column("accuracy", justify="right")
+    for record, label in zip(records, labels, strict=True):
+        accuracy = record.victim_accuracy
+        table.add_row(
+            label,
+            *(interval_text(name, record.summary.get(name)) for name in METRICS),
+            f"{_seconds(record):.1f}",
+            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
+        )
+    return table
+
+
+def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    """What the reader of the table must know: metrics that are missing, and attacks that failed; one line each."""
+    lines: dict[str, None] = {}
+    for record in records:
+        for name, reason in record.unavailable.items():
+            if name in METRICS:
+                lines[f"{METRICS[name]}: n/a, {reason}; then run again with --force"] = None
+    for record, label in zip(records, labels, strict=True):
+        failed = [image for image in record.images if image.failure]
+        if failed:
+            share = f"{len(failed)} of {len(record.images)} images"
+            lines[f"{label}: the attack failed on {share}, which get the worst scores: {failed[0].failure}"] = None
+    return list(lines)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+
+
+def _title(record: Record, label: str | None) -> str:
+    case = record.case
+    words = [label, case.attack.name, f"{case.threat_model.adversary} adversary", f"labels {case.threat_model.labels}"]
+    return ", ".join([word for word in words if word] + [case.victim.model.name, f"batch {case.batch_size}"])
+
+
+def _seconds(record: Record) -> float:
+    return sum(image.seconds for image in record.images) / len(record.images)

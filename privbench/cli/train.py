@@ -1,0 +1,107 @@
+"""`privbench train`: trains a victim under a defense and writes its weights with a card."""
+
+import shlex
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+__all__ = ["train"]
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@click.option("--defense", default="none", show_default=True, help="Defense to train under, NAME or NAME:KEY=VALUE.")
+@click.option("--model", default="vit_mini_patch4_32", show_default=True, help="Registered or timm model name.")
+@click.option("--data", default="cifar10", show_default=True, help="Registered data set, folder or parquet files.")
+@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Passes over the training data.")
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=1), help="Images per step.")
+@click.option("--learning-rate", default=1e-3, show_default=True, type=POSITIVE, help="Peak of the one-cycle schedule.")
+@click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="AdamW weight decay.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N training images.")
+@click.option(
+    "--output",
+    default="checkpoints",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for weights, card and checkpoint; an interrupted run found there goes on.",
+)
+@click.pass_context
+def train(
+    context: click.Context,
+    defense: str,
+    model: str,
+    data: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+    device: str,
+    limit: int | None,
+    output: Path,
+) -> None:
+    """Trains a victim under a defense; writes MODEL.DEFENSE.safetensors and its card."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from privbench.cli.device import resolve_device
+    from privbench.core import resolve_defense
+    from privbench.data import open_images
+    from privbench.models import default_spec
+    from privbench.training import EpochReport, LabelledImages, TrainingPlan
+    from privbench.training import train as run_training
+
+    chosen_device = resolve_device(device)
+    specs = resolve_defense(defense)
+    spec = default_spec(model)
+    sets = [open_images(data, split) for split in ("train", "test")]
+    plan = TrainingPlan(
+        model=model,
+        defense=specs,
+        dataset=sets[0].name,
+        num_classes=max(2, len(sets[0].class_names)),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        seed=seed,
+    )
+    training, test = (LabelledImages(*images.as_tensors(spec.image_size)) for images in sets)
+    if limit is not None:
+        training = LabelledImages(training.images[:limit], training.labels[:limit])
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{model} under {defense}", total=None, loss=float("nan"))
+        mean = {"loss": 0.0}
+
+        def report(now: EpochReport) -> None:
+            mean["loss"] += (now.loss - mean["loss"]) / now.batch if now.batch > 1 else now.loss - mean["loss"]
+            done = (now.epoch - 1) * now.batches + now.batch
+            progress.update(task, completed=done, total=now.epochs * now.batches, loss=mean["loss"])
+            if now.batch == now.batches and not console.is_terminal:
+                console.print(
+                    f"{model} under {defense}: epoch {now.epoch}/{now.epochs}, loss {mean['loss']:.3f}", highlight=False
+                )
+
+        card = run_training(plan, training, test, output=output, device=chosen_device, command=_command(context), report=report)
+    click.echo(
+        f"{card.model} trained with {defense}: top-1 {card.accuracy:.2%} on {card.test_images} test images "
+        f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"
+    )
+
+
+def _command(context: click.Context) -> str:
+    """What the user gave, without the options that change nothing; a path is written PATH, for it differs by machine."""
+    words = ["privbench", "train"]
+    for option in context.command.params:
+        name = option.name or ""
+        if name in {"output", "device"} or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = str(context.params[name])
+        words += [option.opts[0], "PATH" if name == "data" and "/" in value else value]
+    return shlex.join(words)

@@ -1,0 +1,144 @@
+"""The leaderboard: one row per record, generated, never edited.
+
+Equal records give an equal file, byte for byte: rows are sorted by content alone and numbers are written so that they read back
+exactly. Nothing is dropped silently: a record that cannot be read is an error that names it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from privbench.core import Case, Record, UserError
+from privbench.runs.store import atomic_write, find_records
+
+__all__ = ["leaderboard", "leaderboard_csv", "write_leaderboard"]
+
+_GROUP = ("model", "dataset", "adversary")
+
+
+def leaderboard(folder: Path) -> pd.DataFrame:
+    """Reads every record below a folder.
+
+    Args:
+        folder: Where to look, subfolders included.
+
+    Returns:
+        One row per record, best defense first within each group of model, data set and adversary: sorted by mean PSNR,
+        ascending, and then by case. `rank` counts within the group; equal means share a rank.
+
+    Raises:
+        UserError: There is no record, one cannot be read, or a case is recorded twice.
+    """
+    rows = pd.DataFrame([_row(record) for record in _records(folder)])
+    # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
+    fixed = [name for name in rows.columns if not _is_score(name)]
+    scores = sorted((name for name in rows.columns if _is_score(name)), key=_score_order)
+    head = fixed.index("label_accuracy")
+    rows = rows[[*fixed[:head], *scores, *fixed[head:]]]
+    order = [*_GROUP, "psnr_mean", "case"]
+    rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
+    rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
+    return rows.astype({"trials": "Int64"})
+
+
+def leaderboard_csv(rows: pd.DataFrame) -> str:
+    """The leaderboard as CSV: floats as Python writes them, Unix line ends, empty cells where there is no value."""
+    return rows.to_csv(index=False, lineterminator="\n", na_rep="")
+
+
+def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
+    """Generates the leaderboard of a folder into a file, whole or not at all.
+
+    Raises:
+        UserError: As `leaderboard`, or the file cannot be written.
+    """
+    rows = leaderboard(folder)
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    atomic_write(target, leaderboard_csv(rows).encode())
+    return rows
+
+
+def _records(folder: Path) -> list[Record]:
+    seen: dict[str, Path] = {}
+    records = []
+    for path in find_records(folder):
+        record = Record.load(path)
+        if record.case_id != record.case.identity:
+            raise UserError(
+                f"{path} was changed: its case has the hash {record.case.identity}, not {record.case_id}; compute it again"
+            )
+        if record.case_id in seen:
+            raise UserError(f"case {record.case_id} is recorded twice, in {seen[record.case_id]} and {path}; keep one")
+        seen[record.case_id] = path
+        records.append(record)
+    return records
+
+
+def _row(record: Record) -> dict[str, Any]:
+    case = record.case
+    return {
+        **_what(case),
+        "n_images": len(record.images),
+        "batch_size": case.batch_size,
+        "steps": max(image.steps for image in record.images),
+        "trials": case.attack.parameters.get("trials"),
+        **_scores(record),
+        "label_accuracy": _label_accuracy(record),
+        "failures": sum(image.failure is not None for image in record.images),
+        "accuracy": record.victim_accuracy,
+        "seconds_per_image": sum(image.seconds for image in record.images) / len(record.images),
+        "device": record.provenance.device,
+        "seed": case.seed,
+        "version": record.provenance.version,
+        "case": record.case_id,
+        "flags": " ".join(record.flags),
+    }
+
+
+def _what(case: Case) -> dict[str, str]:
+    """The columns that say what was measured; parameters are written as on the command line."""
+    return {
+        "defense": case.defense_name,
+        "defense_params": "+".join(str(part).partition(":")[2] for part in case.defense),
+        "attack": case.attack.name,
+        "attack_params": str(case.attack).partition(":")[2],
+        "adversary": case.threat_model.adversary,
+        "labels": case.threat_model.labels,
+        "model_mode": case.threat_model.model_mode,
+        "model": case.victim.model.name,
+        "weights": Path(case.victim.weights).name,
+        "dataset": Path(case.data.source).name,
+        "split": case.data.split,
+        "lpips_net": case.lpips,
+    }
+
+
+def _scores(record: Record) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for name, interval in record.summary.items():
+        columns |= {f"{name}_mean": interval.mean, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+    return columns
+
+
+_FIRST = ("psnr", "ssim", "lpips", "psnr_patch", "ssim_patch")
+_ENDINGS = ("_mean", "_ci_low", "_ci_high")
+
+
+def _is_score(column: str) -> bool:
+    return column.endswith(_ENDINGS)
+
+
+def _score_order(column: str) -> tuple[int, str, int]:
+    ending = next(ending for ending in _ENDINGS if column.endswith(ending))
+    metric = column.removesuffix(ending)
+    return (_FIRST.index(metric) if metric in _FIRST else len(_FIRST), metric, _ENDINGS.index(ending))
+
+
+def _label_accuracy(record: Record) -> float | None:
+    """Share of images whose label the attack found; None where the labels were known or not used."""
+    used = [image for image in record.images if image.recovered_label is not None]
+    if record.case.threat_model.labels == "known" or not used:
+        return None
+    return sum(image.recovered_label == image.label for image in used) / len(record.images)

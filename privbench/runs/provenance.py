@@ -1,0 +1,69 @@
+"""Where a number comes from: versions, commit, machine, time and memory."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from privbench import __version__
+from privbench.core import Provenance
+
+__all__ = ["repository_commit", "take_provenance"]
+
+
+def take_provenance(device: torch.device, seconds: float) -> Provenance:
+    """Describes the present process.
+
+    Args:
+        device: Where the case was computed.
+        seconds: How long it took.
+    """
+    return Provenance(
+        version=__version__,
+        commit=repository_commit(Path(__file__).parents[2]),
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        threads=torch.get_num_threads(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        peak_memory_mib=_peak_memory_mib(device),
+    )
+
+
+def repository_commit(root: Path) -> str | None:
+    """The commit of a repository, marked `-dirty` where tracked files were changed; None where `root` is none.
+
+    Args:
+        root: Top folder of the working tree. A folder inside somebody else's repository does not count.
+    """
+    if not (root / ".git").exists():
+        return None
+    head = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return None if head is None or changed is None else head + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ("git", "-C", os.fspath(root), *arguments)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 (fixed words)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,327 @@
+"""Where results lie: one folder per case, complete exactly when it holds a record.
+
+Every file is written under a temporary name in its own folder, synced, and renamed into place; the record comes last. A lock
+keeps a second process out of a case that is being computed. What is kept between interruptions lies in `.work/`, which a
+finished case no longer has.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from torch.serialization import default_restore_location
+
+from privbench import __version__
+from privbench.core import Case, ImageResult, Record, UserError
+from privbench.runs.trace import TraceRow
+
+__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "atomic_write", "check_output", "find_records"]
+
+RECORD = "record.json"
+CASE = "case.yaml"
+TRACE = "trace.csv"
+COMPARISON = "comparison.png"
+RECONSTRUCTIONS = "reconstructions"
+WORK = ".work"
+
+_TEMPORARY = ".privbench-"
+_STATE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An interrupted batch.
+
+    Attributes:
+        state: The attack's own state, exactly as it was handed over.
+        trace: What the attack had reported by then.
+        seconds: Wall time that the attack had used by then.
+    """
+
+    state: Mapping[str, Any]
+    trace: tuple[TraceRow, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """One client batch, attacked and scored.
+
+    Attributes:
+        images: One result per private image, in the order of the batch.
+        trace: What the attack reported.
+        seconds: Wall time of the attack on the whole batch.
+    """
+
+    images: tuple[ImageResult, ...]
+    trace: tuple[TraceRow, ...]
+    seconds: float
+
+
+def _refusal(action: str, path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot {action} {path}: {error.strerror or error}; free the place or choose another --output")
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Writes a file so that it exists whole or not at all, even when the process is killed.
+
+    Args:
+        path: The file; missing folders are made.
+        content: All of it.
+
+    Raises:
+        UserError: The place cannot be written.
+    """
+    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _refusal("write", path, error) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_output(output: Path) -> None:
+    """Refuses an output folder that cannot be written, before anything is computed and without making it.
+
+    Raises:
+        UserError: It is a file, lies below a file, or is read-only.
+    """
+    existing = output
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot write to {output}: {existing} is a file; choose a folder as --output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {output}: {existing} is read-only; choose another --output")
+
+
+class CaseFolder:
+    """The folder of one case.
+
+    Args:
+        output: Folder of all cases.
+        case: The case; its name and hash give the folder's name.
+    """
+
+    def __init__(self, output: Path, case: Case) -> None:
+        self.case = case
+        self.path = output / case.folder
+
+    # Finished cases
+
+    def record(self) -> Record | None:
+        """The record of this very case, None where it is not finished or the file does not hold it."""
+        try:
+            record = Record.load(self.path / RECORD)
+        except UserError:
+            return None
+        return record if record.case_id == record.case.identity == self.case.identity else None
+
+    def has_unusable_record(self) -> bool:
+        """True where a record lies here that cannot be used: broken, of another version, or of another case."""
+        return (self.path / RECORD).exists() and self.record() is None
+
+    def finish(self, record: Record) -> None:
+        """Writes the record, the last of all files, and drops what was kept for an interruption."""
+        self.write(RECORD, record.to_json().encode())
+        shutil.rmtree(self.path / WORK, ignore_errors=True)
+
+    # The writer's side
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Claims the folder for this process; a folder that stays empty is removed again.
+
+        Raises:
+            UserError: Another process computes this case, or the folder cannot be made.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        lock_path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(lock_path)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"another process computes {self.path}; wait for it or choose another --output") from None
+        except OSError as error:
+            raise _refusal("write", self.path, error) from None
+        try:
+            self._sweep()
+            yield
+        finally:
+            # The lock file goes while it is held: whoever opened it meanwhile finds it unlinked and tries afresh.
+            with suppress(OSError):
+                lock_path.unlink()
+            lock.release()
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+
+    def _sweep(self) -> None:
+        """Removes the temporary files of a process that was killed."""
+        for leftover in self.path.rglob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                leftover.unlink()
+
+    def clear(self) -> None:
+        """Forgets everything computed for this case, the record first.
+
+        Raises:
+            UserError: The folder is read-only.
+        """
+        try:
+            (self.path / RECORD).unlink(missing_ok=True)
+            for name in (WORK, RECONSTRUCTIONS):
+                if (self.path / name).exists():
+                    shutil.rmtree(self.path / name)
+            for name in (CASE, TRACE, COMPARISON):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _refusal("clear", self.path, error) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes one file of the folder, whole or not at all.
+
+        Raises:
+            UserError: The place cannot be written.
+        """
+        atomic_write(self.path / name, content)
+
+    # Between interruptions
+
+    def _state_path(self, batch: int) -> Path:
+        return self.path / WORK / f"batch-{batch:05d}.pt"
+
+    def _batch_path(self, batch: int) -> Path:
+        return self.path / WORK / f"batch-{batch:05d}.json"
+
+    def has_progress(self) -> bool:
+        """True where an interrupted run left something to continue from."""
+        return (self.path / WORK).is_dir()
+
+    def save_checkpoint(self, batch: int, device: torch.device, checkpoint: Checkpoint) -> None:
+        """Keeps the state of an unfinished batch.
+
+        Raises:
+            UserError: The place cannot be written.
+        """
+        buffer = BytesIO()
+        torch.save({**self._stamp(batch, device), **vars(checkpoint), "state": dict(checkpoint.state)}, buffer)
+        atomic_write(self._state_path(batch), buffer.getvalue())
+
+    def load_checkpoint(self, batch: int, device: torch.device) -> tuple[Checkpoint | None, str | None]:
+        """Reads the state of an unfinished batch.
+
+        Returns:
+            The checkpoint, or None with the reason why the one that lies there cannot be used, or None and None.
+        """
+        path = self._state_path(batch)
+        if not path.exists():
+            return None, None
+        try:
+            content = torch.load(path, map_location=_onto(device), weights_only=True)
+            trace = tuple((int(step), str(phase), dict(losses)) for step, phase, losses in content["trace"])
+            checkpoint = Checkpoint(content["state"], trace, float(content["seconds"]))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+            return None, f"the checkpoint {path} is damaged ({type(error).__name__})"
+        stamp = self._stamp(batch, device)
+        differing = [key for key, value in stamp.items() if content.get(key) != value]
+        if differing:
+            key = differing[0]
+            return None, f"the checkpoint {path} is of another {key} ({content.get(key)}, here {stamp[key]})"
+        return checkpoint, None
+
+    def _stamp(self, batch: int, device: torch.device) -> dict[str, Any]:
+        return {
+            "format": _STATE_SCHEMA,
+            "version": __version__,
+            "case": self.case.identity,
+            "batch": batch,
+            "device": device.type,
+        }
+
+    def save_batch(self, batch: int, finished: FinishedBatch) -> None:
+        """Keeps the results of a finished batch and drops its checkpoint.
+
+        Raises:
+            UserError: The place cannot be written.
+        """
+        content = {
+            "format": _STATE_SCHEMA,
+            "version": __version__,
+            "case": self.case.identity,
+            "images": [image.model_dump(mode="json") for image in finished.images],
+            "trace": finished.trace,
+            "seconds": finished.seconds,
+        }
+        atomic_write(self._batch_path(batch), json.dumps(content).encode())
+        self._state_path(batch).unlink(missing_ok=True)
+
+    def load_batch(self, batch: int) -> tuple[FinishedBatch | None, str | None]:
+        """Reads the results of a finished batch.
+
+        Returns:
+            The results, or None with the reason why the file that lies there cannot be used, or None and None.
+        """
+        path = self._batch_path(batch)
+        if not path.exists():
+            return None, None
+        try:
+            content = json.loads(path.read_bytes())
+            images = tuple(ImageResult.model_validate(image) for image in content["images"])
+            trace = tuple((int(step), str(phase), dict(losses)) for step, phase, losses in content["trace"])
+            finished = FinishedBatch(images, trace, float(content["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            return None, f"the batch {path} is damaged ({type(error).__name__})"
+        if (content.get("format"), content.get("version"), content.get("case")) != (
+            _STATE_SCHEMA,
+            __version__,
+            self.case.identity,
+        ):
+            return None, f"the batch {path} is of another case or version"
+        pictures = [image.reconstruction for image in images if image.reconstruction is not None]
+        missing = next((name for name in pictures if not (self.path / name).is_file()), None)
+        if missing is not None:
+            return None, f"the picture {self.path / missing} is missing"
+        return finished, None
+
+
+def _onto(device: torch.device) -> Callable[[Any, str], Any]:
+    """Tensors of the accelerator go to this run's one; those of the CPU, such as generator states, stay."""
+
+    def place(storage: Any, location: str) -> Any:
+        return default_restore_location(storage, location if location == "cpu" else str(device))  # type: ignore[no-untyped-call]
+
+    return place
+
+
+def find_records(folder: Path) -> list[Path]:
+    """All record files below a folder, sorted by path.
+
+    Raises:
+        UserError: There is no such folder, or no record below it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
+    found = sorted(folder.rglob(RECORD))
+    if not found:
+        raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
+    return found

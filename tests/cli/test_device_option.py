@@ -1,0 +1,34 @@
+"""The device that a user names, or one line that says which there are."""
+
+import pytest
+import torch
+
+from privbench.cli.device import resolve_device
+from privbench.core import UserError
+
+
+def test_devices_that_are_here() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "meta"])
+def test_unknown_devices(text: str) -> None:
+    with pytest.raises(UserError, match="accepted: auto, cpu, cuda"):
+        resolve_device(text)
+
+
+def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"'cuda' is not there \(0 CUDA devices found\); use --device cpu"):
+        resolve_device("cuda")
+
+
+def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("auto") == torch.device("cuda")
+    with pytest.raises(UserError, match="2 CUDA devices found"):
+        resolve_device("cuda:2")

@@ -1,0 +1,75 @@
+"""`privbench list` shows what the registries hold: names, one line each, parameters as they are declared."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from privbench.core import ATTACKS, DATASETS, DEFENSES, METRICS, MODELS, Registry
+
+KINDS = {"attacks": ATTACKS, "defenses": DEFENSES, "models": MODELS, "metrics": METRICS, "datasets": DATASETS}
+
+
+def listed(privbench: Callable[..., Result], kind: str) -> dict[str, Any]:
+    answer = privbench("list", kind, "--json")
+    assert answer.exit_code == 0, answer.exception
+    return {entry["name"]: entry for entry in json.loads(answer.stdout)}
+
+
+@pytest.mark.parametrize(("kind", "registry"), KINDS.items())
+def test_every_registered_name_is_listed_with_a_summary(
+    kind: str, registry: Registry, privbench: Callable[..., Result]
+) -> None:
+    entries = listed(privbench, kind)
+    assert sorted(entries) == registry.names()
+    assert all(entry["summary"] and "\n" not in entry["summary"] for entry in entries.values())
+    table = privbench("list", kind)
+    assert table.exit_code == 0
+    assert all(name in table.stdout for name in registry.names())
+
+
+def test_parameters_are_listed_as_declared(privbench: Callable[..., Result]) -> None:
+    entry = listed(privbench, "attacks")["test-walk"]
+    assert (
+        entry["summary"]
+        == "A random walk of the pixels: slow on demand, checkpointed, and as random as an optimiser with restarts."
+    )
+    assert entry["parameters"] == [
+        {"name": "steps", "type": "integer above 0", "default": 4, "required": False, "description": "Steps of the walk."},
+        {
+            "name": "pause",
+            "type": "number from 0",
+            "default": 0.0,
+            "required": False,
+            "description": "Seconds of sleep per step.",
+        },
+        {
+            "name": "largest_batch",
+            "type": "integer",
+            "default": 64,
+            "required": False,
+            "description": "Larger batches are refused.",
+        },
+    ]
+    assert entry["presets"] == {"short": {}, "long": {"steps": 60}}
+    choices = listed(privbench, "attacks")["test-failing"]["parameters"][0]
+    assert choices["type"] == "runtime | memory | float | pixels | loss"
+
+
+def test_the_table_shows_parameters_and_presets(privbench: Callable[..., Result]) -> None:
+    shown = privbench("list", "attacks").stdout
+    assert "steps (integer above 0, default 4): Steps of the walk." in shown
+    assert "preset long: steps=60" in shown
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses"])
+def test_every_built_in_parameter_says_what_it_does(kind: str, privbench: Callable[..., Result]) -> None:
+    silent = [
+        f"{entry['name']}.{parameter['name']}"
+        for entry in listed(privbench, kind).values()
+        for parameter in entry["parameters"]
+        if not parameter["description"]
+    ]
+    assert silent == []

@@ -1,0 +1,86 @@
+"""The progress display: position, pace, and plain lines where there is no terminal."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from privbench.cli.progress import LiveProgress, PlainProgress, Position, QuietProgress, clock
+from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, VictimSpec
+
+CASE = Case(
+    attack=ComponentSpec(name="test-walk"),
+    defense=(ComponentSpec(name="none"),),
+    victim=VictimSpec(model=ModelSpec(name="vit_mini_patch4_32", num_classes=10, image_size=32), weights="random"),
+    data=DataSpec(indices=(0, 1), sha256="0"),
+)
+LABELS = {CASE.identity: "none"}
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that the test moves."""
+    moment = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: moment[0])
+    return moment
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_the_pace_gives_the_remaining_time(now: list[float]) -> None:
+    where = Position(CASE, "none", batches=2)
+    where.moved(0, 0, 10, "early", {})
+    assert where.remaining is None
+    now[0] += 5
+    where.moved(0, 5, 10, "early", {})
+    assert where.fraction == 0.25
+    assert where.elapsed == 5
+    assert where.remaining == 15.0
+
+
+def test_a_continued_case_counts_its_pace_from_where_it_continued(now: list[float]) -> None:
+    where = Position(CASE, "none", batches=2)
+    now[0] += 50
+    where.moved(1, 0, 10, "early", {})
+    now[0] += 5
+    where.moved(1, 5, 10, "early", {})
+    assert where.fraction == 0.75
+    assert where.remaining == 5
+
+
+def test_plain_lines_come_with_images_phases_and_time(now: list[float]) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with PlainProgress(console, LABELS) as display:
+        display.started(CASE, 2)
+        for step in range(1, 101):
+            now[0] += 0.3
+            display.step(CASE, 0, step, 100, "early" if step < 50 else "late", {"gradient": 1 / step})
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    # Steps 1 and 50 begin a phase; after each, ten seconds are 34 steps.
+    assert [line.split(",")[1].strip() for line in lines] == ["step 1/100", "step 35/100", "step 50/100", "step 84/100"]
+    assert lines[2].startswith("none: image 1/2, step 50/100, late, gradient 0.02, 0:15, ")
+    assert lines[2].endswith(" left")
+
+
+def test_the_live_line_shows_everything_and_leaves_a_summary(now: list[float]) -> None:
+    console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
+    with LiveProgress(console, LABELS) as display:
+        display.started(CASE, 2)
+        display.step(CASE, 0, 0, 100, "early", {"gradient": 0.5})
+        now[0] += 25
+        display.step(CASE, 0, 50, 100, "late", {"gradient": 0.125, "border": 2.0})
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for word in ("none", "image 1/2, step 50/100", "0:25, 1:15 left", "late", "gradient 0.125  border 2"):
+        assert word in shown
+
+
+def test_a_note_is_said_once() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with QuietProgress(console, LABELS) as display:
+        display.note("[bold] lpips is missing")
+        display.note("[bold] lpips is missing")
+    assert console.file.getvalue() == "[bold] lpips is missing\n"  # type: ignore[attr-defined]

@@ -1,0 +1,55 @@
+"""Small, fast cases for the tests of runs: test attacks, a random victim, two photos."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from privbench.core import ATTACKS, Case, Record
+from privbench.runs.execute import Suites, run_case
+from privbench.runs.resolve import RunOptions, resolve_cases
+from tests.runs.plugin.privbench_test_plugin import Failing, Walk
+
+
+@pytest.fixture(autouse=True)
+def test_attacks() -> Iterator[None]:
+    """The test attacks are registered as long as a test runs."""
+    for attack in (Walk, Failing):
+        ATTACKS.register(attack.name, attack)
+    yield
+    for attack in (Walk, Failing):
+        ATTACKS.unregister(attack.name)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The cases are too small for more, and equal numbers of threads give equal sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_case() -> Callable[..., Case]:
+    """Resolves one small case; keywords are those of `RunOptions`."""
+
+    def resolve(**options: Any) -> Case:
+        defaults = {"attack": "test-walk", "defense": "none", "weights": "random", "limit": 2}
+        (case,) = resolve_cases(RunOptions(**{**defaults, **options}))
+        return case
+
+    return resolve
+
+
+@pytest.fixture
+def compute(tmp_path: Path) -> Callable[..., Record]:
+    """Computes a case in `tmp_path`, on the CPU, without LPIPS, with a checkpoint at every step."""
+
+    def run(case: Case, **how: Any) -> Record:
+        settings = {"output": tmp_path, "device": torch.device("cpu"), "suites": Suites(download=False)}
+        return run_case(case, **{**settings, "checkpoint_interval": 0.0, **how})
+
+    return run

@@ -1,0 +1,110 @@
+"""A killed process loses nothing that it had saved; what the next one makes of it equals an uninterrupted run, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = Path(__file__).parent / "plugin"
+
+WALK = ("--attack", "test-walk", "--set", "attack.steps=20", "--set", "attack.pause=0.05")
+GRADVIT = ("--attack", "gradvit", "--preset", "quick", "--set", "attack.steps=60", "--set", "attack.bn_prior=0")
+
+
+def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
+    words = ("run", "--defense", "mjp", "--weights", "random", "--limit", "2", "--device", "cpu", "--no-download")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)]), "OMP_NUM_THREADS": "1"}
+    command = (sys.executable, "-m", "privbench", *words, "--checkpoint-interval", "0", "--output", str(output), *arguments)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=600)
+    return process.returncode, stdout, stderr
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def files(output: Path) -> dict[str, bytes]:
+    """Everything that a run leaves, the record without what a clock or a machine decides."""
+    found = {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for name in found:
+        if name.endswith("record.json"):
+            record: dict[str, Any] = json.loads(found[name])
+            del record["provenance"]
+            for image in record["images"]:
+                del image["seconds"]
+            found[name] = json.dumps(record).encode()
+    return found
+
+
+def states(output: Path, batch: int) -> bool:
+    return any(output.glob(f"*/.work/batch-{batch:05d}.pt"))
+
+
+def killed_and_continued(output: Path, attack: tuple[str, ...], batches: tuple[int, ...]) -> None:
+    """Kills one process after the other, each in the middle of a batch, and lets the last one finish."""
+    for batch in batches:
+        process = start(output, *attack)
+        wait_for(process, lambda batch=batch: states(output, batch))  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        assert not list(output.rglob("record.json"))
+    code, _, stderr = finish(start(output, *attack))
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("attack", "batches"),
+    [
+        pytest.param(WALK, (1,), id="test-walk"),
+        pytest.param(GRADVIT, (0, 1), id="gradvit", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_continues_to_the_same_result(attack: tuple[str, ...], batches: tuple[int, ...], tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole", *attack)
+    killed_and_continued(tmp_path / "cut", attack, batches)
+    code, _, stderr = finish(whole)
+    assert code == 0, stderr
+    expected = files(tmp_path / "whole")
+    assert {Path(name).name for name in expected} == {
+        "record.json",
+        "case.yaml",
+        "trace.csv",
+        "comparison.png",
+        "astronaut.png",
+        "chelsea.png",
+    }
+    assert files(tmp_path / "cut") == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+def test_a_signal_saves_says_how_to_continue_and_exits(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    # So slow and with checkpoints so rare that only the signal's own checkpoint can have been made.
+    rare = (*WALK, "--checkpoint-interval", "1000")
+    process = start(tmp_path, *rare, "--quiet")
+    wait_for(process, lambda: any(tmp_path.glob("*/case.yaml")))
+    time.sleep(0.5)
+    process.send_signal(number)
+    returned, stdout, stderr = finish(process)
+    assert returned == code
+    assert stdout == ""
+    (line,) = [line for line in stderr.splitlines() if "n/a" not in line]
+    assert line == f"Interrupted: what is done is kept in {tmp_path}; repeat the command to continue"
+    assert states(tmp_path, 0)
+    assert not list(tmp_path.rglob("record.json"))

@@ -1,0 +1,170 @@
+"""The leaderboard says what the records say, in a fixed order, and repeats byte for byte."""
+
+import csv
+import io
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from privbench.core import Case, Interval, Record, UserError
+from privbench.runs.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
+from privbench.runs.store import atomic_write
+
+
+@pytest.fixture
+def template(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> Record:
+    return compute(small_case(), output=tmp_path / "template")
+
+
+def variant(template: Record, psnr: float, seed: int, **threat: str) -> Record:
+    """A record like the template with another mean PSNR, seed and threat model."""
+    case = template.case.model_copy(update={"seed": seed, "threat_model": template.case.threat_model.model_copy(update=threat)})
+    summary = {**template.summary, "psnr": Interval(mean=psnr, low=psnr - 1, high=psnr + 1, n=2)}
+    return template.model_copy(update={"case": case, "case_id": case.identity, "summary": summary})
+
+
+def store(folder: Path, *records: Record) -> None:
+    for record in records:
+        atomic_write(folder / record.case.folder / "record.json", record.to_json().encode())
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(leaderboard_csv(leaderboard(folder)))))
+
+
+def test_best_defense_first_within_each_group(template: Record, tmp_path: Path) -> None:
+    store(
+        tmp_path / "runs",
+        variant(template, 20.0, 1),
+        variant(template, 10.0, 2),
+        variant(template, 15.0, 3, adversary="oracle"),
+        variant(template, 12.0, 4, adversary="aware"),
+        variant(template, 10.0, 5),
+        variant(template, 30.0, 6, adversary="aware"),
+    )
+    rows = table(tmp_path / "runs")
+    assert [(row["adversary"], row["psnr_mean"], row["rank"]) for row in rows] == [
+        ("aware", "12.0", "1"),
+        ("aware", "30.0", "2"),
+        ("oracle", "15.0", "1"),
+        ("unaware", "10.0", "1"),
+        ("unaware", "10.0", "1"),
+        ("unaware", "20.0", "3"),
+    ]
+    assert rows[3]["case"] < rows[4]["case"]
+
+
+def test_a_row_says_what_the_record_says(template: Record, tmp_path: Path) -> None:
+    (row,) = table(tmp_path / "template")
+    case, summary = template.case, template.summary
+    assert {key: row[key] for key in ("defense", "defense_params", "attack", "attack_params", "adversary", "labels")} == {
+        "defense": "none",
+        "defense_params": "",
+        "attack": "test-walk",
+        "attack_params": "steps=4,pause=0.0,largest_batch=64",
+        "adversary": "unaware",
+        "labels": "recovered",
+    }
+    assert (row["model"], row["dataset"], row["weights"], row["seed"]) == ("vit_mini_patch4_32", "photos", "random", "0")
+    assert (row["n_images"], row["batch_size"], row["steps"], row["failures"]) == ("2", "1", "4", "0")
+    assert row["case"] == case.identity
+    assert row["flags"] == "random-weights"
+    for name in summary:
+        found = tuple(float(row[f"{name}_{what}"]) for what in ("mean", "ci_low", "ci_high"))
+        assert found == (summary[name].mean, summary[name].low, summary[name].high)
+    # Neither is known here, and nothing that is not known is written as a number.
+    assert (row["accuracy"], row["trials"]) == ("", "")
+    # The test attack says class 0 for everything; the photos are of classes 5 and 3.
+    assert row["label_accuracy"] == "0.0"
+
+
+def test_known_labels_are_no_label_accuracy(
+    small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
+) -> None:
+    compute(small_case(labels="known", limit=1), output=tmp_path / "known")
+    (row,) = table(tmp_path / "known")
+    assert row["label_accuracy"] == ""
+
+
+def test_a_metric_that_some_records_lack_is_an_empty_cell(template: Record, tmp_path: Path) -> None:
+    lpips = Interval(mean=0.5, low=0.4, high=0.6, n=2)
+    one = variant(template, 10.0, 1)
+    two = one.model_copy(update={"summary": {**one.summary, "lpips": lpips}})
+    other = variant(template, 20.0, 2)
+    store(tmp_path / "runs", two, other)
+    rows = table(tmp_path / "runs")
+    assert [row["lpips_mean"] for row in rows] == ["0.5", ""]
+    assert not re.search(r"\bnan\b", leaderboard_csv(leaderboard(tmp_path / "runs")), re.IGNORECASE)
+
+
+def test_the_same_records_give_the_same_bytes_wherever_they_lie(template: Record, tmp_path: Path) -> None:
+    records = [variant(template, random.Random(seed).uniform(5, 30), seed) for seed in range(12)]
+    extra = Interval(mean=0.5, low=0.4, high=0.6, n=2)
+    records[3] = records[3].model_copy(update={"summary": {"zeta": extra, **records[3].summary}})
+    records[7] = records[7].model_copy(update={"summary": {**records[7].summary, "alpha": extra}})
+    store(tmp_path / "one", *records)
+    for place, record in enumerate(reversed(records)):
+        store(tmp_path / "two" / str(place % 3), record)
+    write_leaderboard(tmp_path / "one", tmp_path / "one.csv")
+    write_leaderboard(tmp_path / "two", tmp_path / "two.csv")
+    first = (tmp_path / "one.csv").read_bytes()
+    assert first == (tmp_path / "two.csv").read_bytes()
+    write_leaderboard(tmp_path / "one", tmp_path / "one.csv")
+    assert first == (tmp_path / "one.csv").read_bytes()
+    assert b"\r" not in first
+    assert first.endswith(b"\n")
+
+
+def test_numbers_read_back_exactly(template: Record, tmp_path: Path) -> None:
+    value = 10 + 1 / 3
+    store(tmp_path / "runs", variant(template, value, 1))
+    assert float(table(tmp_path / "runs")[0]["psnr_mean"]) == value
+
+
+def test_failures_are_counted(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> None:
+    compute(small_case(attack="test-failing"), output=tmp_path / "failed")
+    (row,) = table(tmp_path / "failed")
+    assert (row["failures"], row["psnr_mean"], row["label_accuracy"]) == ("2", "0.0", "")
+    assert row["flags"] == "failed-images random-weights"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 9}', "\x00"])
+def test_a_broken_record_is_refused_by_name(content: str, template: Record, tmp_path: Path) -> None:
+    store(tmp_path / "runs", variant(template, 10.0, 1))
+    atomic_write(tmp_path / "runs" / "bad" / "record.json", content.encode())
+    with pytest.raises(UserError, match=r"bad/record\.json") as caught:
+        write_leaderboard(tmp_path / "runs", tmp_path / "out.csv")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_record_whose_case_was_edited_is_refused(template: Record, tmp_path: Path) -> None:
+    record = variant(template, 10.0, 1)
+    store(tmp_path / "runs", record.model_copy(update={"case": template.case}))
+    with pytest.raises(UserError, match="was changed"):
+        leaderboard(tmp_path / "runs")
+
+
+def test_a_case_that_is_recorded_twice_is_refused(template: Record, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        store(tmp_path / "runs" / place, variant(template, 10.0, 1))
+    with pytest.raises(UserError, match=r"recorded twice, in .*a.* and .*b"):
+        leaderboard(tmp_path / "runs")
+
+
+def test_the_target_must_be_a_file(template: Record, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is a folder"):
+        write_leaderboard(tmp_path / "template", tmp_path)
+
+
+def test_a_thousand_records_are_read_in_seconds(template: Record, tmp_path: Path) -> None:
+    store(tmp_path / "runs", *(variant(template, 5 + seed / 100, seed) for seed in range(1000)))
+    began = time.process_time()
+    rows = leaderboard(tmp_path / "runs")
+    assert len(rows) == 1000
+    # The bar is 2 s; machines for tests are slow and shared.
+    assert time.process_time() - began < 4

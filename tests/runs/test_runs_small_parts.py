@@ -1,0 +1,44 @@
+"""Provenance and the trace."""
+
+import subprocess
+from pathlib import Path
+
+import torch
+
+from privbench.runs.provenance import repository_commit, take_provenance
+from privbench.runs.trace import trace_csv
+
+
+def test_the_trace_is_empty_where_a_loss_was_not_reported() -> None:
+    batches = [[(1, "early", {"a": 0.1}), (2, "late, later", {"b": 1e-320, "a": 2.0})], [], [(1, "early", {"c": float("nan")})]]
+    assert trace_csv(batches) == ('batch,step,phase,a,b,c\n0,1,early,0.1,,\n0,2,"late, later",2.0,1e-320,\n2,1,early,,,nan\n')
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    answer = subprocess.run(("git", *identity, *words), cwd=folder, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_repository_itself(tmp_path: Path) -> None:
+    assert repository_commit(tmp_path) is None
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert repository_commit(tmp_path) == head
+    (tmp_path / "untracked").write_text("")
+    assert repository_commit(tmp_path) == head
+    (tmp_path / "file").write_text("two")
+    assert repository_commit(tmp_path) == f"{head}-dirty"
+    (tmp_path / "inside").mkdir()
+    assert repository_commit(tmp_path / "inside") is None
+
+
+def test_provenance_names_the_machine() -> None:
+    taken = take_provenance(torch.device("cpu"), 1.5)
+    assert taken.device.startswith("cpu")
+    assert taken.torch == torch.__version__
+    assert taken.seconds == 1.5
+    assert taken.finished.endswith("+00:00")

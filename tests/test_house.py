@@ -1,0 +1,181 @@
+"""Rules of the house that no tool checks by itself: layers, links, sizes, and documents that agree with the code."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import grimp
+import pytest
+import yaml
+
+import privbench
+from privbench.cli import main
+from privbench.core import ATTACKS, DEFENSES
+
+ROOT = Path(__file__).parents[1]
+CODE = [path for room in ("privbench", "attacks", "defenses", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+DOCUMENTS = sorted(
+    path for folder in (".", "attacks", "defenses", "results", "benchmarks") for path in (ROOT / folder).glob("*.md")
+)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def git(*arguments: str) -> str:
+    """What git says of this checkout; skips where this is none."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+# Layers and packaging
+
+
+def test_imports_only_point_down() -> None:
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert command is not None, "import-linter is part of the dev extra"
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_layers_cover_every_room_and_the_linter_sees_through_the_links() -> None:
+    graph = grimp.build_graph("privbench", cache_dir=None)
+    (contract,) = project()["tool"]["importlinter"]["contracts"]
+    layered = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    assert graph.find_children("privbench") - layered == {"privbench.__main__"}
+    assert "privbench.adversary" in graph.find_modules_directly_imported_by("privbench.attacks.gradvit")
+    assert "privbench.models" in graph.find_modules_directly_imported_by("privbench.defenses.mjp")
+
+
+def test_attacks_and_defenses_are_committed_relative_links() -> None:
+    for name in ("attacks", "defenses"):
+        link = ROOT / "privbench" / name
+        assert link.is_symlink()
+        assert link.readlink() == Path("..") / name
+        mode = git("ls-files", "--stage", f"privbench/{name}").split()[0]
+        assert mode == "120000"
+
+
+def test_the_list_of_packages_equals_the_folders_that_exist() -> None:
+    folders = {path.parent for path in (ROOT / "privbench").rglob("__init__.py")}
+    folders |= {ROOT / "privbench" / name for name in ("attacks", "defenses")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(project()["tool"]["setuptools"]["packages"]) == found
+
+
+def test_no_file_is_too_large_for_the_repository() -> None:
+    files = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    large = [name for name in files if name and (ROOT / name).is_file() and (ROOT / name).stat().st_size > 2_900_000]
+    assert large == []
+
+
+def test_embedded_weights_stay_small_and_each_has_a_card() -> None:
+    weights = sorted((ROOT / "privbench" / "models" / "weights").glob("*.safetensors"))
+    assert weights
+    assert sum(path.stat().st_size for path in weights) <= 12_000_000
+    assert [path.name for path in weights if not path.with_suffix(".json").is_file()] == []
+
+
+# Code
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_no_assert_outside_tests() -> None:
+    found = [name_of(path) for path in CODE if any(isinstance(node, ast.Assert) for node in ast.walk(parsed(path)))]
+    assert found == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert [name_of(path) for path in [*CODE, *tests] if not ast.get_docstring(parsed(path))] == []
+
+
+# Documents
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == privbench.__version__
+    assert privbench.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_checks_run_the_test_command_of_the_readme() -> None:
+    command = "python3 -m venv .venv && .venv/bin/pip install -c requirements-lock.txt -e '.[dev]' && .venv/bin/pytest"
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert "set -euo pipefail" in script
+    places = [script.index(step) for step in command.split(" && ")]
+    assert places == sorted(places)
+    # The summary of the tests closes the log.
+    assert places[-1] == len(script) - 1
+
+
+def test_the_lock_pins_every_dependency_and_no_platform() -> None:
+    lines = (ROOT / "requirements-lock.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)] == []
+    pinned = {canonical(line.partition("==")[0]) for line in lines}
+    table = project()["project"]
+    asked = [*table["dependencies"], *table["optional-dependencies"]["dev"]]
+    names = {canonical(found.group()) for text in asked if (found := re.match(r"[A-Za-z0-9._-]+", text))}
+    assert names - pinned == set()
+    assert [name for name in pinned if name.startswith(("nvidia", "cuda", "triton"))] == []
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    inside = [target for target in targets if not target.startswith(("http://", "https://"))]
+    assert [target for target in inside if not (path.parent / target).exists()] == []
+
+
+def commands() -> Iterator[list[str]]:
+    """Every `privbench ...` that stands in a code block or between backticks of a document."""
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for found in re.findall(r"^ *(?:\S+/)?privbench ([a-z].*)$|`privbench ([a-z][^`\n]*)`", text, flags=re.MULTILINE):
+            line = "".join(found).replace("...", "")
+            yield shlex.split(line.partition(" #")[0])
+        yield from (shlex.split(found) for found in re.findall(r"&& \S*/privbench ([a-z].*)$", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_commands_in_documents_exist_with_their_options(words: list[str]) -> None:
+    command = main.get_command(click.Context(main), words[0])
+    assert command is not None
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+@pytest.mark.parametrize(("folder", "registry"), [("attacks", ATTACKS), ("defenses", DEFENSES)])
+def test_every_component_has_a_card_that_names_its_presets_and_parameters(folder: str, registry: Any) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(r"^## ([a-z0-9-]+)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    for name in registry.names():
+        component = registry.get(name)
+        assert name in cards, f"{folder}/README.md has no card of {name}"
+        wanted = set(getattr(component, "presets", {}))
+        if folder == "defenses":
+            wanted |= set(component.model_fields)
+            assert re.search(rf"^\| `{name}` \|", text, flags=re.MULTILINE), f"{name} is not in the table of adversaries"
+        assert {word for word in wanted if f"`{word}`" not in cards[name]} == set()
