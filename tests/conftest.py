@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# The suite's tensors are small: a second thread waits more than it works, above all beside other processes.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
