@@ -2,8 +2,9 @@
 
     argmin_x  Γ(t) L_grad + Υ(t) R_image + α1 R_patch + α2 R_registration + α3 (TV + L2)
 
-Υ is 0 in the first half and on in the second, where Γ is halved. Two things are ours and can be switched off: relocation
-(`relocation=off`) and the matching of position rows (`position_matching=0`); `paper` is the published form.
+Υ is 0 in the first half and on in the second, where Γ is halved. Four things are ours and can be switched off: relocation
+(`relocation=off`), the matching of position rows (`position_matching=0`, `position_error=0`), the observed residual
+(`residual=simulated`), and matching up to the first block only (`layers=all`); `paper` is the published form.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from privbench.inversion import (
     RowCosine,
     RowError,
     Schedule,
+    Simulator,
     SquaredError,
     SquaredNorm,
     TotalVariation,
@@ -55,6 +57,8 @@ class GradViT(Attack):
             "steps": 120_000,
             "trials": 2,
             "matching": "squared-error",
+            "residual": "simulated",
+            "layers": "all",
             "gradient": 4e-3,
             "position_matching": 0.0,
             "position_error": 0.0,
@@ -81,7 +85,10 @@ class GradViT(Attack):
     """`gradvit`: matching alone in the first half, halved and with the CNN prior in the second; `constant`: all throughout."""
     matching: Literal["squared-error", "layer-cosine"] = "layer-cosine"
     """Distance over all parameters: the published sum of squares, or the mean cosine distance per parameter."""
-    layers: Literal["all", "first-block", "embedding"] = "all"
+    residual: Literal["observed", "simulated"] = "observed"
+    """Where the derivative of the loss by the logits comes from: the candidate's own softmax (published), or, for a batch of
+    one, the observed gradient of the classifier's bias, which is exactly that derivative (probability minus one-hot)."""
+    layers: Literal["all", "first-block", "embedding"] = "first-block"
     """Whose gradients are matched: all parameters (published), those up to the first block, or the embedding's alone; fewer
     parameters make a step cheaper, because their gradients need not be formed and differentiated again."""
     gradient: Weight = 1.0
@@ -90,7 +97,7 @@ class GradViT(Attack):
     """Weight of the mean cosine distance of the position rows; follows the matching term's schedule."""
     position_error: Weight = 0.1
     """Weight, in the second half, of the relative squared error of the position rows."""
-    bn_prior: Weight = 1e-4
+    bn_prior: Weight = 2e-5
     """Weight, in the second half, of the CNN's batch-normalisation statistics."""
     prior: str = "cnn_mini_32"
     """The CNN: an embedded one or a timm model, whose pretrained weights are then needed."""
@@ -104,7 +111,7 @@ class GradViT(Attack):
     """Weight of total variation at the end; in between it changes in equal ratios."""
     squared_norm: Weight = 0.0
     """Weight of the squared distance from mid-grey."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0)] = 0.03
     """Adam's learning rate, pixels in [0, 1]."""
     second_moment: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Adam's second decay rate; below the usual 0.999 because the landscape changes with every relocation."""
@@ -132,7 +139,7 @@ class GradViT(Attack):
         if self.relocation and relocation is None:
             flags.append("relocation-does-not-apply")
         inversion = Inversion(
-            simulate=lambda images: nn.functional.cross_entropy(simulation.logits(images), labels),
+            simulate=self._simulated_loss(simulation, observation, labels),
             parameters={name: value for name, value in model.named_parameters() if name in observed},
             observed=observed,
             matching=self._matching_terms(simulation),
@@ -152,6 +159,12 @@ class GradViT(Attack):
             trials=self.trials,
             flags=tuple(flags),
         )
+
+    def _simulated_loss(self, simulation: Simulation, observation: Observation, labels: Tensor) -> Simulator:
+        if self.residual == "observed" and observation.batch_size == 1:
+            residual = observation.gradients[simulation.model.classifier_names()[1]]
+            return lambda images: (simulation.logits(images) * residual).sum()
+        return lambda images: nn.functional.cross_entropy(simulation.logits(images), labels)
 
     def _matched(self, name: str) -> bool:
         block = "blocks." in name

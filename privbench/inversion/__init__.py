@@ -6,6 +6,7 @@ from privbench.inversion.engine import (
     Outcome,
     PriorTerm,
     Relocation,
+    Simulator,
     candidate_gradients,
 )
 from privbench.inversion.labels import recover_labels
@@ -40,6 +41,7 @@ __all__ = [
     "RowCosine",
     "RowError",
     "Schedule",
+    "Simulator",
     "SquaredError",
     "SquaredNorm",
     "TotalVariation",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from privbench.adversary import simulate
 from privbench.attacks.gradvit import GradViT
 from privbench.client import observe
 from privbench.core import Observation, Progress, Secret, ThreatModel, UserError, build_defense, resolve_defense
@@ -68,6 +69,8 @@ def test_the_published_preset_has_the_published_numbers() -> None:
         "position_matching": 0.0,
         "position_error": 0.0,
         "schedule": "gradvit",
+        "residual": "simulated",
+        "layers": "all",
     }
     assert {name: paper[name] for name in expected} == expected
 
@@ -115,6 +118,25 @@ def test_known_labels_are_used_as_given() -> None:
     assert result.labels is not None
     assert result.labels.tolist() == labels.tolist()
     assert "labels-recovered" not in result.flags
+
+
+def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth() -> None:
+    images, labels = open_images("photos").load([2], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    simulation = simulate(observation)
+    for residual in ("observed", "simulated"):
+        loss = GradViT(residual=residual)._simulated_loss(simulation, observation, labels)  # type: ignore[arg-type]
+        parameters = {name: p for name, p in simulation.model.named_parameters() if "head" not in name}
+        gradients = torch.autograd.grad(loss(secret.images), list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            assert torch.allclose(gradient, observation.gradients[name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("layers", "count"), [("all", 41), ("first-block", 16), ("embedding", 4)])
+def test_only_the_chosen_layers_are_matched(layers: str, count: int) -> None:
+    observation, _ = _observe()
+    attack = GradViT(layers=layers)  # type: ignore[arg-type]
+    assert sum(attack._matched(name) for name in observation.gradients) == count
 
 
 def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
