@@ -25,10 +25,11 @@ def leaderboard(folder: Path) -> pd.DataFrame:
 
     Returns:
         One row per record, best defense first within each group of model, data set and adversary: sorted by mean PSNR,
-        ascending, and then by case. `rank` counts within the group; equal means share a rank.
+        ascending, and then by case. `rank` counts within the group; equal means share a rank. A case that was computed in
+        two places (the reference results and one's own, say) has two rows: they are two measurements.
 
     Raises:
-        UserError: There is no record, one cannot be read, or a case is recorded twice.
+        UserError: There is no record, or one cannot be read.
     """
     rows = pd.DataFrame([_row(record) for record in _records(folder)])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
@@ -36,7 +37,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     scores = sorted((name for name in rows.columns if _is_score(name)), key=_score_order)
     head = fixed.index("label_accuracy")
     rows = rows[[*fixed[:head], *scores, *fixed[head:]]]
-    order = [*_GROUP, "psnr_mean", "case"]
+    order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
     return rows.astype({"trials": "Int64"})
@@ -61,7 +62,6 @@ def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
 
 
 def _records(folder: Path) -> list[Record]:
-    seen: dict[str, Path] = {}
     records = []
     for path in find_records(folder):
         record = Record.load(path)
@@ -69,9 +69,6 @@ def _records(folder: Path) -> list[Record]:
             raise UserError(
                 f"{path} was changed: its case has the hash {record.case.identity}, not {record.case_id}; compute it again"
             )
-        if record.case_id in seen:
-            raise UserError(f"case {record.case_id} is recorded twice, in {seen[record.case_id]} and {path}; keep one")
-        seen[record.case_id] = path
         records.append(record)
     return records
 

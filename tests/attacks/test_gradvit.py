@@ -125,17 +125,17 @@ def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth()
     observation, secret = _observe(images=images, labels=labels.tolist())
     simulation = simulate(observation)
     for residual in ("observed", "simulated"):
-        loss = GradViT(residual=residual)._simulated_loss(simulation, observation, labels)  # type: ignore[arg-type]
+        loss = GradViT(residual=residual)._simulated_loss(simulation, observation, labels)
         parameters = {name: p for name, p in simulation.model.named_parameters() if "head" not in name}
         gradients = torch.autograd.grad(loss(secret.images), list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
             assert torch.allclose(gradient, observation.gradients[name], rtol=1e-3, atol=1e-6), name
 
 
-@pytest.mark.parametrize(("layers", "count"), [("all", 41), ("first-block", 16), ("embedding", 4)])
+@pytest.mark.parametrize(("layers", "count"), [("all", 44), ("first-block", 16), ("embedding", 4)])
 def test_only_the_chosen_layers_are_matched(layers: str, count: int) -> None:
     observation, _ = _observe()
-    attack = GradViT(layers=layers)  # type: ignore[arg-type]
+    attack = GradViT(layers=layers)
     assert sum(attack._matched(name) for name in observation.gradients) == count
 
 
@@ -161,9 +161,9 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
 def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
     images, labels = open_images("photos").load([3], 32)
     observation, secret = _observe(images=images, labels=labels.tolist())
-    attack = GradViT(steps=150)(observation, generator=_generator())
-    control = GradViT.from_preset("priors-only", {"steps": 150})(observation, generator=_generator())
-    assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 3
+    attack = GradViT(steps=300)(observation, generator=_generator())
+    control = GradViT.from_preset("priors-only", {"steps": 300})(observation, generator=_generator())
+    assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 5
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
 
 WALK = ("--attack", "test-walk", "--set", "attack.steps=20", "--set", "attack.pause=0.05")
-GRADVIT = ("--attack", "gradvit", "--preset", "quick", "--set", "attack.steps=60", "--set", "attack.bn_prior=0")
+GRADVIT = ("--attack", "gradvit", "--preset", "quick", "--set", "attack.steps=60", "--set", "attack.bn_prior=2e-5")
 
 
 def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
