@@ -49,6 +49,9 @@ Examples:
 @click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:INDEX.")
 @click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]"
+)
+@click.option(
     "--output", type=click.Path(path_type=Path), default=_FOLDER_OF_RUNS, show_default=True, help="Folder of all cases."
 )
 @click.option("--config", type=click.Path(path_type=Path), help="A resolved case.yaml to start from; other options change it.")
@@ -65,6 +68,7 @@ def run(
     lpips_weights: Path | None,
     download: bool,
     device: str,
+    threads: int | None,
     output: Path,
     force: bool,
     dry_run: bool,
@@ -76,7 +80,7 @@ def run(
 
     A finished case is not computed again, and an interrupted one continues: repeat the same command.
     """
-    from privbench.cli.device import resolve_device
+    from privbench.cli.device import cpu_threads, resolve_device
     from privbench.cli.session import Session, print_cases
     from privbench.runs.execute import Suites
     from privbench.runs.interrupt import Interrupted
@@ -91,7 +95,8 @@ def run(
             print_cases(cases, output)
             return
         session = Session(cases, output=output, device=place, suites=Suites(lpips_weights, download=download))
-        records = session.compute(force=force, quiet=quiet, checkpoint_interval=checkpoint_interval)
+        with cpu_threads(threads, max(case.victim.model.image_size for case in cases)):
+            records = session.compute(force=force, quiet=quiet, checkpoint_interval=checkpoint_interval)
         session.show(records)
     except KeyboardInterrupt as stop:
         repeat = "repeat the command without --force" if force else "repeat the command"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from privbench.cli.device import resolve_device
+from privbench.cli.device import cpu_threads, resolve_device
 from privbench.core import UserError
 
 
@@ -32,3 +32,15 @@ def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == torch.device("cuda")
     with pytest.raises(UserError, match="2 CUDA devices found"):
         resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("wish", "image_size", "expected"), [(None, 32, 1), (None, 224, 3), (2, 32, 2), (2, 224, 2)])
+def test_small_inputs_get_one_thread_and_the_number_is_put_back(wish: int | None, image_size: int, expected: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with cpu_threads(wish, image_size):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
