@@ -15,9 +15,9 @@ __all__ = ["recover_labels"]
 def recover_labels(observation: Observation, weight: str) -> Tensor:
     """The labels of a batch without repeats, as in GradInversion (Yin et al., CVPR 2021).
 
-    A class is present where some column of the classifier's weight gradient is strongly negative; the `batch_size` classes
-    with the lowest minimum over columns are taken. Exact for a batch of one with non-negative features and nearly so otherwise;
-    the order within a batch cannot be known, and repeated labels are missed.
+    The `batch_size` classes with the lowest evidence are taken. Evidence is the bias gradient where there is one (exact for a
+    batch of one), else, as published, the lowest entry of the class's row in the weight gradient (exact for a batch of one with
+    non-negative features). The order within a batch cannot be known, and repeated labels are missed.
 
     Args:
         observation: What the attacker sees.

@@ -15,6 +15,11 @@ __all__ = ["GradientDistance", "LayerCosine", "RowCosine", "RowError", "SquaredE
 _TINY = 1e-12
 
 
+def _rows(candidate: Tensor, observed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first rows of a table's gradients: `[trials, count, width]` of the candidates, `[count, width]` observed."""
+    return candidate.flatten(1, 2)[:, :count], observed[0, :count]
+
+
 class GradientDistance(ABC):
     """How far candidate gradients are from the observed ones."""
 
@@ -76,7 +81,7 @@ class RowCosine(GradientDistance):
 
     def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """Mean over rows."""
-        ours, target = candidate[self.name].flatten(1, 2)[:, : self.rows], observed[self.name][0, : self.rows]
+        ours, target = _rows(candidate[self.name], observed[self.name], self.rows)
         product = (ours * target).sum(2)
         norms = (ours.square().sum(2) + _TINY).sqrt() * (target.square().sum(1) + _TINY).sqrt()
         present = target.any(dim=1)
@@ -100,6 +105,6 @@ class RowError(GradientDistance):
 
     def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """Mean over rows."""
-        ours, target = candidate[self.name].flatten(1, 2)[:, : self.rows], observed[self.name][0, : self.rows]
+        ours, target = _rows(candidate[self.name], observed[self.name], self.rows)
         sizes = target.square().sum(1)
         return ((ours - target).square().sum(2) / (sizes + 0.1 * sizes.mean() + _TINY)).mean(1)
