@@ -1,6 +1,14 @@
 """Attacks, one file each; a new one is a file, a line here, and a card in README.md."""
 
 BUILT_IN = {
+    "april": "privbench.attacks.april:April",
+    "april-optimisation": "privbench.attacks.april_optimisation:AprilOptimisation",
+    "closed-form": "privbench.attacks.closed_form:ClosedForm",
+    "dlg": "privbench.attacks.dlg:DeepLeakage",
+    "gradinversion": "privbench.attacks.gradinversion:GradInversion",
     "gradvit": "privbench.attacks.gradvit:GradViT",
+    "idlg": "privbench.attacks.idlg:ImprovedDeepLeakage",
+    "inverting-gradients": "privbench.attacks.inverting_gradients:InvertingGradients",
+    "subspace": "privbench.attacks.subspace:Subspace",
 }
 """Registered name to `module:class`."""

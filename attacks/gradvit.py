@@ -7,17 +7,18 @@
 (`residual=simulated`), and matching up to the first block only (`layers=all`); `paper` is the published form.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from privbench.adversary import Simulation, simulate
-from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy
+from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.core.patches import rearrange
 from privbench.inversion import (
+    Adam,
     BatchNormStatistics,
     Constant,
     Cosine,
@@ -37,7 +38,6 @@ from privbench.inversion import (
     SquaredError,
     SquaredNorm,
     TotalVariation,
-    recover_labels,
 )
 from privbench.models import load_prior
 
@@ -46,7 +46,7 @@ __all__ = ["GradViT"]
 Weight = Annotated[float, Field(ge=0)]
 
 
-class GradViT(Attack):
+class GradViT(GroupAttack):
     """Gradient matching with a CNN's batch-normalisation prior, patch, registration and variation priors, on a schedule."""
 
     name: ClassVar[str] = "gradvit"
@@ -117,7 +117,7 @@ class GradViT(Attack):
     """Adam's second decay rate; below the usual 0.999 because the landscape changes with every relocation."""
     hold: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the steps at the full learning rate; then half a cosine to 0."""
-    start: Literal["uniform", "normal", "grey"] = "grey"
+    start: Start = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
     relocation: bool = True
     """Whether patches are moved to where the position gradient puts them (batch of one, learned position embedding)."""
@@ -126,45 +126,57 @@ class GradViT(Attack):
     relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the steps after which nothing is relocated any more."""
 
-    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+    def group_size(self, observation: Observation) -> int:
+        """As many as the engine attacks best in one step, by the size of this victim."""
+        return matching_group_size(observation, self.trials, self._matched)
+
+    def run_group(
+        self,
+        observations: Sequence[Observation],
+        *,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+    ) -> list[Reconstruction | Failure]:
         """Recovers the labels where they are unknown, then inverts."""
-        simulation = simulate(observation)
-        model = simulation.model
-        labels, flags = observation.labels, list(simulation.view.flags)
-        if labels is None:
-            labels = recover_labels(observation, model.classifier_names()[0])
-            flags.append("labels-recovered")
-        observed = {name: value for name, value in observation.gradients.items() if self._matched(name)}
-        relocation = self._relocation(simulation, observation)
-        if self.relocation and relocation is None:
-            flags.append("relocation-does-not-apply")
+        clients = Clients.of(observations)
+        first = clients.simulation
+        relocation = self._relocation(first, observations[0])
         inversion = Inversion(
-            simulate=self._simulated_loss(simulation, observation, labels),
-            parameters={name: value for name, value in model.named_parameters() if name in observed},
-            observed=observed,
-            matching=self._matching_terms(simulation),
-            priors=self._prior_terms(simulation, observation.device),
+            simulate=self._simulator(first, observations[0]),
+            parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},
+            matching=self._matching_terms(first),
+            priors=self._prior_terms(first, clients.device),
             steps=self.steps,
-            learning_rate=Cosine(self.learning_rate, self.hold),
-            second_moment=self.second_moment,
+            optimiser=Adam(Cosine(self.learning_rate, self.hold), second_moment=self.second_moment),
             relocation=relocation,
             phase=self._phase,
         )
-        outcome = inversion.run(self._start(observation, generator), progress)
-        return Reconstruction(
-            images=outcome.images,
-            labels=labels,
-            losses=outcome.losses,
-            steps=self.steps * self.trials,
+        return clients.invert(
+            inversion,
+            start=self.start,
             trials=self.trials,
-            flags=tuple(flags),
+            generators=generators,
+            progress=progress,
+            execution=execution,
+            contexts=[self._residual(first, *pair) for pair in zip(observations, clients.labels, strict=True)],
+            flags=["relocation-does-not-apply"] if self.relocation and relocation is None else [],
         )
 
-    def _simulated_loss(self, simulation: Simulation, observation: Observation, labels: Tensor) -> Simulator:
-        if self.residual == "observed" and observation.batch_size == 1:
-            residual = observation.gradients[simulation.model.classifier_names()[1]]
-            return lambda images: (simulation.logits(images) * residual).sum()
-        return lambda images: nn.functional.cross_entropy(simulation.logits(images), labels)
+    def _observes_residual(self, observation: Observation) -> bool:
+        return self.residual == "observed" and observation.batch_size == 1
+
+    def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
+        if self._observes_residual(observation):
+            return {"residual": observation.gradients[simulation.model.classifier_names()[1]]}
+        return {"labels": labels}
+
+    def _simulator(self, simulation: Simulation, observation: Observation) -> Simulator:
+        if self._observes_residual(observation):
+            return lambda parameters, images, context: (
+                simulation.logits(images, context, parameters) * context["residual"]
+            ).sum()
+        return mean_cross_entropy(simulation)
 
     def _matched(self, name: str) -> bool:
         block = "blocks." in name
@@ -217,15 +229,6 @@ class GradViT(Attack):
             patches=simulation.model.patch_count,
             rearrange=lambda images, order: rearrange(images, order, size),
         )
-
-    def _start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        shape = (self.trials, observation.batch_size, *observation.image_shape)
-        if self.start == "uniform":
-            images = torch.rand(shape, generator=generator)
-        else:
-            deviation = 0.25 if self.start == "normal" else 0.05
-            images = (0.5 + deviation * torch.randn(shape, generator=generator)).clamp(0, 1)
-        return images.to(observation.device)
 
     def _phase(self, share: float) -> str:
         if self.gradient == self.position_matching == self.position_error == 0:

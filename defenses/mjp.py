@@ -163,16 +163,24 @@ class MaskedJigsawPuzzle(Defense):
 
         Unaware: the plain pass with ordinary positions. Aware: the mask is read off the position table's gradient, whose
         masked rows are exactly zero, and those patches get the unknown row; the order among them cannot show in the gradient,
-        because patches that share one position row are interchangeable (flag). Oracle: mask and order are applied.
+        because patches that share one position row are interchangeable: they are movable, and their order is left to the
+        attack (flag). Oracle: mask and order are applied.
         """
         victim = cast(Victim, model)
         size = cast(int, victim.patch_size)
         if observation.threat_model.adversary == "oracle":
-            mask, order = observation.disclosed["mjp.mask"], observation.disclosed["mjp.order"]
-            return AttackerView(lambda given: ModelInput(rearrange(given.images, order, size), mask))
+            return AttackerView(
+                lambda given, known: ModelInput(rearrange(given.images, known["mjp.order"], size), known["mjp.mask"]),
+                {name: observation.disclosed[name] for name in ("mjp.mask", "mjp.order")},
+            )
         if observation.threat_model.adversary == "aware":
             mask = masked_rows(victim, observation)
-            return AttackerView(lambda given: ModelInput(given.images, mask), ("order-not-inferred",))
+            return AttackerView(
+                lambda given, known: ModelInput(given.images, known["mjp.mask"]),
+                {"mjp.mask": mask},
+                ("order-not-inferred",),
+                mask,
+            )
         return AttackerView()
 
     def claim(self) -> str:

@@ -38,15 +38,20 @@ class NaiveShuffle(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the pass with as much of the order as the adversary has.
 
-        Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes, and the order
-        is not inferred (flag). Oracle: the true order is applied to the candidate, so the candidate is the image itself.
+        Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes; all patches are
+        movable, and the order is left to the attack (flag). Oracle: the true order is applied to the candidate, so the
+        candidate is the image itself.
         """
         if observation.threat_model.adversary == "oracle":
-            order = observation.disclosed["naive-shuffle.order"]
-            size = _patch_size(model)
-            return AttackerView(lambda given: ModelInput(rearrange(given.images, order, size), given.unknown_positions))
-        aware = observation.threat_model.adversary == "aware"
-        return AttackerView(flags=("order-not-inferred",) if aware else ())
+            name, size = "naive-shuffle.order", _patch_size(model)
+            return AttackerView(
+                lambda given, known: ModelInput(rearrange(given.images, known[name], size), given.unknown_positions),
+                {name: observation.disclosed[name]},
+            )
+        if observation.threat_model.adversary == "aware":
+            everywhere = torch.ones(cast(Victim, model).patch_count, dtype=torch.bool, device=observation.device)
+            return AttackerView(flags=("order-not-inferred",), movable=everywhere)
+        return AttackerView()
 
     def claim(self) -> str:
         """Hides places, not contents."""

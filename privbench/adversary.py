@@ -1,17 +1,35 @@
 """The attacker's copy of the client, rebuilt from an observation alone: the mirror of `client`.
 
 Attacks that simulate the forward pass start here; what the simulation applies depends on the adversary of the threat model.
+`Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, ModelInput, Observation, build_defense, resolve_defense
+from privbench.core import (
+    AttackerView,
+    Defense,
+    Execution,
+    Failure,
+    ModelInput,
+    Observation,
+    Progress,
+    Reconstruction,
+    build_defense,
+    resolve_defense,
+)
+from privbench.inversion import Inversion, LabelRule, Outcome, Simulator, Target, group_size, recover_labels
 from privbench.models import Victim, build_model
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Clients", "Simulation", "Start", "matching_group_size", "mean_cross_entropy", "simulate", "start_images"]
+
+Start = Literal["uniform", "normal", "grey"]
+"""Uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +44,21 @@ class Simulation:
     model: Victim
     view: AttackerView
 
-    def logits(self, images: Tensor) -> Tensor:
-        """What the simulated client's model says to candidate images `[batch, 3, height, width]` in [0, 1]."""
-        fed = self.view.feed(ModelInput(images))
-        logits: Tensor = self.model(fed.images, fed.unknown_positions)
+    def logits(
+        self, images: Tensor, known: Mapping[str, Tensor] | None = None, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """What the simulated client's model says to candidates.
+
+        Args:
+            images: `[batch, 3, height, width]` in [0, 1].
+            known: Stands in for `view.known`, where several clients are simulated at once.
+            parameters: Stand in for the model's own, by name.
+
+        Returns:
+            `[batch, classes]`.
+        """
+        fed = self.view.feed(ModelInput(images), self.view.known if known is None else known)
+        logits: Tensor = torch.func.functional_call(self.model, dict(parameters or {}), (fed.images, fed.unknown_positions))
         return logits
 
 
@@ -46,5 +75,160 @@ def simulate(observation: Observation) -> Simulation:
         model = build_model(observation.model)
     defense.prepare_model(model)
     model.load_state_dict(dict(observation.model_state))
-    model.to(observation.device).train(observation.threat_model.model_mode == "train")
+    model.to(observation.device).requires_grad_(False)
+    model.train(observation.threat_model.model_mode == "train")
+    if model.training:
+        # Running statistics take no part in train mode, and updating them in place is no pure function.
+        torch.func.replace_all_batch_norm_modules_(model)
     return Simulation(model, defense.attacker_view(model, observation))
+
+
+def mean_cross_entropy(simulation: Simulation) -> Simulator:
+    """The client's loss as the engine takes it, with the labels in the context."""
+    return lambda parameters, images, context: nn.functional.cross_entropy(
+        simulation.logits(images, context, parameters), context["labels"]
+    )
+
+
+def start_images(start: Start, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:
+    """Candidates to start from, `[trials, batch, 3, height, width]` in [0, 1], on the observation's device."""
+    shape = (trials, observation.batch_size, *observation.image_shape)
+    if start == "uniform":
+        images = torch.rand(shape, generator=generator)
+    else:
+        deviation = 0.25 if start == "normal" else 0.05
+        images = (0.5 + deviation * torch.randn(shape, generator=generator)).clamp(0, 1)
+    return images.to(observation.device)
+
+
+def matching_group_size(observation: Observation, trials: int, matched: Callable[[str], bool] = lambda _: True) -> int:
+    """How many observations like this one the engine attacks best in one step.
+
+    Args:
+        observation: One of them.
+        trials: Trials of each.
+        matched: Whether the gradient of the parameter of this name is matched.
+    """
+    model = simulate(observation).model
+    tokens = trials * observation.batch_size * max(model.patch_count, 1)
+    parameters = sum(value.numel() for name, value in observation.gradients.items() if matched(name))
+    return group_size(tokens=tokens, parameters=parameters, device=observation.device)
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Independent observations of one model, prepared for gradient matching.
+
+    Attributes:
+        observations: At least one.
+        simulation: Of the first; the model is the same for all, only what the adversary believes differs.
+        views: What the adversary believes of each.
+        labels: `[batch]` of each, known or recovered.
+    """
+
+    observations: Sequence[Observation]
+    simulation: Simulation
+    views: Sequence[AttackerView]
+    labels: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, observations: Sequence[Observation], rule: LabelRule = "last-layer") -> "Clients":
+        """Simulates each client, and recovers the labels where they are unknown.
+
+        Args:
+            observations: At least one.
+            rule: How labels are recovered.
+
+        Raises:
+            UserError: The rule does not apply, or see `simulate`.
+        """
+        first = simulate(observations[0])
+        views = [first.view, *(simulate(observation).view for observation in observations[1:])]
+        weight = first.model.classifier_names()[0]
+        labels = [
+            recover_labels(observation, weight, rule) if observation.labels is None else observation.labels
+            for observation in observations
+        ]
+        return cls(observations, first, views, labels)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The model's, by name."""
+        return dict(self.simulation.model.named_parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the observations lie."""
+        return self.observations[0].device
+
+    def _targets(
+        self, names: Iterable[str], starts: Sequence[Tensor], contexts: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> list[Target]:
+        """The engine's targets.
+
+        Args:
+            names: The matched parameters.
+            starts: Start images of each.
+            contexts: What the simulator needs besides what the view knows; None: the labels.
+        """
+        names = list(names)
+        contexts = [{"labels": labels} for labels in self.labels] if contexts is None else contexts
+        return [
+            Target({name: observation.gradients[name] for name in names}, start, {**view.known, **context})
+            for observation, view, start, context in zip(self.observations, self.views, starts, contexts, strict=True)
+        ]
+
+    def invert(
+        self,
+        inversion: Inversion,
+        *,
+        start: Start,
+        trials: int,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+        contexts: Sequence[Mapping[str, Tensor]] | None = None,
+        flags: Sequence[str] = (),
+    ) -> list[Reconstruction | Failure]:
+        """Runs an inversion for all of them, from start images to what the attack returns.
+
+        Args:
+            inversion: What the attack declares.
+            start: Which start images.
+            trials: Trials of each.
+            generators: One for each.
+            progress: Where to report to.
+            execution: How to compute.
+            contexts: What the simulator needs of each besides what the view knows; None: the labels.
+            flags: Remarks on all of them.
+        """
+        pairs = zip(self.observations, generators, strict=True)
+        starts = [start_images(start, trials, *pair) for pair in pairs]
+        outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, execution)
+        return self._reconstructions(outcomes, steps=inversion.steps, trials=trials, flags=flags)
+
+    def _reconstructions(
+        self, outcomes: Sequence[Outcome | Failure], *, steps: int, trials: int, flags: Sequence[str] = ()
+    ) -> list[Reconstruction | Failure]:
+        """What the attack returns.
+
+        Args:
+            outcomes: The engine's, in order.
+            steps: Of each trial.
+            trials: Trials of each.
+            flags: Remarks on all of them.
+        """
+        recovered = ["labels-recovered"] if self.observations[0].labels is None else []
+        return [
+            outcome
+            if isinstance(outcome, Failure)
+            else Reconstruction(
+                images=outcome.images,
+                labels=labels,
+                losses=outcome.losses,
+                steps=steps * trials,
+                trials=trials,
+                flags=(*view.flags, *recovered, *flags),
+            )
+            for outcome, labels, view in zip(outcomes, self.labels, self.views, strict=True)
+        ]

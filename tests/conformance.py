@@ -63,10 +63,12 @@ def client_update(
 def simulated_gradients(observation: Observation, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The gradient that this adversary's simulation of the client computes for given images."""
     simulation = simulate(observation)
-    parameters = dict(simulation.model.named_parameters())
-    loss = nn.functional.cross_entropy(simulation.logits(images), labels)
-    values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, values, strict=True))
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(simulation.logits(images, parameters=parameters), labels)
+
+    gradients: dict[str, Tensor] = torch.func.grad(loss)(dict(simulation.model.named_parameters()))
+    return gradients
 
 
 def round_trip(component: Component) -> Component:

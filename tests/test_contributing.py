@@ -39,10 +39,10 @@ def imported(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Both examples, under their names, as long as the test runs."""
-    ATTACKS.register("dlg", imported("dlg", example("Attack"), tmp_path, monkeypatch).DeepLeakage)
+    ATTACKS.register("plain", imported("plain", example("GroupAttack"), tmp_path, monkeypatch).PlainMatching)
     DEFENSES.register("mirror", imported("mirror", example("Defense"), tmp_path, monkeypatch).Mirror)
     yield
-    ATTACKS.unregister("dlg")
+    ATTACKS.unregister("plain")
     DEFENSES.unregister("mirror")
 
 
@@ -66,13 +66,13 @@ def test_both_examples_run_from_the_command_line(tmp_path: Path) -> None:
         "--output",
         str(tmp_path / "runs"),
     ]
-    what = ["--attack", "dlg:steps=3", "--defense", "mirror:probability=1", "--adversary", "oracle"]
+    what = ["--attack", "plain:steps=3", "--defense", "mirror:probability=1", "--adversary", "oracle"]
     result = CliRunner().invoke(main, ["run", *what, *where])
     assert result.exit_code == 0, result.output
     assert "mirror:probability=1.0" in result.output
     (path,) = (tmp_path / "runs").rglob("record.json")
     record = Record.load(path)
-    assert (record.case.attack.name, record.case.defense_name) == ("dlg", "mirror")
+    assert (record.case.attack.name, record.case.defense_name) == ("plain", "mirror")
     assert record.images[0].failure is None
 
 

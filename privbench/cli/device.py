@@ -9,7 +9,7 @@ from privbench.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cpu_threads", "resolve_device"]
+__all__ = ["cpu_threads", "resolve_device", "resolve_devices"]
 
 _SMALL_INPUT = 64
 
@@ -33,6 +33,20 @@ def resolve_device(text: str) -> "torch.device":
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device '{text}' is not there ({torch.cuda.device_count()} CUDA devices found); use --device cpu")
     return device
+
+
+def resolve_devices(text: str) -> "list[torch.device]":
+    """As `resolve_device`; `auto` and `cuda` without an index are all CUDA devices that are visible.
+
+    Raises:
+        UserError: The device is unknown or not there.
+    """
+    import torch
+
+    device = resolve_device(text)
+    if text not in {"auto", "cuda"} or device.type != "cuda" or torch.cuda.device_count() == 1:
+        return [device]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The progress of a run on stderr: a live line on a terminal, an occasional plain line anywhere else."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -34,32 +35,40 @@ class Position:
         case: The case.
         label: How the display calls it.
         batches: Number of client batches.
+        finished: Which of them are finished already.
     """
 
-    def __init__(self, case: Case, label: str, batches: int) -> None:
+    def __init__(self, case: Case, label: str, batches: int, finished: Sequence[int] = ()) -> None:
         self.case = case
         self.label = label
         self.batches = batches
-        self.batch = 0
+        self.group: Sequence[int] = (0,)
         self.step = 0
         self.total = 1
         self.phase = ""
         self.losses: Mapping[str, float] = {}
+        self._done = dict.fromkeys(finished, 1.0)
         self._began = time.perf_counter()
         self._start: float | None = None
 
-    def moved(self, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        """Takes a report of the attack."""
-        self.batch, self.step, self.total, self.phase, self.losses = batch, step, max(total, 1), phase, losses
+    def moved(self, group: Sequence[int], step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
+        """Takes a report of the attack on a group of batches."""
+        self.group, self.step, self.total, self.phase = group, step, max(total, 1), phase
+        self.losses = _means(losses)
+        self._done.update(dict.fromkeys(group, min(step / self.total, 1.0)))
         if self._start is None:
             # A continued case does not begin at 0; the pace counts from here.
             self._start = self.fraction
             self._began = time.perf_counter()
 
+    def scored(self, batch: int) -> None:
+        """Takes the end of a batch, which an attack that fails reaches before its last step."""
+        self._done[batch] = 1.0
+
     @property
     def fraction(self) -> float:
         """Share of the case that is done, in [0, 1]."""
-        return min((self.batch + self.step / self.total) / self.batches, 1.0)
+        return sum(self._done.values()) / self.batches
 
     @property
     def elapsed(self) -> float:
@@ -74,13 +83,14 @@ class Position:
 
     @property
     def place(self) -> str:
-        """Which image or batch of how many, and which step."""
-        word = "image" if self.case.batch_size == 1 else "batch"
-        return f"{word} {self.batch + 1}/{self.batches}, step {self.step}/{self.total}"
+        """Which images or batches of how many, and which step."""
+        word, words = ("image", "images") if self.case.batch_size == 1 else ("batch", "batches")
+        which = _ranges([batch + 1 for batch in self.group])
+        return f"{word if len(self.group) == 1 else words} {which}/{self.batches}, step {self.step}/{self.total}"
 
     @property
     def loss_text(self) -> str:
-        """The losses, three digits each."""
+        """The losses, means over the group, three digits each."""
         return "  ".join(f"{name} {value:.3g}" for name, value in self.losses.items())
 
     @property
@@ -88,6 +98,27 @@ class Position:
         """Elapsed and remaining time."""
         remaining = self.remaining
         return clock(self.elapsed) + (f", {clock(remaining)} left" if remaining is not None else "")
+
+
+def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each loss over those that have it; one that failed does not hide the others."""
+    means = {}
+    for name in dict.fromkeys(name for mapping in losses for name in mapping):
+        values = [mapping[name] for mapping in losses if name in mapping]
+        finite = [value for value in values if math.isfinite(value)]
+        means[name] = sum(finite) / len(finite) if finite else values[0]
+    return means
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as `1-3,5`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 class _Display(Listener):
@@ -99,9 +130,14 @@ class _Display(Listener):
         self.position: Position | None = None
         self._noted: set[str] = set()
 
-    def started(self, case: Case, batches: int) -> None:
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """Begins a new position."""
-        self.position = Position(case, self.labels[case.identity], batches)
+        self.position = Position(case, self.labels[case.identity], batches, finished)
+
+    def batch(self, case: Case, batch: int) -> None:
+        """Counts the batch as done."""
+        if self.position is not None:
+            self.position.scored(batch)
 
     def reused(self, record: Record) -> None:
         """Says that nothing needs to be computed."""
@@ -136,7 +172,7 @@ class QuietProgress(_Display):
 
 
 class PlainProgress(_Display):
-    """A line per image, per change of phase, and every ten seconds; for files, pipes and logs.
+    """A line per group, per change of phase, and every ten seconds; for files, pipes and logs.
 
     Args:
         console: Where to.
@@ -146,21 +182,29 @@ class PlainProgress(_Display):
     def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
         super().__init__(console, labels)
         self._said = 0.0
-        self._at: tuple[int, str] | None = None
+        self._phases: dict[tuple[int, ...], str] = {}
 
-    def started(self, case: Case, batches: int) -> None:
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """Begins a new position."""
-        super().started(case, batches)
-        self._at = None
+        super().started(case, batches, finished)
+        self._phases.clear()
 
-    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
         """Prints a line where one is due."""
         if self.position is None:
             return
-        self.position.moved(batch, step, total, phase, losses)
-        now = time.perf_counter()
-        if (batch, phase) != self._at or now - self._said >= _PLAIN_INTERVAL:
-            self._said, self._at = now, (batch, phase)
+        self.position.moved(batches, step, total, phase, losses)
+        now, group = time.perf_counter(), tuple(batches)
+        if self._phases.get(group) != phase or now - self._said >= _PLAIN_INTERVAL:
+            self._said, self._phases[group] = now, phase
             where = self.position
             self._print(f"{where.label}: {where.place}, {phase}, {where.loss_text}, {where.time_text}")
 
@@ -185,11 +229,19 @@ class LiveProgress(_Display):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._live.stop()
 
-    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
         """Redraws the line, five times a second at most."""
         if self.position is None:
             return
-        self.position.moved(batch, step, total, phase, losses)
+        self.position.moved(batches, step, total, phase, losses)
         now = time.perf_counter()
         if now - self._shown >= _LIVE_INTERVAL:
             self._shown = now

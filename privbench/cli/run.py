@@ -1,7 +1,7 @@
 """`privbench run`: attack private images under one or several defenses, score what comes back, show it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -17,6 +17,15 @@ Examples:
   privbench run --defense mjp:mask_ratio=0.5 --adversary oracle --set attack.steps=300
   privbench run --config results/runs/CASE/case.yaml --seed 1
 """
+
+
+def _group_size(context: click.Context, option: click.Parameter, value: str) -> int | None:
+    """None for `auto`."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"'{value}' is neither 'auto' nor a number of at least 1.", context, option)
+    return int(value)
 
 
 @click.command(epilog=_EXAMPLES)
@@ -47,7 +56,29 @@ Examples:
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
 @click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:INDEX.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the optimisation step: auto where it saves more time than it takes.",
+)
+@click.option(
+    "--group",
+    callback=_group_size,
+    metavar="[auto|N]",
+    default="auto",
+    show_default=True,
+    help="Client batches attacked together: auto, what suits attack and device, or a number.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32"]),
+    default="fp32",
+    show_default=True,
+    help="Of matrix products in the attack on CUDA.",
+)
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]"
 )
@@ -68,6 +99,9 @@ def run(
     lpips_weights: Path | None,
     download: bool,
     device: str,
+    compile: Literal["auto", "on", "off"],  # noqa: A002 (the option's name)
+    group: int | None,
+    precision: Literal["fp32", "tf32"],
     threads: int | None,
     output: Path,
     force: bool,
@@ -80,21 +114,29 @@ def run(
 
     A finished case is not computed again, and an interrupted one continues: repeat the same command.
     """
-    from privbench.cli.device import cpu_threads, resolve_device
+    from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.session import Session, print_cases
+    from privbench.core import Execution
     from privbench.runs.execute import Suites
     from privbench.runs.interrupt import Interrupted
     from privbench.runs.resolve import RunOptions, resolve_cases
     from privbench.runs.store import check_output
 
     try:
-        place = resolve_device(device)
+        devices = resolve_devices(device)
         check_output(output)
         cases = resolve_cases(RunOptions(**options))
         if dry_run:
             print_cases(cases, output)
             return
-        session = Session(cases, output=output, device=place, suites=Suites(lpips_weights, download=download))
+        session = Session(
+            cases,
+            output=output,
+            devices=devices,
+            suites=Suites(lpips_weights, download=download),
+            group=group,
+            execution=Execution(compile=compile, precision=precision),
+        )
         with cpu_threads(threads, max(case.victim.model.image_size for case in cases)):
             records = session.compute(force=force, quiet=quiet, checkpoint_interval=checkpoint_interval)
         session.show(records)

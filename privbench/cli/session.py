@@ -12,7 +12,7 @@ from privbench.cli.drawing import draw_case, draw_defenses
 from privbench.cli.labels import defense_label
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.cli.tables import case_table, defenses_table, footnotes
-from privbench.core import Case, Record
+from privbench.core import Case, Execution, Record
 from privbench.runs.execute import Suites, check_case, run_case
 from privbench.runs.pictures import shown_case
 from privbench.runs.store import CaseFolder, atomic_write
@@ -36,15 +36,28 @@ class Session:
     Args:
         cases: At least one.
         output: Folder of all cases.
-        device: Where to compute.
+        devices: Where to compute.
         suites: What to score by.
+        group: How many client batches are attacked together; None: what the attack finds best.
+        execution: How attacks compute.
     """
 
-    def __init__(self, cases: Sequence[Case], *, output: Path, device: torch.device, suites: Suites) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        *,
+        output: Path,
+        devices: Sequence[torch.device],
+        suites: Suites,
+        group: int | None,
+        execution: Execution,
+    ) -> None:
         self.cases = cases
         self.output = output
-        self.device = device
+        self.devices = devices
         self.suites = suites
+        self.group = group
+        self.execution = execution
         self.labels = {case.identity: defense_label(case) for case in cases}
 
     def compute(self, *, force: bool, quiet: bool, checkpoint_interval: float) -> list[Record]:
@@ -57,7 +70,7 @@ class Session:
         pending = [case for case in self.cases if force or CaseFolder(self.output, case).record() is None]
         if len(pending) > 1:
             for case in pending:
-                check_case(case, device=self.device, suites=self.suites)
+                check_case(case, device=self.devices[0], suites=self.suites)
         console = notes_console()
         display = QuietProgress if quiet else LiveProgress if console.is_terminal else PlainProgress
         with display(console, self.labels) as listener:
@@ -65,12 +78,14 @@ class Session:
                 run_case(
                     case,
                     output=self.output,
-                    device=self.device,
+                    devices=self.devices,
                     force=force,
                     listener=listener,
                     suites=self.suites,
                     checkpoint_interval=checkpoint_interval,
                     draw=draw_case,
+                    group=self.group,
+                    execution=self.execution,
                 )
                 for case in self.cases
             ]
@@ -89,7 +104,7 @@ class Session:
             click.echo(self._draw(records, labels))
 
     def _draw(self, records: Sequence[Record], labels: Sequence[str]) -> Path:
-        shown = [shown_case(record, folder=self.output / record.case.folder, device=self.device) for record in records]
+        shown = [shown_case(record, folder=self.output / record.case.folder, device=self.devices[0]) for record in records]
         identity = hashlib.sha256("".join(record.case_id for record in records).encode()).hexdigest()[:12]
         path = self.output / f"comparison-{identity}.png"
         atomic_write(path, draw_defenses(shown, labels))

@@ -1,14 +1,15 @@
 """The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project."""
 
-from privbench.core.attack import Attack
+from privbench.core.attack import Attack, GroupAttack
 from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.defense import AttackerView, Defense, ProtectedInput
 from privbench.core.errors import UserError, unknown_name
+from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import ModelInput, ModelSpec, Observation, Secret, ThreatModel
-from privbench.core.reconstruction import Progress, Reconstruction
+from privbench.core.reconstruction import Failure, Progress, Reconstruction
 from privbench.core.record import ImageResult, Interval, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, METRICS, MODELS, Registry
 from privbench.core.spec import Spec, parse_spec, parse_specs
@@ -26,6 +27,9 @@ __all__ = [
     "ComponentSpec",
     "DataSpec",
     "Defense",
+    "Execution",
+    "Failure",
+    "GroupAttack",
     "ImageResult",
     "Interval",
     "Metric",

@@ -1,17 +1,18 @@
 """The contract of an attack: an `Observation` in, a `Reconstruction` out, and nothing of the truth in between."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
 
 from privbench.core.component import Component
 from privbench.core.errors import UserError
+from privbench.core.execution import Execution
 from privbench.core.observation import Observation
-from privbench.core.reconstruction import Progress, Reconstruction
+from privbench.core.reconstruction import Failure, Progress, Reconstruction
 
-__all__ = ["Attack"]
+__all__ = ["Attack", "GroupAttack"]
 
 
 class Attack(Component, ABC):
@@ -26,7 +27,12 @@ class Attack(Component, ABC):
 
     @final
     def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: Progress | None = None
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+        execution: Execution | None = None,
     ) -> Reconstruction:
         """Checks that the attack applies, runs it, and checks what it returns.
 
@@ -34,29 +40,81 @@ class Attack(Component, ABC):
             observation: What the attacker sees.
             generator: Source of all randomness, on the CPU; the same state gives the same result.
             progress: Where to report to.
+            execution: How to compute.
 
         Raises:
             UserError: The attack does not apply to this observation.
-            RuntimeError: The attack broke its contract (shape, range, non-finite pixels).
+            RuntimeError: The attack broke its contract (shape, range).
+            ArithmeticError: The attack failed on this observation, or returned non-finite pixels.
         """
-        self.require(observation)
-        reconstruction = self.run(observation, generator=generator, progress=progress or Progress())
-        images = reconstruction.images
+        (result,) = self.together([observation], generators=[generator], progress=progress, execution=execution)
+        if isinstance(result, Failure):
+            raise ArithmeticError(result.reason)
+        return result
+
+    @final
+    def together(
+        self,
+        observations: Sequence[Observation],
+        *,
+        generators: Sequence[torch.Generator],
+        progress: Progress | None = None,
+        execution: Execution | None = None,
+    ) -> Sequence[Reconstruction | Failure]:
+        """Attacks several independent observations of one model in one go; what comes back does not depend on the company.
+
+        Args:
+            observations: At least one, no more than `group_size`, with the same model, weights and batch size.
+            generators: One for each observation.
+            progress: Where to report to.
+            execution: How to compute.
+
+        Returns:
+            One result for each observation, in order; a failure also where non-finite pixels came back.
+
+        Raises:
+            UserError: The attack does not apply to one of them.
+            RuntimeError: The attack broke its contract (shape, range).
+        """
+        for observation in observations:
+            self.require(observation)
+        results = self._run_together(observations, generators, progress or Progress(), execution or Execution())
+        return [self._checked(*pair) for pair in zip(observations, results, strict=True)]
+
+    def _checked(self, observation: Observation, result: Reconstruction | Failure) -> Reconstruction | Failure:
+        if isinstance(result, Failure):
+            return result
+        images = result.images
         expected = (observation.batch_size, *observation.image_shape)
         if tuple(images.shape) != expected:
             raise RuntimeError(f"attack {self.name} returned images {tuple(images.shape)}, expected {expected}")
         if not torch.isfinite(images).all():
-            raise RuntimeError(f"attack {self.name} returned non-finite pixels")
+            return Failure(f"attack {self.name} returned non-finite pixels")
         if images.min() < 0 or images.max() > 1:
             raise RuntimeError(f"attack {self.name} returned pixels outside [0, 1]")
-        return reconstruction
+        return result
 
     def require(self, observation: Observation) -> None:
         """Raises `UserError` where the attack cannot apply (batch size, architecture); called before anything runs."""
 
+    def group_size(self, observation: Observation) -> int:
+        """How many observations like this one are best attacked together on its device; 1 where that brings nothing."""
+        return 1
+
     @abstractmethod
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """The attack itself."""
+
+    def _run_together(
+        self,
+        observations: Sequence[Observation],
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+    ) -> Sequence[Reconstruction | Failure]:
+        if len(observations) != 1:
+            raise ValueError(f"attack {self.name} takes one observation at a time, given {len(observations)}")
+        return [self.run(observations[0], generator=generators[0], progress=progress)]
 
     @classmethod
     def from_preset(cls, preset: str | None, parameters: Mapping[str, Any]) -> "Attack":
@@ -71,3 +129,33 @@ class Attack(Component, ABC):
             accepted = ", ".join(cls.presets) or "none, this attack has no presets"
             raise UserError(f"unknown preset '{preset}' of attack {cls.name}; accepted: {accepted}")
         return cls.configured({**(cls.presets[preset] if preset else {}), **parameters})
+
+
+class GroupAttack(Attack):
+    """An attack that gains by taking several observations at once: the author writes `run_group` and `group_size`."""
+
+    @abstractmethod
+    def run_group(
+        self,
+        observations: Sequence[Observation],
+        *,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+    ) -> Sequence[Reconstruction | Failure]:
+        """The attack itself; a failure of one observation is returned in its place and must not touch the others."""
+
+    @final
+    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """A group of one."""
+        return self(observation, generator=generator, progress=progress)
+
+    @final
+    def _run_together(
+        self,
+        observations: Sequence[Observation],
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+    ) -> Sequence[Reconstruction | Failure]:
+        return self.run_group(observations, generators=generators, progress=progress, execution=execution)

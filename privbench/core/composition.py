@@ -3,7 +3,7 @@
 A composition applies model, batch and gradient hooks in the order written, so `mjp+dpsgd` shuffles, computes, then clips.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -81,12 +81,19 @@ class Composition(Defense):
         """The parts' views, one after another."""
         views = [part.attacker_view(model, observation) for part in self.parts]
 
-        def feed(model_input: ModelInput) -> ModelInput:
+        def feed(model_input: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
             for view in views:
-                model_input = view.feed(model_input)
+                model_input = view.feed(model_input, known)
             return model_input
 
-        return AttackerView(feed, tuple(flag for view in views for flag in view.flags))
+        known = {name: value for view in views for name, value in view.known.items()}
+        movable = [view.movable for view in views if view.movable is not None]
+        return AttackerView(
+            feed,
+            known,
+            tuple(flag for view in views for flag in view.flags),
+            torch.stack(movable).any(dim=0) if movable else None,
+        )
 
     def claim(self) -> str:
         """Every part's claim."""

@@ -14,7 +14,7 @@ from privbench.core.observation import ModelInput, Observation
 __all__ = ["AttackerView", "Defense", "ProtectedInput"]
 
 
-def _unchanged(model_input: ModelInput) -> ModelInput:
+def _unchanged(model_input: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
     return model_input
 
 
@@ -31,12 +31,19 @@ class AttackerView:
     """How an attacker's simulation of the client differs from the plain forward pass.
 
     Attributes:
-        feed: Applied to candidate images before the simulated forward pass; differentiable in the images.
+        feed: Applied to candidate images and `known` before the simulated forward pass; differentiable in the images, and a
+            function of its arguments alone, so that several clients can be simulated in one pass.
+        known: What the adversary was told or has inferred of the client's random choices, by name as in `ProtectedInput`.
         flags: What the reader of a score should know about this view, such as `order-not-inferred`.
+        movable: `[patches]` bool, the places whose patches the client may have permuted among themselves in an order that the
+            adversary knows of and does not know; None where there are none. An attack that finds the order replaces the flag
+            `order-not-inferred` by `order-inferred`.
     """
 
-    feed: Callable[[ModelInput], ModelInput] = _unchanged
+    feed: Callable[[ModelInput, Mapping[str, Tensor]], ModelInput] = _unchanged
+    known: Mapping[str, Tensor] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    movable: Tensor | None = None
 
 
 class Defense(Component, ABC):

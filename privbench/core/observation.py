@@ -6,7 +6,7 @@ The `Secret` is made beside it by the client and is opened by scoring alone.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -105,6 +105,22 @@ class Observation:
     def device(self) -> torch.device:
         """Where the gradients live."""
         return next(iter(self.gradients.values())).device
+
+    def to(self, device: torch.device) -> "Observation":
+        """The same observation on another device; itself where it lies there already."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
+
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        return replace(
+            self,
+            gradients=moved(self.gradients),
+            model_state=moved(self.model_state),
+            labels=None if self.labels is None else self.labels.to(device),
+            disclosed=moved(self.disclosed),
+        )
 
     def save(self, path: Path) -> None:
         """Writes the observation to one safetensors file."""

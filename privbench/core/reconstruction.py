@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Progress", "Reconstruction"]
+__all__ = ["Failure", "Progress", "Reconstruction"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,32 @@ class Reconstruction:
     flags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """No guess: one observation of a group could not be attacked, the others are not touched by it.
+
+    Attributes:
+        reason: Why, in one line.
+    """
+
+    reason: str
+
+
 class Progress:
     """How a long attack talks to whoever runs it; the defaults do nothing, so an attack may always call it."""
 
-    def report(self, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        """Tells where the attack stands: `step` of `total` done, in `phase` of its schedule, with these losses."""
+    def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
+        """Tells where the attack stands: `step` of `total` done, in `phase` of its schedule.
+
+        `losses` is one mapping, or one for each observation of a group that is attacked together.
+        """
+
+    def note(self, message: str) -> None:
+        """Tells something that the user should know, in one line."""
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keeps a checkpoint (tensors, numbers, strings and containers of them) if the caller wants one now."""
 
     def restore(self) -> Mapping[str, Any] | None:
-        """The last checkpoint of this very attack on this very observation, or None."""
+        """The last checkpoint of this very attack on these very observations, or None."""
         return None

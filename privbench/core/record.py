@@ -47,7 +47,7 @@ class ImageResult(_Part):
     """The attacker's own final losses of the batch."""
     steps: int
     seconds: float
-    """Wall time of the attack on the batch of this image, divided by the batch size."""
+    """Wall time of the attack on the group of this image, divided by the number of images in the group."""
     reconstruction: str | None
     """File name of the saved picture within the case's folder, None where the attack failed."""
     failure: str | None = None
@@ -64,6 +64,12 @@ class Provenance(_Part):
     python: str
     device: str
     threads: int
+    compile: str = "off"
+    """Whether the step was to be compiled: `auto`, `on` or `off`."""
+    precision: str = "fp32"
+    """Of float32 matrix products in the attack: `fp32` or `tf32`."""
+    group: int = 1
+    """The largest number of client batches that were attacked together."""
     finished: str
     """Time of completion, ISO 8601, UTC."""
     seconds: float

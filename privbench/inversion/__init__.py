@@ -1,16 +1,9 @@
 """The engine that optimisation attacks compose: distances, priors, schedules, label recovery, relocation, the loop."""
 
-from privbench.inversion.engine import (
-    Inversion,
-    MatchingTerm,
-    Outcome,
-    PriorTerm,
-    Relocation,
-    Simulator,
-    candidate_gradients,
-)
-from privbench.inversion.labels import recover_labels
-from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError
+from privbench.inversion.engine import Inversion, Outcome, Relocation, Target, group_size
+from privbench.inversion.labels import LabelRule, recover_labels
+from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError, WholeCosine
+from privbench.inversion.optimisers import LBFGS, Adam
 from privbench.inversion.priors import (
     BatchNormStatistics,
     ImagePrior,
@@ -19,10 +12,17 @@ from privbench.inversion.priors import (
     SquaredNorm,
     TotalVariation,
 )
+from privbench.inversion.quasi_newton import Minimum, QuasiNewton
+from privbench.inversion.reassembly import Assembly, reassemble, reassembled
 from privbench.inversion.relocation import relocation_order
-from privbench.inversion.schedule import Constant, Cosine, Decay, Halves, Schedule
+from privbench.inversion.schedule import Constant, Cosine, Decay, Halves, Milestones, Schedule, Warmup
+from privbench.inversion.step import Objective, Simulator, parameter_gradients
+from privbench.inversion.terms import MatchingTerm, PriorTerm
 
 __all__ = [
+    "LBFGS",
+    "Adam",
+    "Assembly",
     "BatchNormStatistics",
     "Constant",
     "Cosine",
@@ -31,11 +31,16 @@ __all__ = [
     "Halves",
     "ImagePrior",
     "Inversion",
+    "LabelRule",
     "LayerCosine",
     "MatchingTerm",
+    "Milestones",
+    "Minimum",
+    "Objective",
     "Outcome",
     "PatchBorders",
     "PriorTerm",
+    "QuasiNewton",
     "Registration",
     "Relocation",
     "RowCosine",
@@ -44,8 +49,14 @@ __all__ = [
     "Simulator",
     "SquaredError",
     "SquaredNorm",
+    "Target",
     "TotalVariation",
-    "candidate_gradients",
+    "Warmup",
+    "WholeCosine",
+    "group_size",
+    "parameter_gradients",
+    "reassemble",
+    "reassembled",
     "recover_labels",
     "relocation_order",
 ]

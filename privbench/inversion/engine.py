@@ -1,52 +1,57 @@
-"""The engine: minimises a weighted sum of gradient distances and image priors over candidate images, several trials at once.
+"""The engine: minimises a weighted sum of gradient distances and image priors over candidate images, many at once.
 
-An attack is a declaration (terms with schedules, an optimiser, a start, moves); the engine runs it, skips every term whose
-weight is 0, reports, checkpoints, and picks the trial whose gradient fits best. It sees no truth.
+An attack is a declaration (terms with schedules, a start, moves); the engine runs it for a group of victims with several trials
+each, skips every term whose weight is 0, reports, checkpoints, and picks the trial whose gradient fits best. It sees no truth.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from privbench.core import Progress
-from privbench.inversion.matching import GradientDistance
-from privbench.inversion.priors import ImagePrior
+from privbench.core import Execution, Failure, Progress
+from privbench.inversion.optimisers import Adam
 from privbench.inversion.relocation import relocation_order
-from privbench.inversion.schedule import Schedule
+from privbench.inversion.runner import Stepper, matmul_precision
+from privbench.inversion.step import Objective, Simulator, Step, parameter_gradients
+from privbench.inversion.terms import MatchingTerm, PriorTerm
 
-__all__ = ["Inversion", "MatchingTerm", "Outcome", "PriorTerm", "Relocation", "Simulator", "candidate_gradients"]
+__all__ = ["Inversion", "Outcome", "Rearrange", "Relocation", "Target", "group_size"]
 
 _REPORT_EVERY = 10
 
-Simulator = Callable[[Tensor], Tensor]
-"""Candidate images `[batch, 3, height, width]` in [0, 1] to the loss that the simulated client would compute, a scalar."""
 
+def group_size(*, tokens: int, parameters: int, device: torch.device) -> int:
+    """How many victims are best attacked in one step.
 
-@dataclass(frozen=True)
-class MatchingTerm:
-    """A gradient distance with its weight over time."""
+    On the CPU eight of a small model, the size that was measured (benchmarks/README.md), and fewer of a larger one, whose
+    products are wide enough alone. On CUDA the group grows until the tokens of a step fill the device or a quarter of its
+    free memory is used, counted as six copies of the matched gradients and 200 values per token and unit of width: an
+    estimate that no GPU has confirmed; where it is too large, the caller halves the group.
 
-    name: str
-    weight: Schedule
-    distance: GradientDistance
+    Args:
+        tokens: Tokens of all trials and images of one victim.
+        parameters: Number of matched parameter values.
+        device: Where to compute.
 
-
-@dataclass(frozen=True)
-class PriorTerm:
-    """An image prior with its weight over time."""
-
-    name: str
-    weight: Schedule
-    prior: ImagePrior
+    Returns:
+        At least 1.
+    """
+    if device.type != "cuda":
+        return max(1, min(8, 1024 // max(tokens, 1)))
+    free, _ = torch.cuda.mem_get_info(device)
+    by_memory = free // 4 // (24 * parameters + 200 * 4 * 768 * tokens)
+    return int(max(1, min(256, 65536 // max(tokens, 1), by_memory)))
 
 
 class Rearrange(Protocol):
     """Moves patches of images `[batch, 3, height, width]`: position `j` takes the patch at `order[j]`."""
 
-    def __call__(self, images: Tensor, order: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor, order: Tensor) -> Tensor:
+        """The moved images."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,23 @@ class Relocation:
 
 
 @dataclass(frozen=True)
+class Target:
+    """One victim: what is particular to it.
+
+    Attributes:
+        observed: The observed gradients by parameter name, the names that the inversion matches.
+        context: What the simulator needs to know of this victim; the same names and shapes in all targets of a group.
+        start: `[trials, batch, 3, height, width]` in [0, 1].
+    """
+
+    observed: Mapping[str, Tensor]
+    start: Tensor
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What the engine found.
+    """What the engine found for one victim.
 
     Attributes:
         images: `[batch, 3, height, width]` in [0, 1], of the trial with the smallest matching loss at the end.
@@ -87,153 +107,214 @@ class Outcome:
     trial: int
 
 
-def candidate_gradients(simulate: Simulator, parameters: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """Parameter gradients of the simulated client, differentiable in the images.
-
-    Args:
-        simulate: The simulated client's loss.
-        parameters: Parameter name to tensor, requiring gradients.
-        images: `[trials, batch, 3, height, width]`.
-
-    Returns:
-        Parameter name to `[trials, *shape]`.
-    """
-    per_trial = [
-        torch.autograd.grad(
-            simulate(trial), list(parameters.values()), create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        for trial in images
-    ]
-    return {name: torch.stack(values) for name, values in zip(parameters, zip(*per_trial, strict=True), strict=True)}
-
-
 @dataclass
 class _State:
     """What changes from step to step, and all that a checkpoint needs."""
 
     images: Tensor
-    optimizer: torch.optim.Optimizer
+    first: Tensor
+    second: Tensor
+    failures: list[str | None]
     step: int = 0
-    losses: dict[str, Tensor] = field(default_factory=dict)
 
     def export(self) -> dict[str, Any]:
-        return {"step": self.step, "images": self.images.detach().clone(), "optimizer": self.optimizer.state_dict()}
+        tensors = {name: getattr(self, name).clone() for name in ("images", "first", "second")}
+        return {"step": self.step, "failures": list(self.failures), **tensors}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        self.step = int(saved["step"])
-        with torch.no_grad():
-            self.images.copy_(saved["images"])
-        self.optimizer.load_state_dict(dict(saved["optimizer"]))
+        self.step, self.failures = int(saved["step"]), list(saved["failures"])
+        for name in ("images", "first", "second"):
+            setattr(self, name, saved[name].to(self.images))
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.images, self.first, self.second
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """One optimisation problem.
+    """One optimisation problem, the same for all victims of a group.
 
     Attributes:
         simulate: The simulated client's loss.
-        parameters: The simulated model's parameters by name.
-        observed: The observed gradients by name, the same names.
+        parameters: The matched parameters of the simulated model by name.
         matching: Gradient distances; all weights 0 is a control run that never computes a gradient.
         priors: Image priors.
         steps: Optimisation steps.
-        learning_rate: Adam's learning rate over time.
-        second_moment: Adam's second decay rate.
+        optimiser: Adam with its learning rate over time.
         relocation: Moves of patches, None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
     """
 
     simulate: Simulator
     parameters: Mapping[str, Tensor]
-    observed: Mapping[str, Tensor]
     matching: Sequence[MatchingTerm]
     priors: Sequence[PriorTerm]
     steps: int
-    learning_rate: Schedule
-    second_moment: float = 0.999
+    optimiser: Adam
     relocation: Relocation | None = None
     phase: Callable[[float], str] = lambda _: "matching"
 
-    def run(self, start: Tensor, progress: Progress) -> Outcome:
-        """Minimises from a start.
+    def run(
+        self, targets: Sequence[Target], progress: Progress | None = None, execution: Execution | None = None
+    ) -> list[Outcome | Failure]:
+        """Minimises for every target, all in one step.
 
         Args:
-            start: `[trials, batch, 3, height, width]` in [0, 1].
+            targets: At least one. The outcome of one does not depend on the others, to rounding.
             progress: Gets a report every few steps, and the chance to keep a checkpoint after each.
+            execution: How to compute.
+
+        Returns:
+            One outcome for each target; a failure where its objective became non-finite.
+        """
+        progress, execution = progress or Progress(), execution or Execution()
+        detached = replace(self, parameters={name: value.detach() for name, value in self.parameters.items()})
+        with matmul_precision(execution, targets[0].start.device):
+            return _Run(detached, targets, progress, execution).complete()
+
+    def solve(self, target: Target, progress: Progress | None = None) -> Outcome:
+        """Minimises for one target.
 
         Raises:
             FloatingPointError: The objective became non-finite.
         """
-        images = start.detach().clone().requires_grad_(True)
-        state = _State(images, self._optimizer(images))
-        saved = progress.restore()
+        (outcome,) = self.run([target], progress)
+        if isinstance(outcome, Failure):
+            raise FloatingPointError(outcome.reason)
+        return outcome
+
+    def active(self, step: int) -> Step:
+        """The terms whose weight is not 0 at a step."""
+        share = step / self.steps
+        objective = Objective(
+            self.simulate,
+            [term for term in self.matching if term.weight.at(share) != 0],
+            [term for term in self.priors if term.weight.at(share) != 0],
+        )
+        return Step(objective, self.optimiser)
+
+    def settings(self, step: int) -> list[float]:
+        """What `Step` takes at a step: learning rate, Adam's bias corrections, and a weight per active term."""
+        share, count = step / self.steps, step + 1
+        weights = [term.weight.at(share) for term in self.matching] + [term.weight.at(share) for term in self.priors]
+        adam = self.optimiser
+        corrections = 1 - adam.first_moment**count, 1 - adam.second_moment**count
+        return [adam.learning_rate.at(share), *corrections, *filter(None, weights)]
+
+
+class _Run:
+    """One group being attacked."""
+
+    def __init__(self, inversion: Inversion, targets: Sequence[Target], progress: Progress, execution: Execution) -> None:
+        self.inversion = inversion
+        self.targets = targets
+        self.progress = progress
+        self.observed = _stacked([target.observed for target in targets])
+        self.context = _stacked([target.context for target in targets])
+        images = torch.stack([target.start for target in targets]).detach().clone()
+        self.state = _State(images, torch.zeros_like(images), torch.zeros_like(images), [None] * len(targets))
+        self.plan = _Plan(inversion, images)
+        self.step_with = Stepper(self.observed, self.context, inversion.parameters, execution, progress, self.plan.counts)
+        self.losses: Tensor | None = None
+
+    def complete(self) -> list[Outcome | Failure]:
+        saved = self.progress.restore()
         if saved is not None:
-            state.restore(saved)
-        while state.step < self.steps:
-            self._step(state)
-            if state.step % _REPORT_EVERY == 0 or state.step == self.steps:
-                self._report(state, progress)
-                progress.save(state.export())
-        return self._select(state)
+            self.state.restore(saved)
+        steps = self.inversion.steps
+        while self.state.step < steps and not all(self.state.failures):
+            active = self._advance()
+            if self.state.step % _REPORT_EVERY == 0 or self.state.step == steps:
+                self._report(active.names)
+                self.progress.save(self.state.export())
+        return [self._select(victim) for victim in range(len(self.targets))]
 
-    def _optimizer(self, images: Tensor) -> torch.optim.Adam:
-        return torch.optim.Adam([images], lr=self.learning_rate.at(0.0), betas=(0.9, self.second_moment))
-
-    def _step(self, state: _State) -> None:
-        share = state.step / self.steps
-        if self.relocation is not None and state.step in self.relocation.steps:
-            self._relocate(state, self.relocation)
-        for group in state.optimizer.param_groups:
-            group["lr"] = self.learning_rate.at(share)
-        state.losses = self._losses(state.images, share)
-        if state.losses:
-            total = self._weighted(state.losses, (*self.matching, *self.priors), share).sum()
-            (state.images.grad,) = torch.autograd.grad(total, [state.images])
-            state.optimizer.step()
-            with torch.no_grad():
-                state.images.clamp_(0, 1)
+    def _advance(self) -> Step:
+        state, inversion = self.state, self.inversion
+        if inversion.relocation is not None and state.step in inversion.relocation.steps:
+            self._relocate(inversion.relocation)
+        active = inversion.active(state.step)
+        if active.names:
+            taken = self.step_with(active, state.tensors, self.plan.settings(state.step))
+            state.images, state.first, state.second, self.losses = taken
         state.step += 1
+        return active
 
-    def _losses(self, images: Tensor, share: float) -> dict[str, Tensor]:
-        """The value `[trials]` of every term whose weight is not 0 now."""
-        losses: dict[str, Tensor] = {}
-        matching = [term for term in self.matching if term.weight.at(share) != 0]
-        if matching:
-            gradients = candidate_gradients(self.simulate, self.parameters, images)
-            losses |= {term.name: term.distance(gradients, self.observed) for term in matching}
-        losses |= {term.name: term.prior(images) for term in self.priors if term.weight.at(share) != 0}
-        return losses
-
-    def _weighted(self, losses: Mapping[str, Tensor], terms: Sequence[MatchingTerm | PriorTerm], share: float) -> Tensor:
-        """The weighted sum `[trials]` of those losses that belong to the given terms."""
-        present = [term.weight.at(share) * losses[term.name] for term in terms if term.name in losses]
-        trials = len(next(iter(losses.values())))
-        return torch.stack(present).sum(0) if present else torch.zeros(trials)
-
-    def _relocate(self, state: _State, relocation: Relocation) -> None:
+    def _relocate(self, relocation: Relocation) -> None:
         """Moves the patches of every trial, and Adam's memory of their pixels with them."""
-        tables = candidate_gradients(self.simulate, {relocation.table: self.parameters[relocation.table]}, state.images)
-        observed = relocation.rows(self.observed[relocation.table])
-        moments = [value for value in state.optimizer.state[state.images].values() if value.shape == state.images.shape]
-        with torch.no_grad():
-            for trial, table in enumerate(tables[relocation.table]):
-                order = relocation_order(relocation.rows(table), observed).to(state.images.device)
-                for tensor in (state.images, *moments):
-                    tensor[trial] = relocation.rearrange(tensor[trial], order)
+        table = {relocation.table: self.inversion.parameters[relocation.table]}
+        moved = [tensor.clone() for tensor in self.state.tensors]
+        for victim, target in enumerate(self.targets):
+            images = self.state.images[victim]
+            tables = parameter_gradients(self.inversion.simulate, table, images, target.context)[relocation.table]
+            observed = relocation.rows(target.observed[relocation.table])
+            for trial, candidate in enumerate(tables):
+                if not torch.isfinite(candidate).all():
+                    continue
+                order = relocation_order(relocation.rows(candidate), observed).to(images.device)
+                for tensor in moved:
+                    tensor[victim, trial] = relocation.rearrange(tensor[victim, trial], order)
+        self.state.images, self.state.first, self.state.second = moved
 
-    def _report(self, state: _State, progress: Progress) -> None:
-        share = (state.step - 1) / self.steps
-        means = {name: float(value.detach().mean()) for name, value in state.losses.items()}
-        broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
-        if broken:
-            raise FloatingPointError(f"the loss '{broken[0]}' became non-finite at step {state.step}; lower the learning rate")
-        progress.report(state.step, self.steps, self.phase(share), means)
+    def _report(self, names: Sequence[str]) -> None:
+        share = (self.state.step - 1) / self.inversion.steps
+        means = [[]] * len(self.targets) if self.losses is None else self.losses.mean(2).tolist()
+        reports = [dict(zip(names, values, strict=True)) for values in means]
+        for victim, report in enumerate(reports):
+            broken = next((name for name, value in report.items() if not math.isfinite(value)), None)
+            if broken and self.state.failures[victim] is None:
+                self.state.failures[victim] = (
+                    f"the loss '{broken}' became non-finite at step {self.state.step}; lower the learning rate"
+                )
+        self.progress.report(self.state.step, self.inversion.steps, self.inversion.phase(share), *reports)
 
-    def _select(self, state: _State) -> Outcome:
+    def _select(self, victim: int) -> Outcome | Failure:
         """The trial with the smallest weighted matching loss at the final images: never the total, never the truth."""
-        last = (self.steps - 1) / self.steps
-        losses = {name: value.detach() for name, value in self._losses(state.images, last).items()}
-        matching = self._weighted(losses, self.matching, last)
+        failure = self.state.failures[victim]
+        if failure is not None:
+            return Failure(failure)
+        target, images, last = self.targets[victim], self.state.images[victim], self.inversion.steps - 1
+        active, weights = self.inversion.active(last), self.inversion.settings(last)[3:]
+        matching, values = images.new_zeros(len(images)), images.new_zeros(0, len(images))
+        if active.names:
+            with torch.no_grad():
+                values = active.objective.losses(images, target.observed, target.context, self.inversion.parameters)
+        for weight, value in zip(weights[: len(active.objective.matching)], values, strict=False):
+            matching = matching + weight * value
         trial = int(matching.argmin())
-        final = {name: float(value[trial]) for name, value in losses.items()} | {"matching": float(matching[trial])}
-        return Outcome(state.images[trial].detach().clone(), final, trial)
+        final = dict(zip(active.names, values[:, trial].tolist(), strict=True)) | {"matching": float(matching[trial])}
+        return Outcome(images[trial].clone(), final, trial)
+
+
+class _Plan:
+    """The settings of all steps, on the device before the first one, so that no step waits for the host.
+
+    Args:
+        inversion: Whose schedules they are.
+        like: Gives device and precision.
+    """
+
+    def __init__(self, inversion: Inversion, like: Tensor) -> None:
+        rows: dict[tuple[str, ...], list[list[float]]] = {}
+        self._places: list[tuple[tuple[str, ...], int]] = []
+        for step in range(inversion.steps):
+            names = tuple(inversion.active(step).names)
+            same = rows.setdefault(names, [])
+            self._places.append((names, len(same)))
+            same.append(inversion.settings(step))
+        self._tables = {names: torch.tensor(same, dtype=like.dtype, device=like.device) for names, same in rows.items()}
+
+    @property
+    def counts(self) -> dict[tuple[str, ...], int]:
+        """Number of steps with each set of active terms."""
+        return {names: len(table) for names, table in self._tables.items()}
+
+    def settings(self, step: int) -> Tensor:
+        """What `Step` takes at a step."""
+        names, row = self._places[step]
+        return self._tables[names][row]
+
+
+def _stacked(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([group[name].detach() for group in groups]) for name in groups[0]}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GradientDistance", "LayerCosine", "RowCosine", "RowError", "SquaredError"]
+__all__ = ["GradientDistance", "LayerCosine", "RowCosine", "RowError", "SquaredError", "WholeCosine"]
 
 _TINY = 1e-12
 
@@ -62,6 +62,25 @@ class LayerCosine(GradientDistance):
             norms = (flat.square().sum(1) + _TINY).sqrt() * (wanted.square().sum() + _TINY).sqrt()
             values.append(torch.where(wanted.any(), 1 - product / norms, torch.zeros_like(product)))
         return torch.stack(values).mean(0)
+
+
+@dataclass(frozen=True)
+class WholeCosine(GradientDistance):
+    """One minus the cosine similarity of the gradients as one long vector (Inverting Gradients).
+
+    Attributes:
+        names: Parameters that the vector is made of; None for all. One name: the cosine of that gradient alone.
+    """
+
+    names: tuple[str, ...] | None = None
+
+    def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """Over all entries together."""
+        names = tuple(observed) if self.names is None else self.names
+        product = torch.stack([(candidate[name] * observed[name]).flatten(1).sum(1) for name in names]).sum(0)
+        ours = torch.stack([candidate[name].square().flatten(1).sum(1) for name in names]).sum(0)
+        target = torch.stack([observed[name].square().sum() for name in names]).sum()
+        return 1 - product / ((ours + _TINY).sqrt() * (target + _TINY).sqrt())
 
 
 @dataclass(frozen=True)

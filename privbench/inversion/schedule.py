@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Decay", "Halves", "Schedule"]
+__all__ = ["Constant", "Cosine", "Decay", "Halves", "Milestones", "Schedule", "Warmup"]
 
 
 class Schedule(ABC):
@@ -67,3 +67,34 @@ class Cosine(Schedule):
         if progress <= self.hold:
             return self.peak
         return self.peak * 0.5 * (1 + math.cos(math.pi * (progress - self.hold) / (1 - self.hold)))
+
+
+@dataclass(frozen=True)
+class Milestones(Schedule):
+    """A weight that is multiplied by a factor at each of several points (the step decay of Inverting Gradients)."""
+
+    start: float
+    factor: float = 0.1
+    points: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress`."""
+        return self.start * self.factor ** sum(progress >= point for point in self.points)
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """Another schedule, scaled up linearly from 0 over the first share of the steps.
+
+    Attributes:
+        schedule: What is scaled.
+        until: The share; 0 for none.
+    """
+
+    schedule: Schedule
+    until: float
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress`."""
+        weight = self.schedule.at(progress)
+        return weight * progress / self.until if progress < self.until else weight

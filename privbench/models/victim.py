@@ -76,10 +76,9 @@ class Victim(nn.Module):
             if unknown_positions is not None:
                 raise UserError("this model has no unknown position row; train it with a defense that has one (mjp)")
             return cast(Tensor, self.network(normalised))
-        table = self._position_table()
-        rows = self._position_rows(unknown_positions).to(table.device)
         # timm adds network.pos_embed as it is; for this one pass it is the table with the masked rows exchanged.
-        embedded = torch.func.functional_call(self.network, {"pos_embed": table[:, rows]}, (normalised,))
+        table = self._positions_used(unknown_positions)
+        embedded = torch.func.functional_call(self.network, {"pos_embed": table}, (normalised,))
         return cast(Tensor, embedded)
 
     # Position embeddings
@@ -114,13 +113,13 @@ class Victim(nn.Module):
     def _position_table(self) -> Tensor:
         return cast(Tensor, cast(Any, self.network).pos_embed)
 
-    def _position_rows(self, unknown_positions: Tensor | None) -> Tensor:
-        prefix = self.parts().prefix_tokens
-        rows = torch.arange(prefix + self.patch_count)
+    def _positions_used(self, unknown_positions: Tensor | None) -> Tensor:
+        table = self._position_table()
+        known, unknown = table[:, :-1], table[:, -1:]
         if unknown_positions is None:
-            return rows
-        unknown = torch.cat([torch.zeros(prefix, dtype=torch.bool), unknown_positions.cpu()])
-        return torch.where(unknown, torch.tensor(prefix + self.patch_count), rows)
+            return known
+        masked = nn.functional.pad(unknown_positions, (self.parts().prefix_tokens, 0), value=False)
+        return torch.where(masked[:, None], unknown, known)
 
     def _require_learned_positions(self, defense: str) -> None:
         if self.patch_size is None or not isinstance(getattr(self.network, "pos_embed", None), nn.Parameter):

@@ -1,37 +1,54 @@
 """One case from private images to a record: the client's update, the attack, the scores, the pictures.
 
 The way of the data is one direction. The secret stays in here and goes to scoring and to the comparison picture; an attack
-receives the observation, a generator of its own, and a channel for its progress.
+receives observations, a generator for each, and a channel for its progress. Client batches are attacked in groups, one group on
+each device at a time.
 """
 
 import math
 import re
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from privbench.core import Case, ImageResult, Interval, Observation, Progress, Reconstruction, Record, Secret, generator_for
+from privbench.core import (
+    Attack,
+    Case,
+    Execution,
+    Failure,
+    GroupAttack,
+    ImageResult,
+    Interval,
+    Observation,
+    Reconstruction,
+    Record,
+    Secret,
+    generator_for,
+)
 from privbench.models import victim_accuracy
+from privbench.runs.channel import Channel, Outlet
 from privbench.runs.interrupt import Interruption, interruptible
 from privbench.runs.listener import Listener
 from privbench.runs.pictures import Draw, png, shown_results
 from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.provenance import take_provenance
+from privbench.runs.spread import spread
 from privbench.runs.store import (
     CASE,
     COMPARISON,
     RECONSTRUCTIONS,
     TRACE,
     CaseFolder,
-    Checkpoint,
     FinishedBatch,
+    Slot,
     check_output,
 )
-from privbench.runs.trace import TraceRow, trace_csv
+from privbench.runs.trace import trace_csv
 from privbench.scoring import MetricSuite, bootstrap_interval, failed_scores, metric_suite, score_batch, to_uint8
 
 __all__ = ["Suites", "check_case", "run_case"]
@@ -87,24 +104,29 @@ def run_case(
     case: Case,
     *,
     output: Path,
-    device: torch.device,
+    devices: Sequence[torch.device],
     force: bool = False,
     listener: Listener | None = None,
     suites: Suites | None = None,
     checkpoint_interval: float = 20.0,
     draw: Draw | None = None,
+    group: int | None = None,
+    execution: Execution | None = None,
 ) -> Record:
     """Computes a case, or takes it from the output folder where it is finished, or continues it where it was interrupted.
 
     Args:
         case: What to run.
         output: Folder of all cases.
-        device: Where to compute.
+        devices: Where to compute, at least one, all of one type: the client on the first, groups of attacks on all of them.
         force: Compute from the beginning what is finished or begun.
         listener: Who watches.
         suites: What to score by; None: everything that can be had.
         checkpoint_interval: Seconds between checkpoints at least.
         draw: Makes the comparison picture; None for none.
+        group: How many client batches are attacked together; None: what the attack finds best, and for a case that was
+            interrupted, what it began with.
+        execution: How the attack computes; the number of runs is set here.
 
     Returns:
         The record, as it lies in the case's folder.
@@ -120,10 +142,11 @@ def run_case(
         listener.reused(record)
         return record
     started = time.perf_counter()
-    prepared = prepare(case, device)
+    prepared = prepare(case, devices[0])
     suite = (suites or Suites()).suite(prepared)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
     with folder.locked():
         # Another process may have finished the case while this one was preparing.
         if not force and (record := folder.record()) is not None:
@@ -134,7 +157,37 @@ def run_case(
             listener.note(f"the record in {folder.path} is damaged or of another version; the case is computed again")
         if force or unusable:
             folder.clear()
-        return _Run(prepared, suite, folder, listener, checkpoint_interval, draw, started).complete()
+        way = _Way(tuple(devices), group, execution or Execution(), checkpoint_interval)
+        return _Run(prepared, suite, folder, listener, way, draw, started).complete()
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the user wants a case computed."""
+
+    devices: tuple[torch.device, ...]
+    group: int | None
+    execution: Execution
+    interval: float
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Client batches about to be attacked together; the secrets stay here."""
+
+    slot: Slot
+    batches: tuple[int, ...]
+    observations: tuple[Observation, ...]
+    secrets: tuple[Secret, ...]
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How the attack on a group ended; no results where the memory was too small for the group."""
+
+    results: Sequence[Reconstruction | Failure] | None
+    seconds: float
 
 
 class _Run:
@@ -146,7 +199,7 @@ class _Run:
         suite: MetricSuite,
         folder: CaseFolder,
         listener: Listener,
-        interval: float,
+        way: _Way,
         draw: Draw | None,
         started: float,
     ) -> None:
@@ -155,22 +208,23 @@ class _Run:
         self.suite = suite
         self.folder = folder
         self.listener = listener
-        self.interval = interval
+        self.way = way
         self.draw = draw
         self.started = started
         self.attacked_here = 0.0
+        self.finished: dict[int, FinishedBatch] = {}
+        self.speaking = threading.Lock()
         self.names = _file_names([prepared.images.image_name(index) for index in prepared.case.data.indices])
 
     def complete(self) -> Record:
-        self.listener.started(self.case, self.prepared.batches)
+        for batch in range(self.prepared.batches):
+            self._take_finished(batch)
+        self.listener.started(self.case, self.prepared.batches, sorted(self.finished))
         for name, reason in self.suite.unavailable.items():
             self.listener.note(f"{name} will be n/a: {reason}")
         self.folder.write(CASE, self.case.to_yaml().encode())
-        batches = []
-        with interruptible() as interruption:
-            for batch in range(self.prepared.batches):
-                batches.append(self._finished(batch) or self._compute(batch, interruption))
-                interruption.honour()
+        self._compute(self._pending())
+        batches = [self.finished[batch] for batch in range(self.prepared.batches)]
         self.folder.write(TRACE, trace_csv([batch.trace for batch in batches]).encode())
         results = tuple(image for batch in batches for image in batch.images)
         if self.draw is not None:
@@ -180,55 +234,143 @@ class _Run:
         self.listener.finished(record)
         return record
 
-    def _finished(self, batch: int) -> FinishedBatch | None:
+    def _take_finished(self, batch: int) -> None:
         finished, problem = self.folder.load_batch(batch)
         if problem:
             self.listener.note(f"{problem}; the batch starts over")
-        return finished
+        if finished is not None:
+            self.finished[batch] = finished
 
-    def _compute(self, batch: int, interruption: Interruption) -> FinishedBatch:
-        observation, secret = self.prepared.observe(batch)
-        checkpoint, problem = self.folder.load_checkpoint(batch, self.prepared.device)
+    def _pending(self) -> list[int]:
+        return [batch for batch in range(self.prepared.batches) if batch not in self.finished]
+
+    def _compute(self, pending: list[int]) -> None:
+        """Attacks and scores what is not finished: as many groups at a time as there are devices."""
+        if not pending:
+            return
+        size = self._group_size(pending)
+        runs = len({Slot.of(batch, size) for batch in pending})
+        execution = replace(self.way.execution, runs=runs)
+        with interruptible() as interruption:
+            while pending:
+                slots = sorted({Slot.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
+                size = self._round(slots[: len(self.way.devices)], execution, interruption, size)
+                interruption.honour()
+                pending = self._pending()
+
+    def _round(self, slots: Sequence[Slot], execution: Execution, interruption: Interruption, size: int) -> int:
+        """Attacks a group on each device and scores them; returns the group size to go on with.
+
+        Client and scoring run while no attack does: they share the process's random state and precision with the attacks.
+        """
+        devices = self.way.devices[: len(slots)]
+        groups = [self._begin(slot, device, interruption) for slot, device in zip(slots, devices, strict=True)]
+        jobs = [self._job(group, execution, interruption) for group in groups]
+        endings, error = spread(jobs, devices, execution=execution, interruption=interruption)
+        size = self._end(groups, endings, size)
+        if error is not None:
+            raise error
+        return size
+
+    def _group_size(self, pending: list[int]) -> int:
+        """How many batches are attacked together; says which checkpoints that leaves without use."""
+        attack = self.prepared.attack
+        interrupted = [slot for slot in self.folder.interrupted() if not set(slot.room).isdisjoint(pending)]
+        if not isinstance(attack, GroupAttack):
+            if self.way.group not in {None, 1}:
+                self.listener.note(f"attack {attack.name} takes one client batch at a time; --group changes nothing")
+            size = 1
+        elif self.way.group is not None:
+            size = self.way.group
+        elif interrupted:
+            size = interrupted[0].size
+        else:
+            share = math.ceil(self.prepared.batches / len(self.way.devices))
+            size = min(attack.group_size(self.prepared.observe(0)[0]), share)
+        size = min(size, self.prepared.batches)
+        for slot in interrupted:
+            if slot.size != size:
+                self.listener.note(
+                    f"the checkpoint {slot.file_name} is of groups of {slot.size}, these are groups of {size}; "
+                    "the attack on these batches starts over"
+                )
+        return size
+
+    def _begin(self, slot: Slot, device: torch.device, interruption: Interruption) -> _Group:
+        pending = tuple(batch for batch in slot.room if batch < self.prepared.batches and batch not in self.finished)
+        checkpoint, problem = self.folder.load_checkpoint(slot, device)
+        if checkpoint is not None and not set(pending) <= set(checkpoint.batches):
+            problem = f"the checkpoint {slot.file_name} lacks a batch of its group"
+            checkpoint = None
         if problem:
-            self.listener.note(f"{problem}; the attack on this batch starts over")
-        self.listener.batch(self.case, batch)
-        channel = self._channel(batch, checkpoint, interruption)
-        try:
-            reconstruction, failure = self._attack(observation, batch, channel)
-        finally:
-            interruption.deferrable = False
-        seconds = channel.seconds()
-        self.attacked_here += seconds - channel.seconds_before
-        images = (
-            self._failed(batch, secret, failure or "no reason given", seconds)
-            if reconstruction is None
-            else self._scored(batch, secret, reconstruction, seconds)
-        )
-        finished = FinishedBatch(images, tuple(channel.trace), seconds)
-        self.folder.save_batch(batch, finished)
-        return finished
-
-    def _channel(self, batch: int, checkpoint: Checkpoint | None, interruption: Interruption) -> "_Channel":
-        # The attack holds the channel, so the channel gets two functions that do not lead to the secret.
-        folder, case, device, listener = self.folder, self.case, self.prepared.device, self.listener
-        return _Channel(
-            checkpoint,
-            lambda state: folder.save_checkpoint(batch, device, state),
-            lambda step, total, phase, losses: listener.step(case, batch, step, total, phase, losses),
-            interruption,
-            self.interval,
+            self.listener.note(f"{problem}; the attack on these batches starts over")
+        # A checkpoint is continued as it is, with batches that were scored before the interruption: their results are there.
+        batches = checkpoint.batches if checkpoint else pending
+        self.listener.group(self.case, batches)
+        observed = [self.prepared.observe(batch) for batch in batches]
+        return _Group(
+            slot,
+            batches,
+            tuple(observation.to(device) for observation, _ in observed),
+            tuple(secret for _, secret in observed),
+            Channel(batches, checkpoint, self._outlet(slot, batches, device), interruption, self.way.interval),
         )
 
-    def _attack(self, observation: Observation, batch: int, channel: "_Channel") -> tuple[Reconstruction | None, str | None]:
-        try:
-            reconstruction = self.prepared.attack(
-                observation, generator=generator_for(self.case, "attack", batch), progress=channel
+    def _outlet(self, slot: Slot, batches: tuple[int, ...], device: torch.device) -> Outlet:
+        folder, case, listener, speaking = self.folder, self.case, self.listener, self.speaking
+
+        def show(step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
+            with speaking:
+                listener.step(case, batches, step, total, phase, losses)
+
+        def say(message: str) -> None:
+            with speaking:
+                listener.note(message)
+
+        return Outlet(lambda checkpoint: folder.save_checkpoint(slot, device, checkpoint), show, say)
+
+    def _job(self, group: _Group, execution: Execution, interruption: Interruption) -> Callable[[], _Ending]:
+        generators = [generator_for(self.case, "attack", batch) for batch in group.batches]
+
+        def job() -> _Ending:
+            with interruption.attack(group.channel):
+                results = _attack(self.prepared.attack, group.observations, generators, group.channel, execution)
+            return _Ending(results, group.channel.seconds())
+
+        return job
+
+    def _end(self, groups: Sequence[_Group], endings: Sequence[_Ending | None], size: int) -> int:
+        """Scores what was attacked; returns the group size to go on with."""
+        for group, ending in zip(groups, endings, strict=True):
+            if ending is None:
+                continue
+            self.attacked_here += ending.seconds - group.channel.seconds_before
+            if ending.results is not None:
+                self._score(group, ending.results, ending.seconds / len(group.batches))
+                continue
+            self.folder.drop_checkpoint(group.slot)
+            if self.prepared.device.type == "cuda":
+                torch.cuda.empty_cache()
+            smaller = len(group.batches) // 2
+            if smaller < size:
+                self.listener.note(f"out of memory with groups of {len(group.batches)}; continuing with groups of {smaller}")
+                size = smaller
+        return size
+
+    def _score(self, group: _Group, results: Sequence[Reconstruction | Failure], seconds: float) -> None:
+        """Scores and keeps each batch of a group, with its share of the attack's time."""
+        for batch, secret, result, trace in zip(group.batches, group.secrets, results, group.channel.traces, strict=True):
+            if batch in self.finished:
+                continue
+            images = (
+                self._failed(batch, secret, result.reason, seconds)
+                if isinstance(result, Failure)
+                else self._scored(batch, secret, result, seconds)
             )
-        except (RuntimeError, ArithmeticError) as error:
-            # torch.OutOfMemoryError is a RuntimeError, FloatingPointError an ArithmeticError.
-            return None, _one_line(error)
-        broken = [name for name, value in reconstruction.losses.items() if not math.isfinite(value)]
-        return (None, f"the loss {broken[0]} is not finite") if broken else (reconstruction, None)
+            self.finished[batch] = FinishedBatch(images, tuple(trace), seconds, len(group.batches))
+            self.folder.save_batch(batch, self.finished[batch])
+            self.listener.batch(self.case, batch)
+        self.folder.drop_checkpoint(group.slot)
 
     def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> tuple[ImageResult, ...]:
         images = reconstruction.images.detach().float().cpu()
@@ -291,7 +433,12 @@ class _Run:
             unavailable=dict(self.suite.unavailable),
             victim_accuracy=victim_accuracy(self.case.victim, self.prepared.defense),
             flags=self._flags(results),
-            provenance=take_provenance(self.prepared.device, seconds),
+            provenance=take_provenance(
+                self.way.devices,
+                seconds,
+                execution=self.way.execution,
+                group=max(batch.group for batch in self.finished.values()),
+            ),
         )
 
     def _flags(self, results: tuple[ImageResult, ...]) -> tuple[str, ...]:
@@ -303,46 +450,34 @@ class _Run:
         return tuple(sorted(flags))
 
 
-class _Channel(Progress):
-    """The progress channel of one batch: it keeps the trace, and a checkpoint whenever the interval is over."""
+def _attack(
+    attack: Attack,
+    observations: Sequence[Observation],
+    generators: Sequence[torch.Generator],
+    channel: Channel,
+    execution: Execution,
+) -> Sequence[Reconstruction | Failure] | None:
+    """Attacks a group; what goes wrong with all of it is a failure of each, None where the memory is too small for so many."""
+    try:
+        results = attack.together(observations, generators=generators, progress=channel, execution=execution)
+    except (RuntimeError, ArithmeticError) as error:
+        # torch.OutOfMemoryError is a RuntimeError, FloatingPointError an ArithmeticError.
+        if _out_of_memory(error) and len(observations) > 1:
+            return None
+        return [Failure(_one_line(error))] * len(observations)
+    return [_finite(result) for result in results]
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint | None,
-        keep: Callable[[Checkpoint], None],
-        show: Callable[[int, int, str, Mapping[str, float]], None],
-        interruption: Interruption,
-        interval: float,
-    ) -> None:
-        self.trace: list[TraceRow] = list(checkpoint.trace) if checkpoint else []
-        self.seconds_before = checkpoint.seconds if checkpoint else 0.0
-        self._state = checkpoint.state if checkpoint else None
-        self._keep = keep
-        self._show = show
-        self._interruption = interruption
-        self._interval = interval
-        self._began = self._saved = time.perf_counter()
 
-    def seconds(self) -> float:
-        """Wall time of the attack so far, earlier sessions included."""
-        return self.seconds_before + time.perf_counter() - self._began
+def _finite(result: Reconstruction | Failure) -> Reconstruction | Failure:
+    if isinstance(result, Failure):
+        return result
+    broken = [name for name, value in result.losses.items() if not math.isfinite(value)]
+    return Failure(f"the loss {broken[0]} is not finite") if broken else result
 
-    def report(self, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        values = {name: float(value) for name, value in losses.items()}
-        self.trace.append((int(step), phase, values))
-        self._show(step, total, phase, values)
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        # Whoever saves once saves again soon, so from here on a signal can wait for the next time.
-        self._interruption.deferrable = True
-        due = time.perf_counter() - self._saved >= self._interval
-        if due or self._interruption.requested is not None:
-            self._keep(Checkpoint(state, tuple(self.trace), self.seconds()))
-            self._saved = time.perf_counter()
-            self._interruption.honour()
-
-    def restore(self) -> Mapping[str, Any] | None:
-        return self._state
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def _file_names(images: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ class Interrupted(KeyboardInterrupt):
     """The user or the scheduler asked to stop.
 
     Args:
-        number: The signal.
+        number: The signal; 0 where the run itself stops an attack because of an error elsewhere.
     """
 
     def __init__(self, number: int) -> None:
@@ -26,25 +26,57 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """A request to stop, kept until somebody can honour it.
 
-    While `deferrable` is set a first signal only sets `requested`, so that an attack can reach its next checkpoint; a second
-    one, or one that comes while nothing will be saved, stops at once.
+    While every running attack saves now and then, a first signal only sets `requested`, so that each can reach its next
+    checkpoint; a second one, or one that comes while something will not be saved, stops at once.
     """
 
     def __init__(self) -> None:
-        self.deferrable = False
         self.requested: int | None = None
+        self.at_once = False
+        self._running: set[object] = set()
+        self._saving: set[object] = set()
+
+    @contextmanager
+    def attack(self, channel: object) -> Iterator[None]:
+        """Around an attack that talks through a channel."""
+        self._running.add(channel)
+        try:
+            yield
+        finally:
+            self._running.discard(channel)
+            self._saving.discard(channel)
+
+    def saves(self, channel: object) -> None:
+        """Whoever saves once saves again soon, so from here on a signal can wait for this attack."""
+        self._saving.add(channel)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.deferrable and self.requested is None:
+        deferrable = bool(self._running) and self._running <= self._saving
+        if deferrable and self.requested is None:
             self.requested = number
             return
+        self.stop_at_once(number)
         raise Interrupted(number)
+
+    def stop(self) -> None:
+        """Asks the attacks to stop at their next checkpoint."""
+        if self.requested is None:
+            self.requested = 0
+
+    def stop_at_once(self, number: int = 0) -> None:
+        """Asks the attacks to stop wherever they are, without a checkpoint."""
+        self.requested, self.at_once = number, True
 
     def honour(self) -> None:
         """Stops now if a stop was requested; call it where everything is saved."""
         if self.requested is not None:
             raise Interrupted(self.requested)
+
+    def honour_at_once(self) -> None:
+        """Stops now if nothing is to be saved any more."""
+        if self.at_once:
+            self.honour()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a run tells whoever watches it: the progress display of the command line, a notebook, or nobody."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from privbench.core import Case, Record
 
@@ -8,19 +8,33 @@ __all__ = ["Listener"]
 
 
 class Listener:
-    """Whoever watches a run; the defaults do nothing."""
+    """Whoever watches a run; the defaults do nothing. No two of these are called at the same time."""
 
-    def started(self, case: Case, batches: int) -> None:
-        """A case begins or continues; it has so many client batches."""
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
+        """A case begins or continues; it has so many client batches, and some may be finished already."""
 
     def reused(self, record: Record) -> None:
         """The case was finished before; its record is used."""
 
-    def batch(self, case: Case, batch: int) -> None:
-        """The attack on one client batch begins or continues."""
+    def group(self, case: Case, batches: Sequence[int]) -> None:
+        """The attack on some client batches, taken together, begins or continues."""
 
-    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        """The attack on a batch stands at `step` of `total`, in `phase` of its schedule, with these losses."""
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
+        """The attack on a group stands at `step` of `total`, in `phase` of its schedule, with these losses of each batch.
+
+        With several devices, reports of several groups come in turn.
+        """
+
+    def batch(self, case: Case, batch: int) -> None:
+        """One client batch is attacked, scored and kept."""
 
     def note(self, message: str) -> None:
         """Something that the user should know, in one line."""

@@ -4,34 +4,42 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from privbench import __version__
-from privbench.core import Provenance
+from privbench.core import Execution, Provenance
 
 __all__ = ["repository_commit", "take_provenance"]
 
 
-def take_provenance(device: torch.device, seconds: float) -> Provenance:
+def take_provenance(devices: Sequence[torch.device], seconds: float, *, execution: Execution, group: int) -> Provenance:
     """Describes the present process.
 
     Args:
-        device: Where the case was computed.
+        devices: Where the case was computed.
         seconds: How long it took.
+        execution: How the attack was asked to compute.
+        group: The largest number of client batches that were attacked together.
     """
     return Provenance(
         version=__version__,
         commit=repository_commit(Path(__file__).parents[2]),
         torch=str(torch.__version__),
         python=platform.python_version(),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        device=_device_names(devices),
         threads=torch.get_num_threads(),
+        compile=execution.compile,
+        # TF32 exists on CUDA alone.
+        precision=execution.precision if devices[0].type == "cuda" else "fp32",
+        group=group,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
-        peak_memory_mib=_peak_memory_mib(device),
+        peak_memory_mib=max(map(_peak_memory_mib, devices)),
     )
 
 
@@ -55,6 +63,13 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
+
+
+def _device_names(devices: Sequence[torch.device]) -> str:
+    names = Counter(
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})" for device in devices
+    )
+    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
 
 
 def _peak_memory_mib(device: torch.device) -> float:

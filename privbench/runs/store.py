@@ -8,9 +8,10 @@ finished case no longer has.
 import json
 import os
 import pickle
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,7 +27,7 @@ from privbench import __version__
 from privbench.core import Case, ImageResult, Record, UserError
 from privbench.runs.trace import TraceRow
 
-__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "atomic_write", "check_output", "find_records"]
+__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "Slot", "atomic_write", "check_output", "find_records"]
 
 RECORD = "record.json"
 CASE = "case.yaml"
@@ -36,21 +37,57 @@ RECONSTRUCTIONS = "reconstructions"
 WORK = ".work"
 
 _TEMPORARY = ".privbench-"
-_STATE_SCHEMA = 1
+_STATE_SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a group: the client batches of a case in so many at a time, counted from the first batch.
+
+    Attributes:
+        first: Its first batch, a multiple of `size`.
+        size: How many batches it has room for; the last slot of a case may hold fewer.
+    """
+
+    first: int
+    size: int
+
+    @classmethod
+    def of(cls, batch: int, size: int) -> "Slot":
+        """The slot of a batch."""
+        return cls(batch - batch % size, size)
+
+    @property
+    def room(self) -> range:
+        """The batches that it has room for."""
+        return range(self.first, self.first + self.size)
+
+    @property
+    def file_name(self) -> str:
+        """The name of its checkpoint."""
+        return f"batches-{self.room[0]:05d}-{self.room[-1]:05d}.pt"
+
+    @classmethod
+    def from_file_name(cls, name: str) -> "Slot | None":
+        """The slot of a checkpoint's name, None where it is not the name of one."""
+        found = re.fullmatch(r"batches-(\d+)-(\d+)\.pt", name)
+        return cls(int(found[1]), int(found[2]) + 1 - int(found[1])) if found else None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An interrupted batch.
+    """An interrupted group.
 
     Attributes:
+        batches: The client batches that the attack took together, in its order.
         state: The attack's own state, exactly as it was handed over.
-        trace: What the attack had reported by then.
+        traces: What the attack had reported of each batch by then.
         seconds: Wall time that the attack had used by then.
     """
 
+    batches: tuple[int, ...]
     state: Mapping[str, Any]
-    trace: tuple[TraceRow, ...]
+    traces: tuple[tuple[TraceRow, ...], ...]
     seconds: float
 
 
@@ -61,12 +98,14 @@ class FinishedBatch:
     Attributes:
         images: One result per private image, in the order of the batch.
         trace: What the attack reported.
-        seconds: Wall time of the attack on the whole batch.
+        seconds: Wall time of the attack on the whole batch, an equal share of its group's.
+        group: How many batches were attacked together with it, itself included.
     """
 
     images: tuple[ImageResult, ...]
     trace: tuple[TraceRow, ...]
     seconds: float
+    group: int
 
 
 def _refusal(action: str, path: Path, error: OSError) -> UserError:
@@ -207,8 +246,8 @@ class CaseFolder:
 
     # Between interruptions
 
-    def _state_path(self, batch: int) -> Path:
-        return self.path / WORK / f"batch-{batch:05d}.pt"
+    def _state_path(self, slot: Slot) -> Path:
+        return self.path / WORK / slot.file_name
 
     def _batch_path(self, batch: int) -> Path:
         return self.path / WORK / f"batch-{batch:05d}.json"
@@ -217,49 +256,60 @@ class CaseFolder:
         """True where an interrupted run left something to continue from."""
         return (self.path / WORK).is_dir()
 
-    def save_checkpoint(self, batch: int, device: torch.device, checkpoint: Checkpoint) -> None:
-        """Keeps the state of an unfinished batch.
+    def interrupted(self) -> list[Slot]:
+        """The slots that have a checkpoint, by size and place."""
+        slots = [Slot.from_file_name(path.name) for path in (self.path / WORK).glob("*.pt")]
+        return sorted((slot for slot in slots if slot is not None), key=lambda slot: (slot.size, slot.first))
+
+    def save_checkpoint(self, slot: Slot, device: torch.device, checkpoint: Checkpoint) -> None:
+        """Keeps the state of an unfinished group.
 
         Raises:
             UserError: The place cannot be written.
         """
         buffer = BytesIO()
-        torch.save({**self._stamp(batch, device), **vars(checkpoint), "state": dict(checkpoint.state)}, buffer)
-        atomic_write(self._state_path(batch), buffer.getvalue())
+        torch.save({**self._stamp(device), **vars(checkpoint), "state": dict(checkpoint.state)}, buffer)
+        atomic_write(self._state_path(slot), buffer.getvalue())
 
-    def load_checkpoint(self, batch: int, device: torch.device) -> tuple[Checkpoint | None, str | None]:
-        """Reads the state of an unfinished batch.
+    def drop_checkpoint(self, slot: Slot) -> None:
+        """Forgets the state of a group: it is finished, or will not be continued."""
+        self._state_path(slot).unlink(missing_ok=True)
+
+    def load_checkpoint(self, slot: Slot, device: torch.device) -> tuple[Checkpoint | None, str | None]:
+        """Reads the state of an unfinished group.
 
         Returns:
             The checkpoint, or None with the reason why the one that lies there cannot be used, or None and None.
         """
-        path = self._state_path(batch)
+        path = self._state_path(slot)
         if not path.exists():
             return None, None
         try:
             content = torch.load(path, map_location=_onto(device), weights_only=True)
-            trace = tuple((int(step), str(phase), dict(losses)) for step, phase, losses in content["trace"])
-            checkpoint = Checkpoint(content["state"], trace, float(content["seconds"]))
+            batches = tuple(map(int, content["batches"]))
+            traces = tuple(map(_trace, content["traces"]))
+            checkpoint = Checkpoint(batches, content["state"], traces, float(content["seconds"]))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
             return None, f"the checkpoint {path} is damaged ({type(error).__name__})"
-        stamp = self._stamp(batch, device)
+        stamp = self._stamp(device)
         differing = [key for key, value in stamp.items() if content.get(key) != value]
         if differing:
             key = differing[0]
             return None, f"the checkpoint {path} is of another {key} ({content.get(key)}, here {stamp[key]})"
+        if not set(batches) <= set(slot.room) or len(traces) != len(batches):
+            return None, f"the checkpoint {path} is of other batches ({', '.join(map(str, batches))})"
         return checkpoint, None
 
-    def _stamp(self, batch: int, device: torch.device) -> dict[str, Any]:
+    def _stamp(self, device: torch.device) -> dict[str, Any]:
         return {
             "format": _STATE_SCHEMA,
             "version": __version__,
             "case": self.case.identity,
-            "batch": batch,
             "device": device.type,
         }
 
     def save_batch(self, batch: int, finished: FinishedBatch) -> None:
-        """Keeps the results of a finished batch and drops its checkpoint.
+        """Keeps the results of a finished batch.
 
         Raises:
             UserError: The place cannot be written.
@@ -271,9 +321,9 @@ class CaseFolder:
             "images": [image.model_dump(mode="json") for image in finished.images],
             "trace": finished.trace,
             "seconds": finished.seconds,
+            "group": finished.group,
         }
         atomic_write(self._batch_path(batch), json.dumps(content).encode())
-        self._state_path(batch).unlink(missing_ok=True)
 
     def load_batch(self, batch: int) -> tuple[FinishedBatch | None, str | None]:
         """Reads the results of a finished batch.
@@ -287,8 +337,7 @@ class CaseFolder:
         try:
             content = json.loads(path.read_bytes())
             images = tuple(ImageResult.model_validate(image) for image in content["images"])
-            trace = tuple((int(step), str(phase), dict(losses)) for step, phase, losses in content["trace"])
-            finished = FinishedBatch(images, trace, float(content["seconds"]))
+            finished = FinishedBatch(images, _trace(content["trace"]), float(content["seconds"]), int(content["group"]))
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             return None, f"the batch {path} is damaged ({type(error).__name__})"
         if (content.get("format"), content.get("version"), content.get("case")) != (
@@ -302,6 +351,10 @@ class CaseFolder:
         if missing is not None:
             return None, f"the picture {self.path / missing} is missing"
         return finished, None
+
+
+def _trace(rows: Iterable[Any]) -> tuple[TraceRow, ...]:
+    return tuple((int(step), str(phase), dict(losses)) for step, phase, losses in rows)
 
 
 def _onto(device: torch.device) -> Callable[[Any, str], Any]:

@@ -44,8 +44,8 @@ class Trace(Progress):
     def __init__(self) -> None:
         self.rows: list[tuple[int, str, dict[str, float]]] = []
 
-    def report(self, step: int, total: int, phase: str, losses: Any) -> None:
-        self.rows.append((step, phase, dict(losses)))
+    def report(self, step: int, total: int, phase: str, *losses: Any) -> None:
+        self.rows.append((step, phase, dict(losses[0])))
 
 
 def _psnr(images: Tensor, truth: Tensor) -> float:
@@ -125,10 +125,11 @@ def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth()
     observation, secret = _observe(images=images, labels=labels.tolist())
     simulation = simulate(observation)
     for residual in ("observed", "simulated"):
-        loss = GradViT(residual=residual)._simulated_loss(simulation, observation, labels)
+        attack = GradViT(residual=residual)
+        context = attack._residual(simulation, observation, labels)
         parameters = {name: p for name, p in simulation.model.named_parameters() if "head" not in name}
-        gradients = torch.autograd.grad(loss(secret.images), list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
+        gradients = torch.func.grad(attack._simulator(simulation, observation))(parameters, secret.images, context)
+        for name, gradient in gradients.items():
             assert torch.allclose(gradient, observation.gradients[name], rtol=1e-3, atol=1e-6), name
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from privbench.cli import main
 from privbench.core import ATTACKS
-from tests.runs.plugin.privbench_test_plugin import Failing, Walk
+from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 
 @pytest.fixture(autouse=True)
@@ -17,10 +17,10 @@ def test_attacks() -> Iterator[None]:
     """The test attacks are registered, and one thread is used, as long as a test runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for attack in (Walk, Failing):
+    for attack in TEST_ATTACKS:
         ATTACKS.register(attack.name, attack)
     yield
-    for attack in (Walk, Failing):
+    for attack in TEST_ATTACKS:
         ATTACKS.unregister(attack.name)
     torch.set_num_threads(threads)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from privbench.cli.device import cpu_threads, resolve_device
+from privbench.cli.device import cpu_threads, resolve_device, resolve_devices
 from privbench.core import UserError
 
 
@@ -32,6 +32,17 @@ def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == torch.device("cuda")
     with pytest.raises(UserError, match="2 CUDA devices found"):
         resolve_device("cuda:2")
+
+
+def test_a_run_spreads_over_all_cuda_devices_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [torch.device("cuda:0"), torch.device("cuda:1")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_devices("auto") == resolve_devices("cuda") == both
+    assert [resolve_devices(f"cuda:{index}") for index in (0, 1)] == [[device] for device in both]
+    assert resolve_devices("cpu") == [torch.device("cpu")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_devices("auto") == [torch.device("cuda")]
 
 
 @pytest.mark.parametrize(("wish", "image_size", "expected"), [(None, 32, 1), (None, 224, 3), (2, 32, 2), (2, 224, 2)])

@@ -129,6 +129,22 @@ def test_quiet(small_run: Callable[..., Result]) -> None:
     assert small_run("--defense", "none", "--quiet").stderr == ""
 
 
+def test_how_an_attack_computes_reaches_it_and_the_record(small_run: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = ("--attack", "test-group-walk", "--defense", "none", "--limit", "4")
+    answer = small_run(*arguments, "--compile", "on", "--precision", "tf32", "--group", "2")
+    assert answer.exit_code == 0, answer.stderr
+    assert "2 runs, compile on, tf32" in answer.stderr
+    assert "none: images 1-2/4, step 1/4" in answer.stderr
+    assert "none: images 3-4/4, step 3/4" in answer.stderr
+    (record,) = records(tmp_path)
+    assert (record.provenance.compile, record.provenance.group) == ("on", 2)
+    again = small_run(*arguments, "--force")
+    assert "1 runs, compile auto, fp32" in again.stderr
+    (other,) = records(tmp_path)
+    # It is the same case: how it is computed is no part of it.
+    assert (other.case_id, other.provenance.compile, other.provenance.group) == (record.case_id, "auto", 4)
+
+
 def test_lpips_from_a_file(small_run: Callable[..., Result], shared_data: Path, tmp_path: Path) -> None:
     weights = shared_data / "weights" / "lpips-trunk-alexnet-features.pth"
     answer = small_run("--defense", "none", "--lpips-weights", str(weights))

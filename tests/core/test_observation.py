@@ -65,6 +65,24 @@ def test_the_observation_holds_copies_and_cannot_be_changed() -> None:
         observation.gradients["w"] = torch.zeros(1)  # type: ignore[index]
 
 
+def test_an_observation_moves_whole_and_only_where_it_must() -> None:
+    observation = _observation()
+    assert observation.to(torch.device("cpu")) is observation
+    # The check for finite gradients needs values, which the device `meta` has not.
+    moves: list[torch.device] = []
+
+    class Moving(torch.Tensor):
+        def to(self, *arguments: object, **keywords: object) -> torch.Tensor:
+            moves.extend(thing for thing in arguments if isinstance(thing, torch.device))
+            return self
+
+    parts = {"gradients": {"w": torch.ones(2)}, "model_state": {"w": torch.ones(2)}, "disclosed": {"m": torch.ones(2)}}
+    subclassed = {name: {key: value.as_subclass(Moving) for key, value in group.items()} for name, group in parts.items()}
+    moved = _observation(**subclassed, labels=torch.tensor([1, 4]).as_subclass(Moving)).to(torch.device("meta"))
+    assert moves == [torch.device("meta")] * 4
+    assert (moved.batch_size, moved.threat_model, moved.defense) == (2, observation.threat_model, observation.defense)
+
+
 def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="gradient of w is not finite"):
         _observation(gradients={"w": torch.tensor([1.0, float("nan")])})

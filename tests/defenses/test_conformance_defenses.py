@@ -42,7 +42,7 @@ class Ramp(Defense):
         return ProtectedInput(self.darken(batch))
 
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        return AttackerView(self.darken)
+        return AttackerView(lambda given, _: self.darken(given))
 
     def claim(self) -> str:
         return "Promises nothing."

@@ -7,18 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from privbench.core import Progress
+from privbench.core import Execution, Failure, Progress
 from privbench.inversion import (
+    Adam,
     Constant,
     Cosine,
     Halves,
     Inversion,
     MatchingTerm,
+    Outcome,
     PriorTerm,
+    Registration,
     SquaredError,
     SquaredNorm,
+    Target,
     TotalVariation,
-    candidate_gradients,
+    parameter_gradients,
+    runner,
 )
 from privbench.inversion.priors import ImagePrior
 
@@ -26,15 +31,19 @@ SHAPE = (1, 3, 4, 4)
 
 
 class Keeper(Progress):
-    """Keeps reports and checkpoints; can stop a run in the middle, as a kill would."""
+    """Keeps reports, notes and checkpoints; can stop a run in the middle, as a kill would."""
 
     def __init__(self, stop_at: int | None = None, saved: Mapping[str, Any] | None = None) -> None:
-        self.reports: list[tuple[int, int, str, dict[str, float]]] = []
+        self.reports: list[tuple[int, int, str, list[dict[str, float]]]] = []
+        self.notes: list[str] = []
         self.saved = saved
         self.stop_at = stop_at
 
-    def report(self, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        self.reports.append((step, total, phase, dict(losses)))
+    def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
+        self.reports.append((step, total, phase, [dict(one) for one in losses]))
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.saved = {**state}
@@ -45,57 +54,98 @@ class Keeper(Progress):
         return self.saved
 
 
-def _linear_problem(generator: torch.Generator, **changes: Any) -> tuple[Inversion, Tensor]:
+def simulate(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
     """A model w·x with squared loss: its gradient (w·x) x determines x up to its sign."""
-    truth = torch.rand(SHAPE, generator=generator)
-    weight = torch.rand(48, generator=generator).requires_grad_(True)
+    return (images.flatten(1) @ parameters["w"]).square().sum()
 
-    def simulate(images: Tensor) -> Tensor:
-        return (images.flatten(1) @ weight).square().sum()
 
-    observed = {"w": torch.autograd.grad(simulate(truth), [weight])[0].detach()}
+def problem_for(generator: torch.Generator, **changes: Any) -> Inversion:
     base: dict[str, Any] = {
         "simulate": simulate,
-        "parameters": {"w": weight},
-        "observed": observed,
+        "parameters": {"w": torch.rand(48, generator=generator)},
         "matching": [MatchingTerm("gradient", Constant(1.0), SquaredError())],
         "priors": [],
         "steps": 400,
-        "learning_rate": Cosine(0.05),
+        "optimiser": Adam(Cosine(0.05)),
     }
-    return Inversion(**(base | changes)), truth
+    return Inversion(**(base | changes))
 
 
-def test_candidate_gradients_are_those_of_each_trial(generator: torch.Generator) -> None:
-    problem, _ = _linear_problem(generator)
+def target_for(problem: Inversion, truth: Tensor, start: Tensor | None = None, **context: Tensor) -> Target:
+    observed = parameter_gradients(problem.simulate, problem.parameters, truth[None], context)
+    return Target(
+        {name: value[0] for name, value in observed.items()},
+        torch.full((1, *truth.shape), 0.5) if start is None else start,
+        context,
+    )
+
+
+def solve(problem: Inversion, *targets: Target, progress: Progress | None = None, compiled: str = "off") -> list[Outcome]:
+    found = problem.run(targets, progress, Execution(compile=compiled))  # type: ignore[arg-type]
+    assert all(isinstance(outcome, Outcome) for outcome in found)
+    return [outcome for outcome in found if isinstance(outcome, Outcome)]
+
+
+def test_parameter_gradients_are_those_of_each_trial(generator: torch.Generator) -> None:
+    problem = problem_for(generator)
     images = torch.rand(3, *SHAPE, generator=generator)
-    gradients = candidate_gradients(problem.simulate, problem.parameters, images)["w"]
-    weight = problem.parameters["w"]
+    gradients = parameter_gradients(problem.simulate, problem.parameters, images, {})["w"]
     for trial in range(3):
         flat = images[trial].flatten()
-        assert torch.allclose(gradients[trial], 2 * (flat @ weight) * flat)
+        assert torch.allclose(gradients[trial], 2 * (flat @ problem.parameters["w"]) * flat)
 
 
-def test_it_finds_the_image_behind_a_gradient(generator: torch.Generator) -> None:
-    problem, truth = _linear_problem(generator)
-    outcome = problem.run(torch.full((1, *SHAPE), 0.5), Progress())
+@pytest.mark.parametrize("record_from", [0, 10**9])  # as a recorded graph, and directly
+def test_it_finds_the_image_behind_a_gradient(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator, record_from: int
+) -> None:
+    monkeypatch.setattr(runner, "_RECORD_FROM", record_from)
+    problem = problem_for(generator)
+    truth = torch.rand(SHAPE, generator=generator)
+    (outcome,) = solve(problem, target_for(problem, truth))
     assert (outcome.images - truth).abs().max() < 1e-2
     assert outcome.losses["gradient"] < 1e-3
 
 
 def test_pixels_stay_in_range(generator: torch.Generator) -> None:
-    problem, _ = _linear_problem(generator, steps=3, learning_rate=Constant(5.0))
-    images = problem.run(torch.rand(1, *SHAPE, generator=generator), Progress()).images
-    assert images.min() >= 0
-    assert images.max() <= 1
+    problem = problem_for(generator, steps=3, optimiser=Adam(Constant(5.0)))
+    start = torch.rand(1, *SHAPE, generator=generator)
+    (outcome,) = solve(problem, target_for(problem, torch.rand(SHAPE, generator=generator), start))
+    assert outcome.images.min() >= 0
+    assert outcome.images.max() <= 1
+
+
+def test_a_step_is_that_of_torchs_adam_through_double_backward(generator: torch.Generator) -> None:
+    steps, rate = 12, 0.03
+    problem = problem_for(
+        generator,
+        steps=steps,
+        optimiser=Adam(Constant(rate), second_moment=0.99),
+        priors=[PriorTerm("variation", Constant(0.3), TotalVariation())],
+    )
+    truth, start = torch.rand(SHAPE, generator=generator), torch.rand(1, *SHAPE, generator=generator)
+    target = target_for(problem, truth, start)
+    (outcome,) = solve(problem, target)
+    weight = problem.parameters["w"].clone().requires_grad_(True)
+    images = start[0].clone().requires_grad_(True)
+    adam = torch.optim.Adam([images], lr=rate, betas=(0.9, 0.99))
+    for _ in range(steps):
+        (gradient,) = torch.autograd.grad(simulate({"w": weight}, images, {}), [weight], create_graph=True)
+        loss = (gradient - target.observed["w"]).square().sum() + 0.3 * TotalVariation()(images[None]).sum()
+        (images.grad,) = torch.autograd.grad(loss, [images])
+        adam.step()
+        with torch.no_grad():
+            images.clamp_(0, 1)
+    assert torch.allclose(outcome.images, images.detach(), atol=1e-5)
 
 
 def test_the_trial_with_the_smallest_matching_loss_is_chosen_whatever_the_priors_say(generator: torch.Generator) -> None:
     # Trial 1 starts at the truth; trial 0 is flat, which the prior likes far better.
     priors = [PriorTerm("variation", Constant(1e6), TotalVariation())]
-    problem, truth = _linear_problem(generator, steps=1, learning_rate=Constant(1e-9), priors=priors)
-    start = torch.stack([torch.full(SHAPE, 0.5), truth])
-    assert problem.run(start, Progress()).trial == 1
+    problem = problem_for(generator, steps=1, optimiser=Adam(Constant(1e-9)), priors=priors)
+    truth = torch.rand(SHAPE, generator=generator)
+    (outcome,) = solve(problem, target_for(problem, truth, torch.stack([torch.full(SHAPE, 0.5), truth])))
+    assert outcome.trial == 1
 
 
 class CountingPrior(ImagePrior):
@@ -111,66 +161,115 @@ class CountingPrior(ImagePrior):
 
 def test_a_term_is_not_computed_while_its_weight_is_zero(generator: torch.Generator) -> None:
     prior = CountingPrior()
-    problem, _ = _linear_problem(generator, steps=20, priors=[PriorTerm("bn", Halves(0.0, 0.1), prior)])
-    problem.run(torch.rand(1, *SHAPE, generator=generator), Progress())
+    problem = problem_for(generator, steps=20, priors=[PriorTerm("bn", Halves(0.0, 0.1), prior)])
+    solve(problem, target_for(problem, torch.rand(SHAPE, generator=generator)))
     assert prior.calls == 9 + 1  # steps 11 to 19, and the final evaluation
 
 
 def test_a_control_run_never_computes_a_gradient(generator: torch.Generator) -> None:
-    def forbidden(images: Tensor) -> Tensor:
+    def forbidden(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         raise AssertionError("the control run asked for a gradient")
 
-    problem, _ = _linear_problem(
+    problem = problem_for(
         generator,
         simulate=forbidden,
         matching=[MatchingTerm("gradient", Constant(0.0), SquaredError())],
         priors=[PriorTerm("norm", Constant(1.0), SquaredNorm())],
         steps=300,
     )
-    images = problem.run(torch.rand(1, *SHAPE, generator=generator), Progress()).images
-    assert torch.allclose(images, torch.full(SHAPE, 0.5), atol=1e-2)
+    target = Target({"w": torch.ones(48)}, torch.rand(1, *SHAPE, generator=generator))
+    (outcome,) = solve(problem, target)
+    assert torch.allclose(outcome.images, torch.full(SHAPE, 0.5), atol=1e-2)
 
 
-def test_a_trial_does_not_depend_on_the_others(generator: torch.Generator) -> None:
-    problem, _ = _linear_problem(generator, steps=30)
+@pytest.mark.parametrize("steps", [20, 100])
+def test_a_victim_does_not_depend_on_what_shares_its_group(generator: torch.Generator, steps: int) -> None:
+    def scaled(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        return simulate(parameters, images, context) * context["scale"]
+
+    problem = problem_for(generator, simulate=scaled, steps=steps, priors=[PriorTerm("r", Constant(0.1), Registration())])
+    targets = [
+        target_for(
+            problem,
+            torch.rand(SHAPE, generator=generator),
+            torch.rand(2, *SHAPE, generator=generator),
+            scale=torch.rand((), generator=generator) + 0.5,
+        )
+        for _ in range(3)
+    ]
+    together = solve(problem, *targets)
+    for target, outcome in zip(targets, together, strict=True):
+        (alone,) = solve(problem, target)
+        assert alone.trial == outcome.trial
+        assert torch.allclose(alone.images, outcome.images, atol=1e-4)
+
+
+def test_trials_of_a_step_do_not_touch_each_other(generator: torch.Generator) -> None:
+    problem = problem_for(generator)
     starts = torch.rand(2, *SHAPE, generator=generator)
-    together = candidate_gradients(problem.simulate, problem.parameters, starts)["w"]
-    alone = [candidate_gradients(problem.simulate, problem.parameters, start[None])["w"][0] for start in starts]
-    assert torch.equal(together, torch.stack(alone))
+    together = parameter_gradients(problem.simulate, problem.parameters, starts, {})["w"]
+    alone = [parameter_gradients(problem.simulate, problem.parameters, start[None], {})["w"][0] for start in starts]
+    assert torch.allclose(together, torch.stack(alone), rtol=1e-6)
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(generator: torch.Generator) -> None:
-    problem, _ = _linear_problem(generator, steps=100)
-    start = torch.rand(2, *SHAPE, generator=generator)
+@pytest.mark.parametrize("steps", [50, 100])
+def test_an_interrupted_run_goes_on_bit_for_bit(generator: torch.Generator, steps: int) -> None:
+    problem = problem_for(generator, steps=steps)
+    targets = [
+        target_for(problem, torch.rand(SHAPE, generator=generator), torch.rand(2, *SHAPE, generator=generator))
+        for _ in range(2)
+    ]
     whole = Keeper()
-    expected = problem.run(start, whole)
-    broken = Keeper(stop_at=50)
+    expected = solve(problem, *targets, progress=whole)
+    broken = Keeper(stop_at=30)
     with pytest.raises(KeyboardInterrupt):
-        problem.run(start, broken)
+        solve(problem, *targets, progress=broken)
     resumed = Keeper(saved=broken.saved)
-    actual = problem.run(start, resumed)
-    assert torch.equal(actual.images, expected.images)
-    assert actual.losses == expected.losses
-    assert resumed.reports == [report for report in whole.reports if report[0] > 50]
+    actual = solve(problem, *targets, progress=resumed)
+    for left, right in zip(actual, expected, strict=True):
+        assert torch.equal(left.images, right.images)
+        assert left.losses == right.losses
+    assert resumed.reports == [report for report in whole.reports if report[0] > 30]
 
 
-def test_reports_carry_step_phase_and_losses(generator: torch.Generator) -> None:
+def test_reports_carry_step_phase_and_the_losses_of_every_victim(generator: torch.Generator) -> None:
     keeper = Keeper()
-    problem, _ = _linear_problem(generator, steps=25, phase=lambda share: "early" if share <= 0.5 else "late")
-    problem.run(torch.rand(1, *SHAPE, generator=generator), keeper)
+    problem = problem_for(generator, steps=25, phase=lambda share: "early" if share <= 0.5 else "late")
+    targets = [target_for(problem, torch.rand(SHAPE, generator=generator)) for _ in range(2)]
+    solve(problem, *targets, progress=keeper)
     assert [(step, total, phase) for step, total, phase, _ in keeper.reports] == [
         (10, 25, "early"),
         (20, 25, "late"),
         (25, 25, "late"),
     ]
-    assert keeper.reports[-1][3]["gradient"] < keeper.reports[0][3]["gradient"]
+    for victim in range(2):
+        assert keeper.reports[-1][3][victim]["gradient"] < keeper.reports[0][3][victim]["gradient"]
+    assert keeper.reports[0][3][0] != keeper.reports[0][3][1]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(generator: torch.Generator) -> None:
+def test_a_loss_that_is_not_finite_fails_its_victim_and_no_other(generator: torch.Generator) -> None:
+    def fragile(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        return simulate(parameters, images, context) * context["scale"]
+
+    problem = problem_for(generator, simulate=fragile, steps=30)
+    truth = torch.rand(SHAPE, generator=generator)
+    good = target_for(problem, truth, scale=torch.tensor(1.0))
+    bad = Target(good.observed, good.start, {"scale": torch.tensor(float("nan"))})
+    alone = solve(problem, good)[0]
+    failed, other = problem.run([bad, good])
+    assert isinstance(failed, Failure)
+    assert failed.reason == "the loss 'gradient' became non-finite at step 10; lower the learning rate"
+    assert isinstance(other, Outcome)
+    assert torch.allclose(other.images, alone.images, atol=1e-6)
+
+
+def test_a_run_whose_victims_all_failed_stops(generator: torch.Generator) -> None:
     class Broken(ImagePrior):
         def __call__(self, images: Tensor) -> Tensor:
             return images.flatten(1).mean(1) * float("nan")
 
-    problem, _ = _linear_problem(generator, steps=10, priors=[PriorTerm("bad", Constant(1.0), Broken())])
-    with pytest.raises(FloatingPointError, match="became non-finite at step 10"):
-        problem.run(torch.rand(1, *SHAPE, generator=generator), Progress())
+    keeper = Keeper()
+    problem = problem_for(generator, steps=500, priors=[PriorTerm("bad", Constant(1.0), Broken())])
+    (failed,) = problem.run([target_for(problem, torch.rand(SHAPE, generator=generator))], keeper)
+    assert isinstance(failed, Failure)
+    assert [report[0] for report in keeper.reports] == [10]

@@ -1,9 +1,11 @@
 """Relocation: patches in the wrong places are found by their position gradients."""
 
+from collections.abc import Mapping
+
 import torch
 
 from privbench.core.patches import rearrange
-from privbench.inversion import candidate_gradients, relocation_order
+from privbench.inversion import parameter_gradients, relocation_order
 from privbench.models import build_model, default_spec
 
 
@@ -29,11 +31,12 @@ def test_position_gradients_bring_most_swapped_patches_home(generator: torch.Gen
     swapped[..., 0:4, 0:4], swapped[..., 20:24, 12:16] = truth[..., 20:24, 12:16], truth[..., 0:4, 0:4]
     name = "network.pos_embed"
 
-    def loss(images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(victim(images), torch.tensor([4]))
+    def loss(parameters: Mapping[str, torch.Tensor], images: torch.Tensor, context: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        logits = torch.func.functional_call(victim, dict(parameters), (images,))
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([4]))
 
-    parameters = {name: dict(victim.named_parameters())[name]}
-    target = candidate_gradients(loss, parameters, truth[None])[name][0, 0, 1:]
-    candidate = candidate_gradients(loss, parameters, swapped[None])[name][0, 0, 1:]
+    parameters = {name: dict(victim.named_parameters())[name].detach()}
+    target = parameter_gradients(loss, parameters, truth[None], {})[name][0, 0, 1:]
+    candidate = parameter_gradients(loss, parameters, swapped[None], {})[name][0, 0, 1:]
     order = relocation_order(candidate, target)
     assert torch.equal(rearrange(swapped, order, 4), truth)

@@ -10,16 +10,16 @@ import torch
 from privbench.core import ATTACKS, Case, Record
 from privbench.runs.execute import Suites, run_case
 from privbench.runs.resolve import RunOptions, resolve_cases
-from tests.runs.plugin.privbench_test_plugin import Failing, Walk
+from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 
 @pytest.fixture(autouse=True)
 def test_attacks() -> Iterator[None]:
     """The test attacks are registered as long as a test runs."""
-    for attack in (Walk, Failing):
+    for attack in TEST_ATTACKS:
         ATTACKS.register(attack.name, attack)
     yield
-    for attack in (Walk, Failing):
+    for attack in TEST_ATTACKS:
         ATTACKS.unregister(attack.name)
 
 
@@ -49,7 +49,7 @@ def compute(tmp_path: Path) -> Callable[..., Record]:
     """Computes a case in `tmp_path`, on the CPU, without LPIPS, with a checkpoint at every step."""
 
     def run(case: Case, **how: Any) -> Record:
-        settings = {"output": tmp_path, "device": torch.device("cpu"), "suites": Suites(download=False)}
+        settings = {"output": tmp_path, "devices": [torch.device("cpu")], "suites": Suites(download=False)}
         return run_case(case, **{**settings, "checkpoint_interval": 0.0, **how})
 
     return run

@@ -1,9 +1,8 @@
 """A case becomes a record: what is computed, what is kept, what failure means, and what an attack can reach."""
 
 import gc
-import json
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from privbench.core import (
     ATTACKS,
     Attack,
     Case,
+    Failure,
     Observation,
     Progress,
     Reconstruction,
@@ -26,42 +26,16 @@ from privbench.core import (
 )
 from privbench.runs.execute import Suites, check_case
 from privbench.runs.interrupt import Interrupted
-from privbench.runs.listener import Listener
 from privbench.runs.pictures import ShownCase, shown_case
 from privbench.runs.prepare import Prepared, prepare
-from privbench.runs.store import CaseFolder
+from privbench.runs.store import CaseFolder, Slot
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
-from tests.runs.plugin.privbench_test_plugin import Walk
+from tests.runs.plugin.privbench_test_plugin import GroupWalk, Walk
+from tests.runs.watching import PowerCut, Watcher, results
 
 CPU = torch.device("cpu")
 
 Act = Callable[[Observation, torch.Generator, Progress], Reconstruction]
-
-
-class Watcher(Listener):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.notes: list[str] = []
-
-    def started(self, case: Case, batches: int) -> None:
-        self.events.append(f"started {batches}")
-
-    def reused(self, record: Record) -> None:
-        self.events.append("reused")
-
-    def batch(self, case: Case, batch: int) -> None:
-        self.events.append(f"batch {batch}")
-
-    def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-        self.events.append(f"step {batch}.{step}/{total}")
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def finished(self, record: Record) -> None:
-        self.events.append("finished")
 
 
 class Acting(Attack):
@@ -81,15 +55,6 @@ def acting(test_attacks: None) -> Iterator[type[Acting]]:
     ATTACKS.register(Acting.name, Acting)
     yield Acting
     ATTACKS.unregister(Acting.name)
-
-
-def results(record: Record) -> dict[str, Any]:
-    """A record without what a clock or a machine decides."""
-    content: dict[str, Any] = json.loads(record.to_json())
-    del content["provenance"]
-    for image in content["images"]:
-        del image["seconds"]
-    return content
 
 
 def pixels(path: Path) -> Any:
@@ -272,13 +237,8 @@ def test_a_continued_case_equals_an_uninterrupted_one(
     case = small_case()
     record = compute(case, output=tmp_path / "whole", draw=draw_all)
 
-    class PowerCut(Watcher):
-        def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-            if (batch, step) == where:
-                raise SystemExit
-
     with pytest.raises(SystemExit):
-        compute(case, output=tmp_path / "cut", listener=PowerCut(), draw=draw_all)
+        compute(case, output=tmp_path / "cut", listener=PowerCut(*where), draw=draw_all)
     folder = tmp_path / "cut" / case.folder
     assert not (folder / "record.json").exists()
     watcher = Watcher()
@@ -287,7 +247,7 @@ def test_a_continued_case_equals_an_uninterrupted_one(
     for name in ("trace.csv", "case.yaml", "comparison.png", "reconstructions/astronaut.png", "reconstructions/chelsea.png"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / case.folder / name).read_bytes()
     # Finished batches are kept, and an interrupted one continues after its last checkpoint.
-    assert watcher.events[1:3] == [f"batch {where[0]}", f"step {where[0]}.{where[1]}/4"]
+    assert watcher.events[1:3] == [f"group {where[0]}", f"step {where[0]}.{where[1]}/4"]
     assert not (folder / ".work").exists()
 
 
@@ -299,13 +259,8 @@ def draw_all(shown: ShownCase) -> bytes:
 def test_time_before_an_interruption_counts(small_case: Callable[..., Case], compute: Callable[..., Record]) -> None:
     case = small_case(limit=1, settings=("attack.pause=0.1",))
 
-    class PowerCut(Watcher):
-        def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-            if step == 4:
-                raise SystemExit
-
     with pytest.raises(SystemExit):
-        compute(case, listener=PowerCut())
+        compute(case, listener=PowerCut(0, 4))
     assert 0.4 < compute(case).images[0].seconds < 0.8
 
 
@@ -315,21 +270,16 @@ def test_a_damaged_checkpoint_starts_the_batch_over(
     case = small_case()
     record = compute(case, output=tmp_path / "whole")
 
-    class PowerCut(Watcher):
-        def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-            if (batch, step) == (1, 3):
-                raise SystemExit
-
     with pytest.raises(SystemExit):
-        compute(case, listener=PowerCut())
-    state = tmp_path / case.folder / ".work" / "batch-00001.pt"
+        compute(case, listener=PowerCut(1, 3))
+    state = tmp_path / case.folder / ".work" / "batches-00001-00001.pt"
     state.write_bytes(state.read_bytes()[:500])
     watcher = Watcher()
     assert results(compute(case, listener=watcher)) == results(record)
     (note,) = [note for note in watcher.notes if "damaged" in note]
-    assert "batch-00001.pt" in note
+    assert "batches-00001-00001.pt" in note
     assert "starts over" in note
-    assert watcher.events[1:3] == ["batch 1", "step 1.1/4"]
+    assert watcher.events[1:3] == ["group 1", "step 1.1/4"]
 
 
 def test_checkpoints_are_not_closer_than_the_interval(
@@ -338,9 +288,9 @@ def test_checkpoints_are_not_closer_than_the_interval(
     saved: list[int] = []
     original = CaseFolder.save_checkpoint
 
-    def counting(self: CaseFolder, batch: int, *rest: Any) -> None:
-        saved.append(batch)
-        original(self, batch, *rest)
+    def counting(self: CaseFolder, slot: Slot, *rest: Any) -> None:
+        saved.append(slot.first)
+        original(self, slot, *rest)
 
     monkeypatch.setattr(CaseFolder, "save_checkpoint", counting)
     compute(small_case(seed=1), checkpoint_interval=0.0)
@@ -361,7 +311,7 @@ def test_checkpoints_are_not_closer_than_the_interval(
         ("runtime", "RuntimeError: the first line"),
         ("memory", "OutOfMemoryError: out of memory, tried to allocate 2 GiB"),
         ("float", "FloatingPointError: underflow"),
-        ("pixels", "RuntimeError: attack test-failing returned non-finite pixels"),
+        ("pixels", "attack test-failing returned non-finite pixels"),
         ("loss", "the loss mean is not finite"),
     ],
 )
@@ -482,6 +432,29 @@ def test_nothing_that_an_attack_receives_leads_to_the_secret(
     assert not any(torch.equal(thing.flatten(), secret.images.flatten()) for thing in tensors)
 
 
+@pytest.mark.parametrize("devices", [[CPU], [CPU, CPU]], ids=["one device", "two devices"])
+def test_nothing_that_a_group_receives_leads_to_the_secret(
+    devices: list[torch.device],
+    small_case: Callable[..., Case],
+    compute: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = small_case(attack="test-group-walk", limit=4, defense="mjp", adversary="oracle")
+    truth = [secret.images.flatten() for secret in secrets(case)]
+    found: list[object] = []
+
+    def act(self: GroupWalk, *arguments: object, **keywords: object) -> list[Failure]:
+        found.extend(reachable(*arguments, *keywords.values()))
+        return [Failure("enough seen")] * 2
+
+    monkeypatch.setattr(GroupWalk, "run_group", act)
+    compute(case, group=2, devices=devices)
+    assert sum(isinstance(thing, Observation) for thing in found) == 4
+    assert not any(isinstance(thing, Secret | Prepared) for thing in found)
+    tensors = [thing.flatten() for thing in found if isinstance(thing, torch.Tensor) and thing.numel() == truth[0].numel()]
+    assert not any(torch.equal(tensor, images) for tensor in tensors for images in truth)
+
+
 def test_the_streams_of_client_and_attack_differ_and_repeat(
     acting: type[Acting], small_case: Callable[..., Case], compute: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,9 +501,8 @@ def test_a_signal_waits_for_the_next_checkpoint(
     import signal
 
     class CtrlC(Watcher):
-        def step(self, case: Case, batch: int, step: int, total: int, phase: str, losses: Mapping[str, float]) -> None:
-            super().step(case, batch, step, total, phase, losses)
-            if (batch, step) == (0, 3):
+        def at(self, batches: Sequence[int], step: int) -> None:
+            if (*batches, step) == (0, 3):
                 os.kill(os.getpid(), signal.SIGINT)
 
     case = small_case()

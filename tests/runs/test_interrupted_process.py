@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
 
 WALK = ("--attack", "test-walk", "--set", "attack.steps=20", "--set", "attack.pause=0.05")
+GROUP_WALK = ("--attack", "test-group-walk", "--set", "attack.steps=20", "--set", "attack.pause=0.05")
 GRADVIT = ("--attack", "gradvit", "--preset", "quick", "--set", "attack.steps=60", "--set", "attack.bn_prior=2e-5")
 
 
@@ -53,15 +54,15 @@ def files(output: Path) -> dict[str, bytes]:
     return found
 
 
-def states(output: Path, batch: int) -> bool:
-    return any(output.glob(f"*/.work/batch-{batch:05d}.pt"))
+def states(output: Path, first: int, size: int = 1) -> bool:
+    return any(output.glob(f"*/.work/batches-{first:05d}-{first + size - 1:05d}.pt"))
 
 
-def killed_and_continued(output: Path, attack: tuple[str, ...], batches: tuple[int, ...]) -> None:
-    """Kills one process after the other, each in the middle of a batch, and lets the last one finish."""
-    for batch in batches:
+def killed_and_continued(output: Path, attack: tuple[str, ...], groups: tuple[tuple[int, int], ...]) -> None:
+    """Kills one process after the other, each in the middle of a group, and lets the last one finish."""
+    for group in groups:
         process = start(output, *attack)
-        wait_for(process, lambda batch=batch: states(output, batch))  # type: ignore[misc]
+        wait_for(process, lambda group=group: states(output, *group))  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
         assert not list(output.rglob("record.json"))
@@ -70,15 +71,19 @@ def killed_and_continued(output: Path, attack: tuple[str, ...], batches: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("attack", "batches"),
+    ("attack", "groups"),
     [
-        pytest.param(WALK, (1,), id="test-walk"),
-        pytest.param(GRADVIT, (0, 1), id="gradvit", marks=pytest.mark.slow),
+        pytest.param(WALK, ((1, 1),), id="test-walk"),
+        pytest.param(GROUP_WALK, ((0, 2),), id="test-group-walk"),
+        pytest.param(GRADVIT, ((0, 2), (0, 2)), id="gradvit", marks=pytest.mark.slow),
+        pytest.param((*GRADVIT, "--group", "1"), ((0, 1), (1, 1)), id="gradvit alone", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_continues_to_the_same_result(attack: tuple[str, ...], batches: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_result(
+    attack: tuple[str, ...], groups: tuple[tuple[int, int], ...], tmp_path: Path
+) -> None:
     whole = start(tmp_path / "whole", *attack)
-    killed_and_continued(tmp_path / "cut", attack, batches)
+    killed_and_continued(tmp_path / "cut", attack, groups)
     code, _, stderr = finish(whole)
     assert code == 0, stderr
     expected = files(tmp_path / "whole")

@@ -23,7 +23,8 @@ def _mean_psnr(defense: str, *, control: bool = False) -> float:
     (found,) = [
         record
         for record in RECORDS
-        if Path(record.case.data.source).name == "cifar10"
+        if record.case.attack.name == "gradvit"
+        and Path(record.case.data.source).name == "cifar10"
         and record.case.data.indices == tuple(range(8))
         and record.case.defense_name == defense
         and record.case.defense[0].parameters.get("mask_ratio") in {None, 0.1}

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from privbench.core import Case, ImageResult, Record, UserError
-from privbench.runs.store import CaseFolder, Checkpoint, FinishedBatch, _onto, atomic_write, check_output, find_records
+from privbench.runs.store import CaseFolder, Checkpoint, FinishedBatch, Slot, _onto, atomic_write, check_output, find_records
 
 CPU = torch.device("cpu")
+SLOT = Slot(2, 2)
 
 
 def everything_below(folder: Path) -> list[str]:
@@ -149,7 +150,8 @@ def checkpoint() -> Checkpoint:
         "phase": "late",
         "nested": [{"moment": torch.zeros(1)}, (1, 2.5, None, True)],
     }
-    return Checkpoint(state, ((1, "early", {"loss": 0.1}), (2, "late", {"loss": 1e-17, "other": float("inf")})), 1.25)
+    traces = ((), ((1, "early", {"loss": 0.1}), (2, "late", {"loss": 1e-17, "other": float("inf")})))
+    return Checkpoint((2, 3), state, traces, 1.25)
 
 
 def same(one: Any, two: Any) -> bool:
@@ -164,13 +166,29 @@ def same(one: Any, two: Any) -> bool:
 
 def test_a_checkpoint_comes_back_exactly(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(1, CPU, checkpoint())
-    restored, problem = folder.load_checkpoint(1, CPU)
+    folder.save_checkpoint(SLOT, CPU, checkpoint())
+    restored, problem = folder.load_checkpoint(SLOT, CPU)
     assert problem is None
     assert restored is not None
     assert same(dict(restored.state), dict(checkpoint().state))
-    assert (restored.trace, restored.seconds) == (checkpoint().trace, 1.25)
-    assert folder.load_checkpoint(0, CPU) == (None, None)
+    assert (restored.batches, restored.traces, restored.seconds) == ((2, 3), checkpoint().traces, 1.25)
+    assert folder.load_checkpoint(Slot(0, 2), CPU) == (None, None)
+    folder.drop_checkpoint(SLOT)
+    assert folder.load_checkpoint(SLOT, CPU) == (None, None)
+
+
+def test_slots_count_from_the_first_batch_and_are_known_by_their_checkpoints(
+    small_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    assert [Slot.of(batch, 3).first for batch in range(7)] == [0, 0, 0, 3, 3, 3, 6]
+    assert list(Slot.of(4, 3).room) == [3, 4, 5]
+    folder = CaseFolder(tmp_path, small_case())
+    assert folder.interrupted() == []
+    slots = [Slot(0, 1), Slot(7, 1), Slot(2, 2), Slot(100_000, 200)]
+    for slot in reversed(slots):
+        folder.save_checkpoint(slot, CPU, checkpoint())
+    (folder.path / ".work" / "other.pt").write_bytes(b"")
+    assert folder.interrupted() == slots
 
 
 def test_only_what_was_on_the_accelerator_moves_to_this_runs_device() -> None:
@@ -183,14 +201,14 @@ def test_only_what_was_on_the_accelerator_moves_to_this_runs_device() -> None:
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "other"])
 def test_a_damaged_checkpoint_is_reported_and_not_used(damage: str, small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(0, CPU, checkpoint())
+    folder.save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
     whole = path.read_bytes()
     if damage == "other":
         torch.save({"hello": 1}, path)
     else:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "noise": b"not a checkpoint"}[damage])
-    restored, problem = folder.load_checkpoint(0, CPU)
+    restored, problem = folder.load_checkpoint(SLOT, CPU)
     assert restored is None
     assert problem is not None
     assert "\n" not in problem
@@ -199,10 +217,10 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(damage: str, small_case: 
 
 def test_a_checkpoint_never_runs_code(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(0, CPU, checkpoint())
+    folder.save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
     torch.save({"state": Unpickled(tmp_path / "executed")}, path)
-    assert folder.load_checkpoint(0, CPU)[0] is None
+    assert folder.load_checkpoint(SLOT, CPU)[0] is None
     assert not (tmp_path / "executed").exists()
 
 
@@ -218,13 +236,14 @@ def test_a_checkpoint_of_another_batch_version_or_device_is_not_used(
     small_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(0, CPU, checkpoint())
+    folder.save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
-    assert "of another device (cpu, here cuda)" in str(folder.load_checkpoint(0, torch.device("cuda"))[1])
-    path.rename(path.with_name("batch-00001.pt"))
-    assert "of another batch (0, here 1)" in str(folder.load_checkpoint(1, CPU)[1])
+    assert "of another device (cpu, here cuda)" in str(folder.load_checkpoint(SLOT, torch.device("cuda"))[1])
+    other = Slot(4, 2)
+    path.rename(path.with_name(other.file_name))
+    assert "of other batches (2, 3)" in str(folder.load_checkpoint(other, CPU)[1])
     monkeypatch.setattr("privbench.runs.store.__version__", "9")
-    assert "of another version" in str(folder.load_checkpoint(1, CPU)[1])
+    assert "of another version" in str(folder.load_checkpoint(other, CPU)[1])
 
 
 # Batches
@@ -244,16 +263,14 @@ def finished(folder: CaseFolder) -> FinishedBatch:
         seconds=0.7,
         reconstruction="reconstructions/a.png",
     )
-    return FinishedBatch((image,), ((1, "early", {"loss": 2 / 3}), (2, "late", {"loss": float("inf")})), 0.7)
+    return FinishedBatch((image,), ((1, "early", {"loss": 2 / 3}), (2, "late", {"loss": float("inf")})), 0.7, 2)
 
 
-def test_a_finished_batch_comes_back_exactly_and_ends_its_checkpoint(small_case: Callable[..., Case], tmp_path: Path) -> None:
+def test_a_finished_batch_comes_back_exactly(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(0, CPU, checkpoint())
     batch = finished(folder)
     folder.save_batch(0, batch)
     assert folder.load_batch(0) == (batch, None)
-    assert folder.load_checkpoint(0, CPU) == (None, None)
     assert folder.load_batch(1) == (None, None)
 
 

@@ -1,13 +1,13 @@
 """Attacks for tests, registered through entry points as a third party's would be; no gradient is matched, nothing is learnt."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
+from privbench.core import Attack, Execution, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 
 
 class Walk(Attack):
@@ -46,6 +46,64 @@ class Walk(Attack):
         return Reconstruction(images=images, labels=labels, losses={"mean": float(images.mean())}, steps=self.steps)
 
 
+class GroupWalk(GroupAttack):
+    """Several walks side by side; where one goes depends on its own observation and generator."""
+
+    name: ClassVar[str] = "test-group-walk"
+
+    steps: Annotated[int, Field(gt=0)] = 4
+    """Steps of the walk."""
+    pause: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds of sleep per step."""
+    best: Annotated[int, Field(gt=0)] = 4
+    """The best size of a group."""
+    memory: Annotated[int, Field(ge=0)] = 1000
+    """With so many observations or more the memory is full, at the second step."""
+    failing_label: ClassVar[int | None] = None
+    """Observations with this known label come to nothing; no parameter, so that the case stays the same."""
+
+    def group_size(self, observation: Observation) -> int:
+        """As it was told."""
+        return self.best
+
+    def run_group(
+        self,
+        observations: Sequence[Observation],
+        *,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        execution: Execution,
+    ) -> list[Reconstruction | Failure]:
+        """Walks; the state is that of all walks."""
+        progress.note(f"{execution.runs} runs, compile {execution.compile}, {execution.precision}")
+        images = [
+            torch.rand(observation.batch_size, *observation.image_shape, generator=generator)
+            + observation.gradients["network.head.bias"].sum()
+            for observation, generator in zip(observations, generators, strict=True)
+        ]
+        first = 0
+        if (state := progress.restore()) is not None:
+            images, first = list(state["images"]), state["step"]
+            for generator, saved in zip(generators, state["generators"], strict=True):
+                generator.set_state(saved)
+        for step in range(first, self.steps):
+            if step == 1 and len(observations) >= self.memory:
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes")
+            for place, generator in enumerate(generators):
+                images[place] = (images[place] + 0.1 * torch.randn(images[place].shape, generator=generator)).clamp(0, 1)
+            time.sleep(self.pause)
+            phase = "early" if step < self.steps // 2 else "late"
+            progress.report(step + 1, self.steps, phase, *({"mean": float(image.mean())} for image in images))
+            states = [generator.get_state() for generator in generators]
+            progress.save({"images": list(images), "step": step + 1, "generators": states})
+        return [
+            Failure(f"label {self.failing_label}")
+            if observation.labels is not None and self.failing_label in observation.labels.tolist()
+            else Reconstruction(images=image, losses={"mean": float(image.mean())}, steps=self.steps)
+            for image, observation in zip(images, observations, strict=True)
+        ]
+
+
 class Failing(Attack):
     """Fails in the way it is told to."""
 
@@ -67,3 +125,6 @@ class Failing(Attack):
         if self.how == "pixels":
             return Reconstruction(images=images * float("nan"))
         return Reconstruction(images=images, losses={"mean": float("inf")})
+
+
+ATTACKS: tuple[type[Attack], ...] = (Walk, GroupWalk, Failing)

@@ -1,0 +1,65 @@
+"""Closed form for every vision transformer with learned position rows and a batch of one: one linear system, no label.
+
+The gradient of a position row is the gradient δ of its token, and the patch embedding's is `∂W = Σ δ xᵀ` over the patches x.
+Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention.
+"""
+
+from typing import ClassVar
+
+import torch
+
+from privbench.adversary import simulate
+from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.inversion import reassembled
+from privbench.inversion.algebra import (
+    PatchEmbedding,
+    candidate_images,
+    least_squares,
+    require_tokens,
+    sum_of_shared_row,
+    token_gradients,
+)
+
+__all__ = ["ClosedForm"]
+
+_CUTOFF = 1e-7
+"""Rounding of float32: singular values of Δ below this share of the largest carry nothing."""
+
+
+class ClosedForm(Attack):
+    """Patches by least squares from the gradients of position rows and patch embedding."""
+
+    name: ClassVar[str] = "closed-form"
+
+    def require(self, observation: Observation) -> None:
+        """Refuses batches and models without a learned position embedding."""
+        require_tokens(observation, simulate(observation).model, self.name)
+
+    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """Solves for all patches at once.
+
+        Patches that share one position row (MJP) have only the sum of their gradients: one common patch stands for all of them,
+        what they differ by spoils the others too, and the flag `masked-patches-not-separated` says so. Where the client is
+        known to shuffle (`aware`) the patches are put in the order in which their borders fit.
+        """
+        simulation = simulate(observation)
+        model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
+        gradients = token_gradients(model, observation)
+        gradient = observation.gradients[model.parts().patch_weight].double().flatten(1)
+        flags = list(simulation.view.flags)
+        masked = (gradients == 0).all(dim=1) & model.has_unknown_position
+        if masked.any():
+            gradients = torch.cat([gradients[~masked], sum_of_shared_row(model, observation)])
+            flags.append("masked-patches-not-separated")
+        if len(gradients) > gradients.shape[1]:
+            flags.append("more-patches-than-width")
+        solution = least_squares(gradients.T, gradient, cutoff=_CUTOFF)
+        patches = solution[-1:].repeat(len(masked), 1)
+        patches[~masked] = solution[: int((~masked).sum())]
+        images, undone = candidate_images(model, simulation.logits, embedding.images(patches))
+        losses = {"misfit": float((gradients.T @ solution - gradient).norm() / gradient.norm())}
+        movable = simulation.view.movable
+        if movable is not None and movable.any() and not masked.any():
+            images, losses["order_cost"] = reassembled(images, embedding.patch_size, movable, generator=generator)
+            flags = ["order-inferred" if flag == "order-not-inferred" else flag for flag in flags]
+        return Reconstruction(images, losses=losses, flags=(*flags, *undone))

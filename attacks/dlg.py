@@ -1,0 +1,122 @@
+"""Deep Leakage from Gradients (Zhu et al., NeurIPS 2019, arXiv 1906.08935): image and label by L-BFGS.
+
+    argmin_{x, y}  |g(x, softmax(y)) - g|² / |g|²
+
+No prior, no box; the label is a vector of logits that is optimised along with the pixels. `idlg` has the label read
+off the last layer instead.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.adversary import Simulation, Start, mean_cross_entropy, simulate, start_images
+from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.inversion import LBFGS, Constant, MatchingTerm, Objective, QuasiNewton, Simulator, SquaredError, Target
+
+__all__ = ["DeepLeakage", "LeakageStart", "leak", "leakage_start"]
+
+LeakageStart = Start | Literal["standard-normal"]
+"""As everywhere, or normal around 0 with deviation 1, most of it outside [0, 1] (published)."""
+
+
+class DeepLeakage(Attack):
+    """Squared-error matching by L-BFGS, the labels optimised jointly unless they are known."""
+
+    name: ClassVar[str] = "dlg"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {},
+        "paper": {"steps": 300, "learning_rate": 1.0, "start": "standard-normal"},
+    }
+
+    steps: Annotated[int, Field(gt=0)] = 40
+    """Steps of each trial, of `evaluations` iterations each."""
+    trials: Annotated[int, Field(gt=0)] = 1
+    """Independent trials, one after the other; the one with the smallest matching loss is returned."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Length of a step relative to the quasi-Newton one (published: 1)."""
+    evaluations: Annotated[int, Field(gt=0)] = 20
+    """Iterations of L-BFGS within one step."""
+    start: LeakageStart = "grey"
+    """Start images: `standard-normal`, deviation 1 around 0 (published); uniform in [0, 1]; normal around mid-grey (deviation
+    0.25); or mid-grey with a little noise (0.05)."""
+
+    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """Optimises pixels and label logits together; known labels stay as they are."""
+        images = leakage_start(self.start, self.trials, observation, generator)
+        shape = (self.trials, observation.batch_size, observation.model.num_classes)
+        logits = torch.randn(shape, generator=generator).to(observation.device)
+        solver = LBFGS(self.learning_rate, self.evaluations)
+        labels = {"labels": observation.labels} if observation.labels is not None else {"label-logits": logits}
+        return leak(observation, images, labels, steps=self.steps, solver=solver, progress=progress)
+
+
+def leakage_start(start: LeakageStart, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:
+    """Candidates to start from, `[trials, batch, 3, height, width]`; only `standard-normal` leaves [0, 1]."""
+    if start != "standard-normal":
+        return start_images(start, trials, observation, generator)
+    shape = (trials, observation.batch_size, *observation.image_shape)
+    return torch.randn(shape, generator=generator).to(observation.device)
+
+
+def leak(
+    observation: Observation,
+    images: Tensor,
+    labels: Mapping[str, Tensor],
+    *,
+    steps: int,
+    solver: LBFGS,
+    progress: Progress,
+) -> Reconstruction:
+    """Matches the whole gradient by L-BFGS.
+
+    Args:
+        observation: What the attacker sees.
+        images: `[trials, batch, 3, height, width]` to start from.
+        labels: `labels`, `[batch]` int64, that stay; or `label-logits`, `[trials, batch, classes]`, to start from.
+        steps: Of each trial.
+        solver: L-BFGS's settings.
+        progress: Where to report to.
+
+    Raises:
+        FloatingPointError: The objective was non-finite from the start.
+    """
+    simulation = simulate(observation)
+    size = torch.stack([gradient.square().sum() for gradient in observation.gradients.values()]).sum()
+    # Relative to the observed size, so that the solver's absolute tolerances mean the same for every victim.
+    weight = Constant(1 / max(float(size), 1e-30))
+    joint = "label-logits" in labels
+    problem = QuasiNewton(
+        objective=Objective(
+            simulate=_soft_cross_entropy(simulation) if joint else mean_cross_entropy(simulation),
+            matching=[MatchingTerm("gradient", weight, SquaredError())],
+            priors=[],
+        ),
+        parameters=dict(simulation.model.named_parameters()),
+        steps=steps,
+        optimiser=solver,
+    )
+    fixed = {**simulation.view.known, **({} if joint else labels)}
+    found = problem.solve(Target(observation.gradients, images, fixed), labels if joint else {}, progress)
+    flags = [*simulation.view.flags]
+    if observation.labels is None:
+        flags.append("labels-recovered")
+    if found.diverged:
+        flags.append("solver-diverged")
+    return Reconstruction(
+        found.images.clamp(0, 1),
+        labels=found.free["label-logits"].argmax(-1) if joint else labels["labels"],
+        losses=found.losses,
+        steps=steps * len(images),
+        trials=len(images),
+        flags=tuple(flags),
+    )
+
+
+def _soft_cross_entropy(simulation: Simulation) -> Simulator:
+    return lambda parameters, images, context: nn.functional.cross_entropy(
+        simulation.logits(images, context, parameters), context["label-logits"].softmax(-1)
+    )

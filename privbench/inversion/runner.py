@@ -1,0 +1,214 @@
+"""How steps are run: directly for a few, as a recorded graph for many, compiled where that pays, replayed on CUDA.
+
+All of them compute the same function; only rounding differs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from privbench.core import Execution, Progress
+from privbench.inversion.graph import Recorded, compile_recorded, is_compiled, record
+from privbench.inversion.step import Step
+
+__all__ = ["CudaReplay", "Stepper", "matmul_precision", "worth_compiling"]
+
+_State = tuple[Tensor, Tensor, Tensor]
+_StepFunction = Callable[..., tuple[Tensor, ...]]
+
+_RECORD_FROM = 60
+"""Steps from which recording, which costs as much as some dozens of them, pays."""
+_COMPILATION = 0.02
+_SAVING = 4.5e-6
+"""Seconds per operation of the graph: what compilation takes, and what it saves at every step (benchmarks/README.md)."""
+
+
+def worth_compiling(operations: int, steps: int, lanes: int) -> bool:
+    """Whether compiling is expected to save more time than it takes, from measured averages.
+
+    Nothing that varies from run to run is asked, neither a clock nor the compiler's cache: a case is computed in the same way,
+    to the last bit, whenever it is computed.
+
+    Args:
+        operations: Of one recorded step.
+        steps: Steps with this graph.
+        lanes: Candidates (victims x trials) in one step; the more there are, the more an operation that is not run saves.
+    """
+    return operations * _SAVING * (1 + lanes / 6) * steps > operations * _COMPILATION
+
+
+@contextmanager
+def matmul_precision(execution: Execution, device: torch.device) -> Iterator[None]:
+    """Sets the precision of float32 products and convolutions on CUDA for a block, and puts it back."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if execution.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+class CudaReplay:
+    """A step captured as a CUDA graph: a call costs its kernels and nothing else.
+
+    Args:
+        function: The step: `(*state, settings)` to the new state and more.
+        state: Images and moments, of the shapes of later calls.
+        settings: The step's settings.
+    """
+
+    def __init__(self, function: _StepFunction, state: _State, settings: Tensor) -> None:
+        self._inputs = [tensor.clone() for tensor in (*state, settings)]
+        stream: Any = cast(Any, torch.cuda).Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # libraries allocate their workspaces at the first calls
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Another device's thread may allocate meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._outputs = function(*self._inputs)
+
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """One step; what is returned is overwritten by the next call, except where it is passed in again."""
+        for place, value in zip(self._inputs, arguments, strict=True):
+            if place is not value:
+                place.copy_(value)
+        self._graph.replay()
+        return self._outputs
+
+
+class Stepper:
+    """Runs the steps of a group, each set of active terms in its own way.
+
+    Args:
+        observed: Parameter name to `[victims, *shape]`.
+        context: Name to `[victims, ...]`.
+        parameters: The matched parameters by name.
+        execution: What the user wants.
+        progress: Where to say what is done.
+        steps: How many steps the whole attack takes with each set of terms, by their names.
+    """
+
+    def __init__(
+        self,
+        observed: Mapping[str, Tensor],
+        context: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        execution: Execution,
+        progress: Progress,
+        steps: Mapping[tuple[str, ...], int],
+    ) -> None:
+        self._data = (dict(observed), dict(context), dict(parameters))
+        self._execution = execution
+        self._progress = progress
+        self._steps = steps
+        self._record = sum(steps.values()) >= _RECORD_FROM or execution.compile == "on"
+        self._ways: dict[tuple[str, ...], _StepFunction] = {}
+
+    def __call__(self, step: Step, state: _State, settings: Tensor) -> tuple[Tensor, ...]:
+        """Takes one step.
+
+        Args:
+            step: The step for the terms that are active now.
+            state: Images and Adam's moments, `[victims, trials, batch, 3, height, width]`.
+            settings: As `Step` takes them.
+
+        Returns:
+            New images, new moments, and the losses `[victims, terms, trials]`.
+        """
+        key = tuple(step.names)
+        with torch.no_grad():
+            if key not in self._ways:
+                self._ways[key] = self._way(step, state, settings)
+            return self._ways[key](*state, settings)
+
+    def _way(self, step: Step, state: _State, settings: Tensor) -> _StepFunction:
+        if not self._record:
+            return partial(self._one_by_one, step)
+        names = [list(group) for group in self._data]
+        constants = [tensor for group in self._data for tensor in group.values()]
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            rest = iter(tensors[: len(constants)])
+            observed, context, parameters = ({name: next(rest) for name in group} for group in names)
+            images, first, second, chosen = tensors[len(constants) :]
+            return step(images, first, second, chosen, observed, context, parameters)
+
+        try:
+            recorded = record(flat, constants, [*state, settings])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Such as a defense's view that decides by the value of a tensor.
+            self._progress.note(f"the step is not recorded, and victims are attacked one by one: {_reason(error)}")
+            return partial(self._one_by_one, step)
+        return self._replayed(self._compiled(step, recorded, state, settings), state, settings)
+
+    def _compiled(self, step: Step, recorded: Recorded, state: _State, settings: Tensor) -> _StepFunction:
+        lanes = state[0].shape[0] * state[0].shape[1]
+        steps = self._steps[tuple(step.names)] * self._execution.runs
+        wanted = self._execution.compile
+        if wanted == "off" or (wanted == "auto" and not worth_compiling(recorded.operations, steps, lanes)):
+            return recorded
+        if not is_compiled(recorded):
+            self._progress.note(
+                f"compiling the step: {recorded.operations} operations, about {_COMPILATION * recorded.operations:.0f} s "
+                "where it was not compiled before"
+            )
+        try:
+            return compile_recorded(recorded, [*state, settings])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._progress.note(f"the step runs without compilation, the compiler failed: {_reason(error)}")
+            return recorded
+
+    def _one_by_one(self, step: Step, *variables: Tensor) -> tuple[Tensor, ...]:
+        """The step itself, without recording; each victim alone."""
+        images, first, second, settings = variables
+        observed, context, parameters = self._data
+        taken = [
+            step(
+                images[[victim]],
+                first[[victim]],
+                second[[victim]],
+                settings,
+                _only(observed, victim),
+                _only(context, victim),
+                parameters,
+            )
+            for victim in range(len(images))
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*taken, strict=True))
+
+    def _replayed(self, function: _StepFunction, state: _State, settings: Tensor) -> _StepFunction:
+        """On CUDA as a graph, where it can be captured."""
+        if not state[0].is_cuda:
+            return function
+        try:
+            with torch.no_grad():
+                return CudaReplay(function, state, settings)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._progress.note(f"the step runs without a CUDA graph, capturing failed: {_reason(error)}")
+            return function
+
+
+def _only(group: Mapping[str, Tensor], victim: int) -> dict[str, Tensor]:
+    return {name: value[[victim]] for name, value in group.items()}
+
+
+def _reason(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")[:200]

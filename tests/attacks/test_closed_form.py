@@ -1,0 +1,88 @@
+"""The closed form gives the image back to many decibels where it applies, and says what it cannot get where it does not."""
+
+import time
+
+import pytest
+import torch
+
+from privbench.attacks.closed_form import ClosedForm
+from privbench.core import UserError
+from privbench.scoring.patches import best_placement
+from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
+
+
+@pytest.mark.parametrize("photo", [0, 1])
+def test_the_embedded_victim_gives_the_photo_away(photo: int) -> None:
+    observation, secret = update(photo=photo)
+    result = attacked(ClosedForm(), observation)
+    assert psnr(result.images, secret.images) > 90
+    assert result.flags == ()
+    assert result.steps == 0
+
+
+def test_a_random_vit_small_at_224_does_too_within_seconds() -> None:
+    observation, secret = update(model="vit_small_patch16_224", weights="random")
+    began = time.perf_counter()
+    result = attacked(ClosedForm(), observation)
+    assert time.perf_counter() - began < 20
+    assert psnr(result.images, secret.images) > 60
+
+
+def test_labels_and_scale_of_the_gradient_do_not_matter() -> None:
+    observation, secret = update()
+    clipped = type(observation)(
+        **{**vars(observation), "gradients": {name: value * 1e-3 for name, value in observation.gradients.items()}}
+    )
+    result = attacked(ClosedForm(), clipped)
+    assert psnr(result.images, secret.images) > 90
+    assert result.labels is None
+
+
+def test_a_shuffle_hides_the_order_alone_and_the_oracle_puts_it_right() -> None:
+    observation, secret = update("naive-shuffle")
+    shuffled = attacked(ClosedForm(), observation).images
+    assert psnr(shuffled, secret.images) < 20
+    assert psnr(best_placement(shuffled, secret.images, 4), secret.images) > 90
+    told, secret = update("naive-shuffle", adversary="oracle")
+    assert psnr(attacked(ClosedForm(), told).images, secret.images) > 90
+
+
+def test_masked_patches_come_back_as_one_and_spoil_the_others_and_the_flag_says_so() -> None:
+    observation, secret = update("mjp:mask_ratio=0.1")
+    result = attacked(ClosedForm(), observation)
+    assert result.flags == ("masked-patches-not-separated",)
+    mask = secret.choices["mjp.mask"]
+    assert mask.any()
+    assert 8 < psnr(result.images, secret.images) < 40
+    errors = patch_errors(result.images, secret.images)
+    assert errors[~mask].median() < errors[mask].median()
+    assert result.losses["misfit"] > 1e-3
+
+
+def test_with_an_empty_mask_the_victim_of_mjp_is_as_open_as_any() -> None:
+    observation, secret = update("mjp:mask_ratio=0")
+    result = attacked(ClosedForm(), observation)
+    assert psnr(result.images, secret.images) > 90
+    assert result.flags == ()
+
+
+@pytest.mark.parametrize(("defense", "batch", "words"), [("no-pe", 1, "position embedding"), ("none", 2, "one image")])
+def test_what_it_does_not_apply_to_is_refused_in_a_line(defense: str, batch: int, words: str) -> None:
+    observation, _ = update(defense, batch=batch)
+    with pytest.raises(UserError, match=words) as caught:
+        attacked(ClosedForm(), observation)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_convolutional_network_is_refused() -> None:
+    observation, _ = update(model="cnn_mini_32", weights="random")
+    with pytest.raises(UserError, match="not a vision transformer"):
+        attacked(ClosedForm(), observation)
+
+
+def test_a_model_with_more_patches_than_width_is_flagged() -> None:
+    observation, secret = update(model="vit_tiny_patch16_224", weights="random")
+    result = attacked(ClosedForm(), observation)
+    assert "more-patches-than-width" in result.flags
+    assert torch.isfinite(result.images).all()
+    assert 25 < psnr(result.images, secret.images) < 60
