@@ -128,6 +128,9 @@ class Case(_Part):
 _ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary"}, "lpips": True}
 """What the client's random choices must not depend on."""
 
+_SELECTION = {"indices", "sha256"}
+"""Which other images a case has, on which nothing random may depend."""
+
 
 def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     content = case.model_dump(mode="json", exclude=dict(leave_out) if leave_out else None)
@@ -141,11 +144,13 @@ def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> 
     """The random source of one side for one batch of a case.
 
     The two sides are separate streams, so that an attack cannot replay the client's random choices. The client's stream
-    depends on nothing of the attacker, so that all attacks and adversaries face the same masks, orders and noise.
+    depends on nothing of the attacker, so that all attacks and adversaries face the same masks, orders and noise. Neither
+    depends on which other images the case has: a batch is the same client and the same attack in a case of any size.
 
     Returns:
         A CPU generator; equal arguments give equal streams on every machine.
     """
-    described = _canonical(case) if role == "attack" else _canonical(case, _ATTACKER_SIDE)
-    digest = hashlib.sha256(f"{described}|{role}|{batch}".encode()).digest()
+    described = _canonical(case, {"data": _SELECTION, **(_ATTACKER_SIDE if role == "client" else {})})
+    indices = case.data.indices[batch * case.batch_size : (batch + 1) * case.batch_size]
+    digest = hashlib.sha256(f"{described}|{role}|{','.join(map(str, indices))}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -72,9 +72,15 @@ def test_all_attackers_face_the_same_random_choices_of_the_client() -> None:
 
 
 def test_roles_and_batches_are_separate_repeatable_streams() -> None:
-
     assert draw("client", 0) == draw("client", 0)
     assert len({draw("client", 0), draw("attack", 0), draw("client", 1), draw("attack", 1)}) == 4
+
+
+@pytest.mark.parametrize("role", ["client", "attack"])
+def test_a_batch_has_the_same_stream_whatever_other_images_its_case_has(role: Literal["client", "attack"]) -> None:
+    alone = DataSpec(indices=(1,), sha256="other pixels")
+    assert draw(role, 0, data=alone) == draw(role, 1)
+    assert draw(role, 0, data=alone.model_copy(update={"split": "train"})) != draw(role, 1)
 
 
 @pytest.mark.parametrize(
