@@ -47,10 +47,10 @@ class Entry:
 
 
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(["attacks", "defenses", "models", "metrics", "datasets"]))
+@click.argument("kind", type=click.Choice(["attacks", "ensembles", "defenses", "models", "metrics", "datasets"]))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def list_components(kind: str, as_json: bool) -> None:
-    """List what can be named: attacks, defenses, models, metrics or datasets, with parameters and defaults."""
+    """List what can be named: attacks, ensembles of attacks, defenses, models, metrics or datasets, with parameters."""
     entries = _ENTRIES[kind]()
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
@@ -62,6 +62,17 @@ def _attacks() -> list[Entry]:
     from privbench.core import ATTACKS
 
     return [_component(name, ATTACKS.get(name)) for name in ATTACKS.names()]
+
+
+def _ensembles() -> list[Entry]:
+    from privbench.core import ENSEMBLES
+
+    entries = []
+    for name in ENSEMBLES.names():
+        ensemble = ENSEMBLES.get(name)
+        members = f"{', '.join(ensemble.attacks)}; an image is given away from {ensemble.given_away:g} dB of PSNR on."
+        entries.append(Entry(name, f"{ensemble.summary} Attacks, in this order: {members}"))
+    return entries
 
 
 def _defenses() -> list[Entry]:
@@ -100,6 +111,7 @@ def _datasets() -> list[Entry]:
 
 _ENTRIES: Mapping[str, Callable[[], list[Entry]]] = {
     "attacks": _attacks,
+    "ensembles": _ensembles,
     "defenses": _defenses,
     "models": _models,
     "metrics": _metrics,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -124,15 +124,15 @@ def _ranges(numbers: Sequence[int]) -> str:
 class _Display(Listener):
     """What the displays share."""
 
-    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
+    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
         self.console = console
-        self.labels = labels
+        self.label = label
         self.position: Position | None = None
         self._noted: set[str] = set()
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """Begins a new position."""
-        self.position = Position(case, self.labels[case.identity], batches, finished)
+        self.position = Position(case, self.label(case), batches, finished)
 
     def batch(self, case: Case, batch: int) -> None:
         """Counts the batch as done."""
@@ -141,7 +141,7 @@ class _Display(Listener):
 
     def reused(self, record: Record) -> None:
         """Says that nothing needs to be computed."""
-        self.note(f"{self.labels[record.case_id]}: finished before, its record is used (--force computes it again)")
+        self.note(f"{self.label(record.case)}: finished before, its record is used (--force computes it again)")
 
     def note(self, message: str) -> None:
         """Prints a line, once: what is true of every case is not said again."""
@@ -164,7 +164,7 @@ class QuietProgress(_Display):
 
     Args:
         console: Where to.
-        labels: Case identity to the name of its defense.
+        label: What to call a case.
     """
 
     def reused(self, record: Record) -> None:
@@ -176,11 +176,11 @@ class PlainProgress(_Display):
 
     Args:
         console: Where to.
-        labels: Case identity to the name of its defense.
+        label: What to call a case.
     """
 
-    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
-        super().__init__(console, labels)
+    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
+        super().__init__(console, label)
         self._said = 0.0
         self._phases: dict[tuple[int, ...], str] = {}
 
@@ -214,11 +214,11 @@ class LiveProgress(_Display):
 
     Args:
         console: Where to.
-        labels: Case identity to the name of its defense.
+        label: What to call a case.
     """
 
-    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
-        super().__init__(console, labels)
+    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
+        super().__init__(console, label)
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._shown = 0.0
 
@@ -249,7 +249,7 @@ class LiveProgress(_Display):
 
     def finished(self, record: Record) -> None:
         """Leaves a line of what was done."""
-        label = self.labels[record.case_id]
+        label = self.label(record.case)
         self._live.update("")
         self._print(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}")
 

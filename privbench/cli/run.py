@@ -14,6 +14,7 @@ _EXAMPLES = """\b
 Examples:
   privbench run --defense mjp
   privbench run --defense none,no-pe,naive-shuffle,mjp
+  privbench run --attack standard --defense naive-shuffle
   privbench run --defense mjp:mask_ratio=0.5 --adversary oracle --set attack.steps=300
   privbench run --config results/runs/CASE/case.yaml --seed 1
 """
@@ -32,7 +33,10 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option(
     "--defense", help="Defense, with parameters NAME:KEY=VALUE,...; A+B composes, A,B runs one after another.  [default: mjp]"
 )
-@click.option("--attack", help="Attack, with parameters NAME:KEY=VALUE,...  [default: gradvit]")
+@click.option(
+    "--attack",
+    help="Attack, with parameters NAME:KEY=VALUE,..., or an ensemble: standard, fast, rand.  [default: gradvit]",
+)
 @click.option("--preset", help="Named parameter set of the attack.  [default: its first]")
 @click.option("--model", help="Victim: an embedded or timm model.  [default: vit_mini_patch4_32]")
 @click.option("--weights", help="embedded, random, pretrained (timm's hub), or a file.  [default: embedded]")
@@ -50,7 +54,7 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option(
     "--adversary",
     type=click.Choice(["unaware", "aware", "oracle"]),
-    help="What the attacker knows of the defense.  [default: unaware]",
+    help="What the attacker knows of the defense.  [default: unaware; of an ensemble: aware]",
 )
 @click.option("--lpips-net", type=click.Choice(["alex", "vgg", "squeeze"]), help="Trunk of LPIPS.  [default: alex]")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")

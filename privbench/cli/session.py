@@ -11,9 +11,10 @@ from privbench.cli.console import notes_console, results_console
 from privbench.cli.drawing import draw_case, draw_defenses
 from privbench.cli.labels import defense_label
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
-from privbench.cli.tables import case_table, defenses_table, footnotes
+from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
 from privbench.core import Case, Execution, Record
-from privbench.runs.execute import Suites, check_case, run_case
+from privbench.runs.ensemble import run
+from privbench.runs.execute import Suites, check_case
 from privbench.runs.pictures import shown_case
 from privbench.runs.store import CaseFolder, atomic_write
 
@@ -73,9 +74,9 @@ class Session:
                 check_case(case, device=self.devices[0], suites=self.suites)
         console = notes_console()
         display = QuietProgress if quiet else LiveProgress if console.is_terminal else PlainProgress
-        with display(console, self.labels) as listener:
+        with display(console, self._label) as listener:
             return [
-                run_case(
+                run(
                     case,
                     output=self.output,
                     devices=self.devices,
@@ -90,16 +91,25 @@ class Session:
                 for case in self.cases
             ]
 
+    def _label(self, case: Case) -> str:
+        """What the progress display calls a case: its defense, and for the member of an ensemble also its attack."""
+        known = self.labels.get(case.identity)
+        return known or f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"
+
     def show(self, records: Sequence[Record]) -> None:
         """Prints the table, what must be known about it, and what was written."""
         labels = [self.labels[record.case_id] for record in records]
         console = results_console()
         several = len(records) > 1
         console.print(defenses_table(records, labels) if several else case_table(records[0], labels[0]))
+        for record, label in zip(records, labels, strict=True):
+            if record.members:
+                console.print(members_table(record, label))
         for line in footnotes(records, labels):
             click.echo(line)
-        for folder in [self.output / record.case.folder for record in records]:
-            click.echo(f"{folder}: record.json, case.yaml, trace.csv, comparison.png, reconstructions/")
+        for record in records:
+            kept = "members/" if record.members else "trace.csv"
+            click.echo(f"{self.output / record.case.folder}: record.json, case.yaml, {kept}, comparison.png, reconstructions/")
         if several:
             click.echo(self._draw(records, labels))
 

@@ -6,8 +6,9 @@ from rich import box
 from rich.table import Table
 
 from privbench.core import ImageResult, Interval, Record
+from privbench.runs.ensemble import FLAGS
 
-__all__ = ["METRICS", "caption", "case_table", "defenses_table", "footnotes", "interval_text", "value_text"]
+__all__ = ["METRICS", "caption", "case_table", "defenses_table", "footnotes", "interval_text", "members_table", "value_text"]
 
 METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
 """The metrics that tables and pictures show, and their headings; the record holds all."""
@@ -59,17 +60,44 @@ def case_table(record: Record, label: str) -> Table:
     for heading in METRICS.values():
         table.add_column(heading, justify="right")
     table.add_column("seconds", justify="right")
+    if record.members:
+        table.add_column("won by")
     for place, image in enumerate(record.images):
         table.add_row(
             image.image + (" (failed)" if image.failure else ""),
             *(value_text(name, image.scores.get(name)) for name in METRICS),
             f"{image.seconds:.1f}",
+            *([image.won_by or _ABSENT] if record.members else []),
             end_section=place == n - 1,
         )
     summary = {name: record.summary.get(name) for name in METRICS}
     means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
     table.add_row(f"mean, n = {n}", *means, f"{_seconds(record):.1f}", style="bold")
     table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "")
+    return table
+
+
+def members_table(record: Record, label: str) -> Table:
+    """One row per attack of an ensemble, in the order in which they were run.
+
+    Args:
+        record: A finished case of an ensemble.
+        label: What to call its defense.
+    """
+    table = _table(f"{label}: the attacks of {record.case.attack.name}, each on what was not given away before it")
+    several = len({member.seed for member in record.members}) > 1
+    for heading in ("attack", "adversary", *(["seed"] if several else [])):
+        table.add_column(heading)
+    for heading in ("images", "won", METRICS["psnr"], "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for member in record.members:
+        words = [member.attack, member.adversary, *([str(member.seed)] if several else [])]
+        if member.case_id is None:
+            table.add_row(*words, "0", "", "", "", "does not apply" if member.skipped else "nothing left")
+        else:
+            numbers = (str(member.images), str(member.won), value_text("psnr", member.psnr), f"{member.seconds:.1f}")
+            table.add_row(*words, *numbers, "")
     return table
 
 
@@ -106,6 +134,12 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
             if name in METRICS:
                 lines[f"{METRICS[name]}: n/a, {reason}; then run again with --force"] = None
     for record, label in zip(records, labels, strict=True):
+        for member in record.members:
+            if member.skipped:
+                lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
+        for flag in record.flags:
+            if flag in FLAGS:
+                lines[f"{label}: {flag}: {FLAGS[flag]}"] = None
         failed = [image for image in record.images if image.failure]
         if failed:
             share = f"{len(failed)} of {len(record.images)} images"

@@ -5,21 +5,24 @@ from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, gener
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.defense import AttackerView, Defense, ProtectedInput
+from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import UserError, unknown_name
 from privbench.core.execution import Execution
 from privbench.core.metric import Metric
-from privbench.core.observation import ModelInput, ModelSpec, Observation, Secret, ThreatModel
+from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
-from privbench.core.record import ImageResult, Interval, Provenance, Record
-from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, METRICS, MODELS, Registry
+from privbench.core.record import ImageResult, Interval, MemberResult, Provenance, Record
+from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
 from privbench.core.spec import Spec, parse_spec, parse_specs
 
 __all__ = [
     "ATTACKS",
     "DATASETS",
     "DEFENSES",
+    "ENSEMBLES",
     "METRICS",
     "MODELS",
+    "Adversary",
     "Attack",
     "AttackerView",
     "Case",
@@ -27,11 +30,13 @@ __all__ = [
     "ComponentSpec",
     "DataSpec",
     "Defense",
+    "Ensemble",
     "Execution",
     "Failure",
     "GroupAttack",
     "ImageResult",
     "Interval",
+    "MemberResult",
     "Metric",
     "ModelInput",
     "ModelSpec",
@@ -47,8 +52,11 @@ __all__ = [
     "ThreatModel",
     "UserError",
     "VictimSpec",
+    "adversaries_up_to",
     "build_defense",
+    "ensemble_members",
     "generator_for",
+    "is_ensemble",
     "parse_spec",
     "parse_specs",
     "resolve_defense",

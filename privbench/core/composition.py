@@ -95,6 +95,10 @@ class Composition(Defense):
             torch.stack(movable).any(dim=0) if movable else None,
         )
 
+    def is_simulated(self) -> bool:
+        """Whether one of the parts is."""
+        return any(part.is_simulated() for part in self.parts)
+
     def claim(self) -> str:
         """Every part's claim."""
         return " ".join(part.claim() for part in self.parts)

@@ -94,6 +94,10 @@ class Defense(Component, ABC):
         """
         return AttackerView()
 
+    def is_simulated(self) -> bool:
+        """Whether an attacker who knows of the defense simulates something else than one who does not."""
+        return type(self).attacker_view is not Defense.attacker_view
+
     @abstractmethod
     def claim(self) -> str:
         """What the defense promises and under which assumption, in one sentence; epsilon only where it is valid."""

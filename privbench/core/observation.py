@@ -20,7 +20,12 @@ from torch import Tensor
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
 
-__all__ = ["ModelInput", "ModelSpec", "Observation", "Secret", "ThreatModel"]
+__all__ = ["Adversary", "ModelInput", "ModelSpec", "Observation", "Secret", "ThreatModel"]
+
+
+Adversary = Literal["unaware", "aware", "oracle"]
+"""`unaware` simulates the undefended forward pass, `aware` knows the defense and its public parameters and infers its random
+choices, `oracle` is also told those choices, never the image."""
 
 
 class ThreatModel(BaseModel):
@@ -32,9 +37,8 @@ class ThreatModel(BaseModel):
     """`recovered`: the attack must find the labels in the gradient; `known`: they are part of the observation."""
     model_mode: Literal["eval", "train"] = "eval"
     """Mode of the client's model while it computes the gradient (dropout and the like)."""
-    adversary: Literal["unaware", "aware", "oracle"] = "unaware"
-    """`unaware` simulates the undefended forward pass, `aware` knows the defense and its public parameters and infers its
-    random choices, `oracle` is also told those choices, never the image."""
+    adversary: Adversary = "unaware"
+    """What the attacker knows of the defense."""
 
 
 class ModelSpec(BaseModel):

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from privbench.core.case import Case
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
+from privbench.core.observation import Adversary
 
-__all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "Provenance", "Record"]
+__all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
 
 RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name."""
@@ -53,6 +54,30 @@ class ImageResult(_Part):
     failure: str | None = None
     """Why the attack failed; such an image has the worst value of every metric."""
     flags: tuple[str, ...] = ()
+    won_by: str | None = None
+    """Of an ensemble: the member whose reconstruction has the highest PSNR, `attack (adversary)`, in the first draw. The scores
+    are the worst case of each metric over all members, for the private image; all else is the winner's."""
+
+
+class MemberResult(_Part):
+    """One member of an ensemble, as it was run in one draw of the client's random choices."""
+
+    attack: str
+    adversary: Adversary
+    seed: int
+    """Seed of the draw."""
+    images: int
+    """How many images it attacked: those that were not given away before it."""
+    won: int = 0
+    """How many images it gave away more of than any other member, by PSNR."""
+    psnr: float | None = None
+    """Mean PSNR in dB over the images that it attacked; None where there were none."""
+    seconds: float = 0.0
+    """Wall time of the attack."""
+    case_id: str | None = None
+    """Its own case, below the ensemble's folder; None where it was not run."""
+    skipped: str | None = None
+    """Why it does not apply; None where it was run, or had no image left to attack."""
 
 
 class Provenance(_Part):
@@ -92,6 +117,8 @@ class Record(_Part):
     victim_accuracy: float | None = None
     """Top-1 accuracy of the victim on its test set, from its card, in [0, 1]."""
     flags: tuple[str, ...] = ()
+    members: tuple[MemberResult, ...] = ()
+    """Of an ensemble: its members in the order in which they were run."""
     provenance: Provenance
 
     def to_json(self) -> str:

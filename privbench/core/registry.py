@@ -11,7 +11,7 @@ from typing import Any
 
 from privbench.core.errors import UserError, unknown_name
 
-__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "METRICS", "MODELS", "Registry"]
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "Registry"]
 
 
 class Registry:
@@ -89,6 +89,7 @@ def _load(target: str) -> Any:
 
 
 ATTACKS = Registry("attack", "privbench.attacks", "privbench.attacks")
+ENSEMBLES = Registry("ensemble", "privbench.ensembles", "privbench.attacks.ensembles")
 DEFENSES = Registry("defense", "privbench.defenses", "privbench.defenses")
 METRICS = Registry("metric", "privbench.metrics", "privbench.scoring")
 MODELS = Registry("model", "privbench.models", "privbench.models")

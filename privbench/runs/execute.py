@@ -6,10 +6,8 @@ each device at a time.
 """
 
 import math
-import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,14 +32,13 @@ from privbench.models import victim_accuracy
 from privbench.runs.channel import Channel, Outlet
 from privbench.runs.interrupt import Interruption, interruptible
 from privbench.runs.listener import Listener
-from privbench.runs.pictures import Draw, png, shown_results
+from privbench.runs.pictures import Draw, picture_names, png, shown_results
 from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.provenance import take_provenance
 from privbench.runs.spread import spread
 from privbench.runs.store import (
     CASE,
     COMPARISON,
-    RECONSTRUCTIONS,
     TRACE,
     CaseFolder,
     FinishedBatch,
@@ -51,7 +48,7 @@ from privbench.runs.store import (
 from privbench.runs.trace import trace_csv
 from privbench.scoring import MetricSuite, bootstrap_interval, failed_scores, metric_suite, score_batch, to_uint8
 
-__all__ = ["Suites", "check_case", "run_case"]
+__all__ = ["Suites", "check_case", "run_case", "summarise"]
 
 
 class Suites:
@@ -214,7 +211,7 @@ class _Run:
         self.attacked_here = 0.0
         self.finished: dict[int, FinishedBatch] = {}
         self.speaking = threading.Lock()
-        self.names = _file_names([prepared.images.image_name(index) for index in prepared.case.data.indices])
+        self.names = picture_names([prepared.images.image_name(index) for index in prepared.case.data.indices])
 
     def complete(self) -> Record:
         for batch in range(self.prepared.batches):
@@ -428,8 +425,8 @@ class _Run:
             case_id=self.case.identity,
             case=self.case,
             images=results,
-            summary=_summary([image.scores for image in results], self.case.seed),
-            summary_saved=_summary([image.scores_saved for image in results], self.case.seed),
+            summary=summarise([image.scores for image in results], self.case.seed),
+            summary_saved=summarise([image.scores_saved for image in results], self.case.seed),
             unavailable=dict(self.suite.unavailable),
             victim_accuracy=victim_accuracy(self.case.victim, self.prepared.defense),
             flags=self._flags(results),
@@ -480,16 +477,13 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
 
 
-def _file_names(images: list[str]) -> list[str]:
-    stems = [re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).lstrip(".") or "image" for name in images]
-    # Names that differ only in characters that a file name cannot have, or in case, would overwrite each other.
-    folded = Counter(stem.lower() for stem in stems)
-    return [
-        f"{RECONSTRUCTIONS}/{stem if folded[stem.lower()] == 1 else f'{stem}-{place}'}.png" for place, stem in enumerate(stems)
-    ]
+def summarise(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Interval]:
+    """The mean of each metric over images, with its interval.
 
-
-def _summary(scores: list[dict[str, float]], seed: int) -> dict[str, Interval]:
+    Args:
+        scores: Metric name to value, one mapping per image.
+        seed: Of the bootstrap.
+    """
     return {name: bootstrap_interval([image[name] for image in scores], seed=seed) for name in scores[0]}
 
 

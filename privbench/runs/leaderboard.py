@@ -4,12 +4,13 @@ Equal records give an equal file, byte for byte: rows are sorted by content alon
 exactly. Nothing is dropped silently: a record that cannot be read is an error that names it.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from privbench.core import Case, Record, UserError
+from privbench.core import Case, Record, UserError, is_ensemble
 from privbench.runs.store import atomic_write, find_records
 
 __all__ = ["leaderboard", "leaderboard_csv", "write_leaderboard"]
@@ -83,6 +84,7 @@ def _row(record: Record) -> dict[str, Any]:
         "trials": case.attack.parameters.get("trials"),
         **_scores(record),
         "label_accuracy": _label_accuracy(record),
+        "won_by": _won_by(record),
         "failures": sum(image.failure is not None for image in record.images),
         "accuracy": record.victim_accuracy,
         "seconds_per_image": sum(image.seconds for image in record.images) / len(record.images),
@@ -100,7 +102,7 @@ def _what(case: Case) -> dict[str, str]:
         "defense": case.defense_name,
         "defense_params": "+".join(str(part).partition(":")[2] for part in case.defense),
         "attack": case.attack.name,
-        "attack_params": str(case.attack).partition(":")[2],
+        "attack_params": _attack_parameters(case),
         "adversary": case.threat_model.adversary,
         "labels": case.threat_model.labels,
         "model_mode": case.threat_model.model_mode,
@@ -110,6 +112,19 @@ def _what(case: Case) -> dict[str, str]:
         "split": case.data.split,
         "lpips_net": case.lpips,
     }
+
+
+def _attack_parameters(case: Case) -> str:
+    """As on the command line; of an ensemble, the names of its members."""
+    if not is_ensemble(case):
+        return str(case.attack).partition(":")[2]
+    return "+".join(str(member["name"]) for member in case.attack.parameters["members"])
+
+
+def _won_by(record: Record) -> str | None:
+    """Of an ensemble: which members gave most images away, with the number of images."""
+    won = Counter(image.won_by for image in record.images if image.won_by is not None)
+    return " ".join(f"{name.replace(' ', '')}:{count}" for name, count in sorted(won.items())) or None
 
 
 def _scores(record: Record) -> dict[str, float]:

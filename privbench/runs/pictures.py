@@ -1,7 +1,9 @@
 """Pictures of a case: reconstructions as lossless files, and what a comparison of original and reconstruction shows."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from torch import Tensor
 
 from privbench.core import Case, ImageResult, Record, UserError
 from privbench.runs.prepare import Prepared, prepare
+from privbench.runs.store import RECONSTRUCTIONS
 from privbench.scoring import to_uint8
 
-__all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "png", "shown_case", "shown_results"]
+__all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "picture_names", "png", "shown_case", "shown_results"]
 
 SHOWN_IMAGES = 16
 """At most so many images of a case appear in a comparison picture."""
@@ -52,6 +55,16 @@ def png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(_pixels(image)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def picture_names(images: Sequence[str]) -> list[str]:
+    """Where the pictures of a case go within its folder, by the names of its images; all are different."""
+    stems = [re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).lstrip(".") or "image" for name in images]
+    # Names that differ only in characters that a file name cannot have, or in case, would overwrite each other.
+    folded = Counter(stem.lower() for stem in stems)
+    return [
+        f"{RECONSTRUCTIONS}/{stem if folded[stem.lower()] == 1 else f'{stem}-{place}'}.png" for place, stem in enumerate(stems)
+    ]
 
 
 def shown_case(record: Record, *, folder: Path, device: torch.device) -> ShownCase:

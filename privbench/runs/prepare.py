@@ -1,6 +1,7 @@
 """From a case to the things it names: images, defense, victim and attack, loaded and checked; nothing is written."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -14,12 +15,17 @@ from privbench.core import (
     Secret,
     UserError,
     build_defense,
+    ensemble_members,
     generator_for,
+    is_ensemble,
 )
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_victim
 
 __all__ = ["Prepared", "prepare"]
+
+_ROUNDING = 1e-3
+"""Relative difference of two gradients that devices may make by the order of their sums."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,6 @@ class Prepared:
         images: Its data set, with labels that the victim knows.
         defense: Its defenses as one.
         victim: The client's model, on the device.
-        attack: The attack.
         device: Where to compute.
     """
 
@@ -39,7 +44,6 @@ class Prepared:
     images: ImageSet
     defense: Defense
     victim: Victim
-    attack: Attack
     device: torch.device
 
     @property
@@ -52,12 +56,32 @@ class Prepared:
         size = self.case.batch_size
         return self.case.data.indices[batch * size : (batch + 1) * size]
 
+    @cached_property
+    def attack(self) -> Attack:
+        """The attack; an ensemble is none.
+
+        Raises:
+            UserError: There is no such attack, or it does not take these parameters.
+        """
+        attack: Attack = ATTACKS.get(self.case.attack.name).configured(self.case.attack.parameters)
+        return attack
+
     def observe(self, batch: int) -> tuple[Observation, Secret]:
         """The client's update for one batch and the client's secret, the same at every call.
 
         Raises:
             UserError: Images, labels, model and defense do not fit.
         """
+        return self._observe(batch, generator_for(self.case, "client", batch))
+
+    def is_random(self) -> bool:
+        """Whether what the client sends depends on its random choices: masks, orders, noise."""
+        one, other = (self._observe(0, torch.Generator().manual_seed(seed))[0].gradients for seed in (0, 1))
+        return any(
+            (gradient - other[name]).norm() > _ROUNDING * gradient.norm().clamp_min(1e-30) for name, gradient in one.items()
+        )
+
+    def _observe(self, batch: int, generator: torch.Generator) -> tuple[Observation, Secret]:
         images, labels = self.images.load(self.indices(batch), self.case.victim.model.image_size)
         return observe(
             self.victim,
@@ -67,7 +91,7 @@ class Prepared:
             labels.to(self.device),
             declared=self.case.defense_text,
             threat_model=self.case.threat_model,
-            generator=generator_for(self.case, "client", batch),
+            generator=generator,
         )
 
 
@@ -85,9 +109,12 @@ def prepare(case: Case, device: torch.device) -> Prepared:
     defense = build_defense(case.defense)
     # The seed alone: random victims are the same for every attack and defense, so that those compare.
     victim = load_victim(case.victim, defense, generator=torch.Generator().manual_seed(case.seed))
-    attack: Attack = ATTACKS.get(case.attack.name).configured(case.attack.parameters)
-    prepared = Prepared(case, images, defense, victim.to(device), attack, device)
-    attack.require(prepared.observe(0)[0])
+    prepared = Prepared(case, images, defense, victim.to(device), device)
+    observation, _ = prepared.observe(0)
+    if is_ensemble(case):
+        ensemble_members(case)
+    else:
+        prepared.attack.require(observation)
     return prepared
 
 

@@ -7,21 +7,25 @@ key=value`. The keys of `--set` are those of the case's YAML, so what a file sho
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from privbench.core import (
     ATTACKS,
     DEFENSES,
+    ENSEMBLES,
     Attack,
     Case,
     ComponentSpec,
     DataSpec,
+    Ensemble,
+    Spec,
     ThreatModel,
     UserError,
     VictimSpec,
     build_defense,
+    ensemble_members,
     parse_spec,
     resolve_defense,
     unknown_name,
@@ -119,7 +123,7 @@ def resolve_cases(options: RunOptions) -> list[Case]:
     base = None if options.config is None else Case.from_yaml(options.config)
     attack = _attack(chosen, attack_settings, base)
     defenses = _defenses(chosen, defense_settings, base)
-    common = _common(chosen, base)
+    common = _common(chosen, base, ensemble=attack.name in ENSEMBLES.names())
     cases = []
     for defense in defenses:
         victim = _victim(chosen, defense, base)
@@ -199,6 +203,8 @@ def _pairs(settings: Iterable[str]) -> list[tuple[str, str]]:
 def _attack(chosen: _Chosen, settings: Mapping[str, str], base: Case | None) -> ComponentSpec:
     default = base.attack.name if base else "gradvit"
     spec = parse_spec(chosen.text("attack", default))
+    if spec.name in ENSEMBLES.names():
+        return _ensemble(chosen, spec, settings, base)
     twice = next((key for key in settings if key in spec.parameters), None)
     if twice:
         raise UserError(f"attack.{twice} is given twice, by --set and by --attack; keep one")
@@ -210,6 +216,19 @@ def _attack(chosen: _Chosen, settings: Mapping[str, str], base: Case | None) -> 
     else:
         attack = component.from_preset(preset, given)
     return ComponentSpec(name=spec.name, parameters=attack.parameters())
+
+
+def _ensemble(chosen: _Chosen, spec: Spec, settings: Mapping[str, str], base: Case | None) -> ComponentSpec:
+    """An ensemble takes no parameters; the one of a case file must be of this version."""
+    given = [*spec.parameters, *(f"attack.{key}" for key in settings), *(["preset"] if chosen.says("preset") else [])]
+    if given:
+        raise UserError(
+            f"ensemble {spec.name} takes no parameters (given: {', '.join(given)}), so that its numbers compare; "
+            "run one of its attacks alone to change it"
+        )
+    if base and not chosen.says("attack"):
+        ensemble_members(base)
+    return cast(Ensemble, ENSEMBLES.get(spec.name)).spec(spec.name)
 
 
 def split_defenses(text: str) -> list[str]:
@@ -354,8 +373,9 @@ def _batch_size(chosen: _Chosen, base: Case | None) -> int:
     return given
 
 
-def _common(chosen: _Chosen, base: Case | None) -> dict[str, Any]:
-    threat = base.threat_model if base else ThreatModel()
+def _common(chosen: _Chosen, base: Case | None, *, ensemble: bool) -> dict[str, Any]:
+    # The worst case needs attackers who know of the defense.
+    threat = base.threat_model if base else ThreatModel(adversary="aware" if ensemble else "unaware")
     given = {name: chosen.values[name] for name in ThreatModel.model_fields if chosen.says(name)}
     try:
         threat_model = ThreatModel.model_validate({**threat.model_dump(), **given})

@@ -34,6 +34,7 @@ CASE = "case.yaml"
 TRACE = "trace.csv"
 COMPARISON = "comparison.png"
 RECONSTRUCTIONS = "reconstructions"
+MEMBERS = "members"
 WORK = ".work"
 
 _TEMPORARY = ".privbench-"
@@ -228,7 +229,7 @@ class CaseFolder:
         """
         try:
             (self.path / RECORD).unlink(missing_ok=True)
-            for name in (WORK, RECONSTRUCTIONS):
+            for name in (WORK, RECONSTRUCTIONS, MEMBERS):
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
             for name in (CASE, TRACE, COMPARISON):
@@ -254,7 +255,7 @@ class CaseFolder:
 
     def has_progress(self) -> bool:
         """True where an interrupted run left something to continue from."""
-        return (self.path / WORK).is_dir()
+        return (self.path / WORK).is_dir() or (self.path / MEMBERS).is_dir()
 
     def interrupted(self) -> list[Slot]:
         """The slots that have a checkpoint, by size and place."""
@@ -367,14 +368,14 @@ def _onto(device: torch.device) -> Callable[[Any, str], Any]:
 
 
 def find_records(folder: Path) -> list[Path]:
-    """All record files below a folder, sorted by path.
+    """All record files below a folder, sorted by path; the parts of ensembles are no rows of their own.
 
     Raises:
         UserError: There is no such folder, or no record below it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
-    found = sorted(folder.rglob(RECORD))
+    found = sorted(path for path in folder.rglob(RECORD) if MEMBERS not in path.relative_to(folder).parts)
     if not found:
         raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
     return found

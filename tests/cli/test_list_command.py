@@ -7,9 +7,16 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from privbench.core import ATTACKS, DATASETS, DEFENSES, METRICS, MODELS, Registry
+from privbench.core import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
 
-KINDS = {"attacks": ATTACKS, "defenses": DEFENSES, "models": MODELS, "metrics": METRICS, "datasets": DATASETS}
+KINDS = {
+    "attacks": ATTACKS,
+    "ensembles": ENSEMBLES,
+    "defenses": DEFENSES,
+    "models": MODELS,
+    "metrics": METRICS,
+    "datasets": DATASETS,
+}
 
 
 def listed(privbench: Callable[..., Result], kind: str) -> dict[str, Any]:

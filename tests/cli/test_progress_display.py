@@ -15,7 +15,10 @@ CASE = Case(
     victim=VictimSpec(model=ModelSpec(name="vit_mini_patch4_32", num_classes=10, image_size=32), weights="random"),
     data=DataSpec(indices=(0, 1), sha256="0"),
 )
-LABELS = {CASE.identity: "none"}
+
+
+def label(case: Case) -> str:
+    return {CASE.identity: "none"}[case.identity]
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_losses_of_a_group_are_shown_as_their_mean() -> None:
 
 def test_plain_lines_of_two_groups_come_by_phase_and_not_by_turn(now: list[float]) -> None:
     console = Console(file=io.StringIO(), width=200)
-    with PlainProgress(console, LABELS) as display:
+    with PlainProgress(console, label) as display:
         display.started(CASE, 4, [])
         for step in range(1, 5):
             for group in ([0, 1], [2, 3]):
@@ -94,7 +97,7 @@ def test_plain_lines_of_two_groups_come_by_phase_and_not_by_turn(now: list[float
 
 def test_plain_lines_come_with_images_phases_and_time(now: list[float]) -> None:
     console = Console(file=io.StringIO(), width=200)
-    with PlainProgress(console, LABELS) as display:
+    with PlainProgress(console, label) as display:
         display.started(CASE, 2, [])
         for step in range(1, 101):
             now[0] += 0.3
@@ -108,7 +111,7 @@ def test_plain_lines_come_with_images_phases_and_time(now: list[float]) -> None:
 
 def test_the_live_line_shows_everything_and_leaves_a_summary(now: list[float]) -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
-    with LiveProgress(console, LABELS) as display:
+    with LiveProgress(console, label) as display:
         display.started(CASE, 2, [])
         display.step(CASE, [0], 0, 100, "early", [{"gradient": 0.5}])
         now[0] += 25
@@ -120,7 +123,7 @@ def test_the_live_line_shows_everything_and_leaves_a_summary(now: list[float]) -
 
 def test_a_note_is_said_once() -> None:
     console = Console(file=io.StringIO(), width=200)
-    with QuietProgress(console, LABELS) as display:
+    with QuietProgress(console, label) as display:
         display.note("[bold] lpips is missing")
         display.note("[bold] lpips is missing")
     assert console.file.getvalue() == "[bold] lpips is missing\n"  # type: ignore[attr-defined]

@@ -172,7 +172,7 @@ def test_an_interruption_says_how_to_continue(
     def interrupted(*arguments: object, **keywords: object) -> None:
         raise stop
 
-    monkeypatch.setattr("privbench.cli.session.run_case", interrupted)
+    monkeypatch.setattr("privbench.cli.session.run", interrupted)
     answer = small_run("--defense", "none", *(["--force"] if force else []))
     assert answer.exit_code == code
     (line,) = answer.stderr.splitlines()
@@ -193,3 +193,18 @@ def test_a_metric_without_a_value_is_never_nan(small_run: Callable[..., Result],
     answer = small_run("--defense", "none,no-pe")
     for text in (answer.stdout, *(path.read_text() for path in tmp_path.rglob("record.json"))):
         assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_an_ensemble_shows_who_won_and_what_was_not_run(privbench: Callable[..., Result], tmp_path: Path) -> None:
+    result = privbench(
+        "run", "--attack", "fast", "--defense", "none", "--limit", "1", "--no-download", "--device", "cpu", "--output", "out"
+    )
+    assert result.exit_code == 0, result.output
+    assert "won by" in result.stdout
+    assert "closed-form (unaware)" in result.stdout
+    assert "april (unaware) not run: attack april does not apply" in result.stdout
+    assert "nothing left" in result.stdout
+    assert "not run: None" not in result.stdout
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"{Path('out') / folder.name}: record.json, case.yaml, members/" in result.stdout
+    assert (folder / "comparison.png").is_file()

@@ -26,7 +26,7 @@ from privbench.core import (
 )
 from privbench.runs.execute import Suites, check_case
 from privbench.runs.interrupt import Interrupted
-from privbench.runs.pictures import ShownCase, shown_case
+from privbench.runs.pictures import ShownCase, picture_names, shown_case
 from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.store import CaseFolder, Slot
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
@@ -162,9 +162,7 @@ def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Cal
 
 
 def test_names_that_would_be_the_same_file_are_told_apart() -> None:
-    from privbench.runs.execute import _file_names
-
-    names = _file_names(["a/b", "a-b", "A-B", "c", ".hidden"])
+    names = picture_names(["a/b", "a-b", "A-B", "c", ".hidden"])
     assert len({name.lower() for name in names}) == 5
     assert names[3:] == ["reconstructions/c.png", "reconstructions/hidden.png"]
 
