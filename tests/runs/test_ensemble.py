@@ -76,7 +76,7 @@ def registered() -> Iterator[None]:
 @pytest.fixture
 def ensemble() -> Iterator[Callable[..., str]]:
     """Registers an ensemble and returns its name."""
-    names = []
+    names: list[str] = []
 
     def make(*attacks: str, **how: Any) -> str:
         name = f"test-ensemble-{len(names)}"
