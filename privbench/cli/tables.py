@@ -5,10 +5,20 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from privbench.core import ImageResult, Interval, Record
+from privbench.core import ImageResult, Interval, Price, Record
 from privbench.runs.ensemble import FLAGS
 
-__all__ = ["METRICS", "caption", "case_table", "defenses_table", "footnotes", "interval_text", "members_table", "value_text"]
+__all__ = [
+    "METRICS",
+    "caption",
+    "case_table",
+    "defenses_table",
+    "footnotes",
+    "interval_text",
+    "members_table",
+    "price_table",
+    "value_text",
+]
 
 METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
 """The metrics that tables and pictures show, and their headings; the record holds all."""
@@ -98,6 +108,39 @@ def members_table(record: Record, label: str) -> Table:
         else:
             numbers = (str(member.images), str(member.won), value_text("psnr", member.psnr), f"{member.seconds:.1f}")
             table.add_row(*words, *numbers, "")
+    return table
+
+
+def price_table(price: Price, label: str) -> Table:
+    """One row per measure: value and 95 % interval.
+
+    Args:
+        price: What was measured.
+        label: What to call the defense.
+    """
+    table = _table(f"{label}, {price.victim.model.name}, {price.images} test images of {price.dataset}")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    attack = f"{255 * price.epsilon:.3g}/255"
+    shares = {
+        "accuracy": price.accuracy,
+        "accuracy under the defense": price.defended_accuracy,
+        f"accuracy, {price.jigsaw}": price.jigsaw_accuracy,
+        "consistency, same": price.consistency,
+        f"accuracy, FGSM {attack}": price.fgsm_accuracy,
+        f"accuracy, PGD {attack}": price.pgd_accuracy,
+    }
+    for name, interval in shares.items():
+        if interval is not None:
+            table.add_row(name, f"{interval.mean:.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]")
+    table.add_row("accuracy, corrupted", f"{price.mean_corrupted_accuracy:.1%}", "")
+    if price.difference_norm is not None:
+        norm = price.difference_norm
+        table.add_row("difference of features", f"{norm.mean:.3f}", f"[{norm.low:.3f}, {norm.high:.3f}]")
+    table.add_row("calibration error", f"{price.calibration_error:.3f}", "")
+    if price.position_error is not None:
+        table.add_row("position error, patches", f"{price.position_error:.3f}", "")
     return table
 
 

@@ -10,6 +10,7 @@ from privbench.core.errors import UserError, unknown_name
 from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
+from privbench.core.price import Price
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
 from privbench.core.record import ImageResult, Interval, MemberResult, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
@@ -41,6 +42,7 @@ __all__ = [
     "ModelInput",
     "ModelSpec",
     "Observation",
+    "Price",
     "Progress",
     "ProtectedInput",
     "Provenance",

@@ -5,13 +5,14 @@ exactly. Nothing is dropped silently: a record that cannot be read is an error t
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from privbench.core import Case, Record, UserError, is_ensemble
-from privbench.runs.store import atomic_write, find_records
+from privbench.core import Case, Interval, Price, Record, UserError, is_ensemble
+from privbench.runs.store import atomic_write, find_prices, find_records
 
 __all__ = ["leaderboard", "leaderboard_csv", "write_leaderboard"]
 
@@ -32,7 +33,8 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: There is no record, or one cannot be read.
     """
-    rows = pd.DataFrame([_row(record) for record in _records(folder)])
+    prices = _prices(folder)
+    rows = pd.DataFrame([{**_row(record), **_price(record.case, prices)} for record in _records(folder)])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
     fixed = [name for name in rows.columns if not _is_score(name)]
     scores = sorted((name for name in rows.columns if _is_score(name)), key=_score_order)
@@ -41,7 +43,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
-    return rows.astype({"trials": "Int64"})
+    return rows.astype({"trials": "Int64", "price_images": "Int64"})
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
@@ -72,6 +74,44 @@ def _records(folder: Path) -> list[Record]:
             )
         records.append(record)
     return records
+
+
+_PriceKey = tuple[str, str | None, str]
+
+
+def _prices(folder: Path) -> dict[_PriceKey, Price]:
+    """The price of each victim under each defense; of several, the one with most images, and of those the last by name."""
+    found: dict[_PriceKey, Price] = {}
+    for path in find_prices(folder):
+        price = Price.load(path)
+        key = (price.victim.model.name, price.victim.weights_sha256, "+".join(map(str, price.defense)))
+        if key not in found or price.images >= found[key].images:
+            found[key] = price
+    return found
+
+
+def _mean(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.mean
+
+
+_PRICE: Mapping[str, Callable[[Price], float | None]] = {
+    "price_images": lambda price: price.images,
+    "price_accuracy": lambda price: price.accuracy.mean,
+    "price_defended_accuracy": lambda price: price.defended_accuracy.mean,
+    "price_jigsaw_accuracy": lambda price: _mean(price.jigsaw_accuracy),
+    "price_consistency": lambda price: _mean(price.consistency),
+    "price_calibration_error": lambda price: price.calibration_error,
+    "price_fgsm_accuracy": lambda price: price.fgsm_accuracy.mean,
+    "price_pgd_accuracy": lambda price: price.pgd_accuracy.mean,
+    "price_corrupted_accuracy": lambda price: price.mean_corrupted_accuracy,
+}
+"""Column to what it takes from a price."""
+
+
+def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | None]:
+    """The columns of the price; empty where nobody evaluated this victim under this defense."""
+    price = prices.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
+    return dict.fromkeys(_PRICE) if price is None else {name: read(price) for name, read in _PRICE.items()}
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from privbench import __version__
 from privbench.core import Case, ImageResult, Record, UserError
 from privbench.runs.trace import TraceRow
 
-__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "Slot", "atomic_write", "check_output", "find_records"]
+__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "Slot", "atomic_write", "check_output", "find_prices", "find_records"]
 
 RECORD = "record.json"
 CASE = "case.yaml"
@@ -365,6 +365,11 @@ def _onto(device: torch.device) -> Callable[[Any, str], Any]:
         return default_restore_location(storage, location if location == "cpu" else str(device))  # type: ignore[no-untyped-call]
 
     return place
+
+
+def find_prices(folder: Path) -> list[Path]:
+    """All price files below a folder, sorted by path; there may be none."""
+    return sorted(folder.rglob("price--*.json"))
 
 
 def find_records(folder: Path) -> list[Path]:

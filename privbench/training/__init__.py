@@ -1,6 +1,16 @@
 """Training a victim under a defense, and its accuracy."""
 
 from privbench.training.evaluate import accuracy, defended_accuracy
+from privbench.training.price import MeasureOptions, measure_price
 from privbench.training.train import EpochReport, LabelledImages, TrainingPlan, train
 
-__all__ = ["EpochReport", "LabelledImages", "TrainingPlan", "accuracy", "defended_accuracy", "train"]
+__all__ = [
+    "EpochReport",
+    "LabelledImages",
+    "MeasureOptions",
+    "TrainingPlan",
+    "accuracy",
+    "defended_accuracy",
+    "measure_price",
+    "train",
+]

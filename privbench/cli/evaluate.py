@@ -1,0 +1,102 @@
+"""`privbench evaluate`: what a victim can still do under its defense, as a price file that the leaderboard joins."""
+
+import hashlib
+from pathlib import Path
+
+import click
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.option("--defense", default="none", show_default=True, help="Defense, NAME:KEY=VALUE,...; A+B composes.")
+@click.option("--model", default="vit_mini_patch4_32", show_default=True, help="Victim: an embedded or timm model.")
+@click.option("--weights", default="embedded", show_default=True, help="embedded, pretrained (timm's hub), or a file.")
+@click.option("--data", default="cifar10", show_default=True, help="Test images: a data set, folder or file.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="The first N test images.")
+@click.option(
+    "--jigsaw",
+    default="mjp:mask_ratio=0.5",
+    show_default=True,
+    help="Defense whose batch hook makes the jigsaw of masked-jigsaw accuracy, consistency and difference of features.",
+)
+@click.option(
+    "--epsilon",
+    default=2 / 255,
+    show_default="2/255",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    help="Largest change of a pixel, in [0, 1], under FGSM and PGD.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
+@click.option(
+    "--output",
+    default=Path("results") / "runs" / "prices",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of price files.",
+)
+def evaluate(
+    defense: str,
+    model: str,
+    weights: str,
+    data: str,
+    limit: int,
+    jigsaw: str,
+    epsilon: float,
+    seed: int,
+    device: str,
+    output: Path,
+) -> None:
+    """Measure what a defense costs its victim.
+
+    Accuracy with and without the defense's batch hook, under a masked jigsaw, FGSM, PGD and nine corruptions; calibration;
+    what the position embedding tells of positions.
+    """
+    import torch
+    from rich.console import Console
+
+    from privbench.cli.console import results_console
+    from privbench.cli.device import cpu_threads, resolve_device
+    from privbench.cli.tables import price_table
+    from privbench.core import UserError, build_defense, resolve_defense
+    from privbench.data import open_images
+    from privbench.models import load_victim, resolve_victim
+    from privbench.runs.store import atomic_write, check_output
+    from privbench.training import MeasureOptions, measure_price
+
+    if weights == "random":
+        raise UserError("--weights random has no price: nothing was learnt; accepted: embedded, pretrained or a file")
+    check_output(output)
+    chosen_device = resolve_device(device)
+    specs = resolve_defense(defense)
+    built = build_defense(specs)
+    images = open_images(data, "test")
+    spec = resolve_victim(model, weights, built, num_classes=len(images.class_names) if weights == "pretrained" else None)
+    images = images.for_classes(spec.model.num_classes)
+    if images.flags:
+        raise UserError(f"the images of {data} have no labels; a price needs labelled test images, such as --data cifar10")
+    generator = torch.Generator().manual_seed(seed)
+    victim = load_victim(spec, built, generator=generator).to(chosen_device)
+    pixels, labels = images.as_tensors(spec.model.image_size)
+    console = Console(stderr=True)
+    with cpu_threads(None, spec.model.image_size), console.status("") as status:
+        price = measure_price(
+            victim,
+            spec,
+            built,
+            specs,
+            pixels[:limit],
+            labels[:limit],
+            dataset=images.name,
+            options=MeasureOptions(build_defense(resolve_defense(jigsaw)), jigsaw, epsilon, seed),
+            report=lambda what: status.update(f"measuring {what}"),
+        )
+    text = price.to_json()
+    identity = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = output / f"price--{'+'.join(part.name for part in specs)}--{Path(model).name}--{identity}.json"
+    atomic_write(path, text.encode())
+    results_console().print(price_table(price, defense))
+    for name, reason in price.unavailable.items():
+        click.echo(f"{name}: n/a, {reason}")
+    click.echo(str(path))

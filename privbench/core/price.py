@@ -1,0 +1,82 @@
+"""The price of a defense, what its victim can still do on test images: by `privbench evaluate`, joined to the leaderboard."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privbench.core.case import ComponentSpec, VictimSpec
+from privbench.core.component import one_line
+from privbench.core.errors import UserError
+from privbench.core.record import Interval
+
+__all__ = ["PRICE_SCHEMA", "Price"]
+
+PRICE_SCHEMA: Literal[1] = 1
+"""Version of the price's fields; a file of another version is refused by name."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Price(_Part):
+    """What a victim does on test images; shares are in [0, 1] with a 95 % bootstrap interval over images."""
+
+    schema_version: Literal[1] = PRICE_SCHEMA
+    victim: VictimSpec
+    defense: tuple[ComponentSpec, ...]
+    dataset: str
+    images: int = Field(gt=0)
+    seed: int
+    accuracy: Interval
+    """Top-1 as deployed: no mask, no shuffle, ordinary positions."""
+    defended_accuracy: Interval
+    """Top-1 when the images go through the defense's batch hook."""
+    jigsaw: str
+    """The masked jigsaw of the three measures below."""
+    jigsaw_accuracy: Interval | None = None
+    """Top-1 on jigsawed images (MJP's masked-jigsaw accuracy); masked patches get the unknown position where there is one."""
+    consistency: Interval | None = None
+    """Share of images that get the same class with and without the jigsaw (MJP)."""
+    difference_norm: Interval | None = None
+    """L2 distance of the last features with and without the jigsaw (MJP's Diff. Norm); no share."""
+    calibration_error: float
+    """Expected calibration error, 15 bins of equal width, L1 (Guo et al., ICML 2017)."""
+    epsilon: float
+    """Largest change of a pixel in the two attacks, in [0, 1]."""
+    fgsm_accuracy: Interval
+    """Top-1 under the fast gradient sign method (Goodfellow et al., ICLR 2015)."""
+    pgd_accuracy: Interval
+    """Top-1 under 20 steps of projected gradient descent with a random start (Madry et al., ICLR 2018)."""
+    corrupted_accuracy: dict[str, tuple[float, ...]]
+    """Corruption name to top-1 at severities 1 to 5."""
+    position_error: float | None = None
+    """Mean absolute error, in patches, of a linear regression from a position row to its place, in five folds (MJP)."""
+    unavailable: dict[str, str] = Field(default_factory=dict)
+    """Measure to the reason why the victim has none."""
+    torch: str
+
+    @property
+    def mean_corrupted_accuracy(self) -> float:
+        """Over all corruptions and severities."""
+        values = [value for row in self.corrupted_accuracy.values() for value in row]
+        return sum(values) / len(values)
+
+    def to_json(self) -> str:
+        """The price as indented JSON with a final newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> "Price":
+        """Reads a price.
+
+        Raises:
+            UserError: The file cannot be read, is of another schema version, or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read the price {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a price of schema {PRICE_SCHEMA}: {one_line(error)[:300]}") from None

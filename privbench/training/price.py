@@ -1,0 +1,243 @@
+"""The price of a defense: what its victim can still do, on test images, measured as the papers of this field measure it.
+
+Attacks on the input come from foolbox, calibration from torchmetrics, the position study from scikit-learn (extra `price`).
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from privbench.core import ComponentSpec, Defense, Interval, ModelInput, Price, UserError, VictimSpec
+from privbench.models import Victim
+from privbench.scoring import bootstrap_interval
+from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+
+__all__ = ["MeasureOptions", "measure_price"]
+
+_BATCH = 250
+_BINS = 15
+_PGD_STEPS = 20
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured.
+
+    Attributes:
+        jigsaw: The masked jigsaw: a defense whose batch hook permutes patches, and how it is written.
+        jigsaw_text: The same as a user writes it.
+        epsilon: Largest change of a pixel under attack, in (0, 1].
+        seed: Source of masks, noise, random starts and the bootstrap.
+    """
+
+    jigsaw: Defense
+    jigsaw_text: str
+    epsilon: float = 2 / 255
+    seed: int = 0
+
+
+def measure_price(
+    victim: Victim,
+    spec: VictimSpec,
+    defense: Defense,
+    defense_specs: tuple[ComponentSpec, ...],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    dataset: str,
+    options: MeasureOptions,
+    report: Callable[[str], None] = lambda _: None,
+) -> Price:
+    """Measures what a victim can do.
+
+    Args:
+        victim: With its weights; its mode is left as found.
+        spec: What it was loaded from.
+        defense: The defense that it lives under.
+        defense_specs: The same, resolved.
+        images: `[n, 3, height, width]` uint8, test images.
+        labels: `[n]` int64.
+        dataset: Name of the data.
+        options: What to measure.
+        report: Told what is measured next.
+
+    Raises:
+        UserError: The extra `price` is not installed.
+    """
+    measure = _Measure(victim, images, labels, options)
+    was_training = victim.training
+    victim.eval()
+    try:
+        report("accuracy")
+        plain = measure.logits(lambda batch, _: batch)
+        report("accuracy under the defense")
+        defended = measure.logits(lambda batch, generator: defense.prepare_batch(victim, batch, generator).model_input)
+        report("masked jigsaw")
+        jigsaw, missing = measure.jigsaw()
+        report("attacks on the input")
+        fgsm, pgd = measure.under_attack()
+        corrupted = {}
+        for name in CORRUPTIONS:
+            report(f"corruption {name}")
+            corrupted[name] = measure.corrupted(name)
+        error, no_positions = measure.position_error()
+    finally:
+        victim.train(was_training)
+    return Price(
+        victim=spec,
+        defense=defense_specs,
+        dataset=dataset,
+        images=len(images),
+        seed=options.seed,
+        accuracy=measure.share(plain.argmax(1) == labels),
+        defended_accuracy=measure.share(defended.argmax(1) == labels),
+        jigsaw=options.jigsaw_text,
+        **jigsaw,
+        calibration_error=measure.calibration_error(plain),
+        epsilon=options.epsilon,
+        fgsm_accuracy=measure.share(fgsm),
+        pgd_accuracy=measure.share(pgd),
+        corrupted_accuracy=corrupted,
+        position_error=error,
+        unavailable={**missing, **no_positions},
+        torch=str(torch.__version__),
+    )
+
+
+class _Measure:
+    """One victim on one set of test images."""
+
+    def __init__(self, victim: Victim, images: Tensor, labels: Tensor, options: MeasureOptions) -> None:
+        self.victim = victim
+        self.images = images
+        self.labels = labels
+        self.options = options
+        self.device = victim.mean.device
+
+    def share(self, values: Tensor) -> Interval:
+        """The mean of one value per image, with its interval."""
+        return bootstrap_interval(values.double().tolist(), seed=self.options.seed)
+
+    @torch.no_grad()
+    def logits(self, feed: Callable[[ModelInput, torch.Generator], ModelInput]) -> Tensor:
+        """`[n, classes]` on the CPU, the images fed in batches of 250 through `feed`."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        found = []
+        with self._seeded():
+            for start in range(0, len(self.images), _BATCH):
+                batch = ModelInput(self.images[start : start + _BATCH].to(self.device, torch.float32) / 255)
+                fed = feed(batch, generator)
+                found.append(self.victim(fed.images, fed.unknown_positions).float().cpu())
+        return torch.cat(found)
+
+    def jigsaw(self) -> tuple[dict[str, Interval], dict[str, str]]:
+        """Masked-jigsaw accuracy, consistency and difference of features; or the reason why there are none."""
+        names = ("jigsaw_accuracy", "consistency", "difference_norm")
+        if self.victim.patch_size is None:
+            return {}, dict.fromkeys(names, f"{type(self.victim.network).__name__} has no patches")
+
+        def feed(batch: ModelInput, generator: torch.Generator) -> ModelInput:
+            fed = self.options.jigsaw.prepare_batch(self.victim, batch, generator).model_input
+            return fed if self.victim.has_unknown_position else ModelInput(fed.images)
+
+        classifier = self.victim.classifier_names()[0].removesuffix(".weight")
+        with _recorded(self.victim.get_submodule(classifier)) as features:
+            plain = self.logits(lambda batch, _: batch)
+            before = torch.cat(features)
+            features.clear()
+            jigsawed = self.logits(feed)
+            after = torch.cat(features)
+        return {
+            "jigsaw_accuracy": self.share(jigsawed.argmax(1) == self.labels),
+            "consistency": self.share(jigsawed.argmax(1) == plain.argmax(1)),
+            "difference_norm": self.share((after - before).norm(dim=1)),
+        }, {}
+
+    def calibration_error(self, logits: Tensor) -> float:
+        """Expected calibration error."""
+        calibration = _library("torchmetrics.functional.classification").multiclass_calibration_error
+        error = calibration(logits.softmax(1), self.labels, num_classes=logits.shape[1], n_bins=_BINS, norm="l1")
+        return float(error)
+
+    def under_attack(self) -> tuple[Tensor, Tensor]:
+        """For each image, whether it keeps its class under FGSM and under PGD, `[n]` bool."""
+        foolbox = _library("foolbox")
+        model = foolbox.PyTorchModel(self.victim, bounds=(0, 1), device=self.device)
+        attacks = (
+            foolbox.attacks.LinfFastGradientAttack(random_start=False),
+            foolbox.attacks.LinfProjectedGradientDescentAttack(steps=_PGD_STEPS, rel_stepsize=2.5 / _PGD_STEPS),
+        )
+        kept: list[list[Tensor]] = [[], []]
+        with self._seeded():
+            for start in range(0, len(self.images), _BATCH):
+                batch = self.images[start : start + _BATCH].to(self.device, torch.float32) / 255
+                labels = self.labels[start : start + _BATCH].to(self.device)
+                for attack, results in zip(attacks, kept, strict=True):
+                    results.append(~attack(model, batch, labels, epsilons=self.options.epsilon)[2].cpu())
+        return torch.cat(kept[0]), torch.cat(kept[1])
+
+    def corrupted(self, name: str) -> tuple[float, ...]:
+        """Top-1 at each severity."""
+        pixels = self.images.permute(0, 2, 3, 1).numpy() / 255
+        rows = []
+        for severity in SEVERITIES:
+            random = np.random.default_rng([self.options.seed, severity])
+            changed = np.stack([corrupt(image, name, severity, random) for image in pixels])
+            tensors = torch.from_numpy(changed).permute(0, 3, 1, 2).float()
+            hits = 0
+            with torch.no_grad(), self._seeded():
+                for start in range(0, len(tensors), _BATCH):
+                    predicted = self.victim(tensors[start : start + _BATCH].to(self.device)).argmax(1).cpu()
+                    hits += int((predicted == self.labels[start : start + _BATCH]).sum())
+            rows.append(hits / len(tensors))
+        return tuple(rows)
+
+    def position_error(self) -> tuple[float | None, Mapping[str, str]]:
+        """How well a position row tells its place; or the reason why it cannot be asked."""
+        positions, grid = self.victim.patch_size and self.victim.parts().position, self.victim.grid
+        if not positions or grid is None:
+            return None, {"position_error": f"{type(self.victim.network).__name__} has no learned position embedding"}
+        selection, linear = _library("sklearn.model_selection"), _library("sklearn.linear_model")
+        rows = self.victim.patch_positions().detach().double().cpu().numpy()
+        if len(rows) < 2 * _FOLDS:
+            return None, {"position_error": f"{len(rows)} patches are too few for five folds"}
+        places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).double().numpy()
+        folds = selection.KFold(_FOLDS, shuffle=True, random_state=self.options.seed)
+        found = selection.cross_val_predict(linear.LinearRegression(), rows, places, cv=folds)
+        return float(np.abs(found - places).mean()), {}
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """The process's random state, seeded within and left as found: libraries and layers draw from it."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.options.seed)
+            yield
+
+
+@contextmanager
+def _recorded(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Keeps what a layer reads: the features `[batch, width]` before the classifier, on the CPU."""
+    features: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
+    try:
+        yield features
+    finally:
+        hook.remove()
+
+
+def _library(name: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # foolbox 3.3 imports from a namespace that SciPy 2 will drop; the extra keeps to SciPy 1.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"measuring a price needs {name.partition('.')[0]} ({error}); pip install 'privbench[price]'") from None

@@ -1,0 +1,178 @@
+"""The price of a defense: each measure means what it says, and a price that cannot be had is refused or says why."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from privbench.cli import main
+from privbench.core import Price, UserError, build_defense, resolve_defense
+from privbench.models import Victim, load_victim, resolve_victim
+from privbench.training import MeasureOptions, measure_price
+from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+
+
+@pytest.fixture
+def photo() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A smooth colourful picture, 32x32."""
+    rows, columns = np.meshgrid(np.linspace(0, 1, 32), np.linspace(0, 1, 32), indexing="ij")
+    return np.stack([rows, columns, 0.5 + 0.3 * np.sin(9 * rows * columns)], axis=-1)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("size", [32, 64])
+def test_corruptions_stay_in_range_change_the_picture_and_repeat(name: str, size: int, photo: Any) -> None:
+    picture = np.asarray(Image.fromarray(np.uint8(photo * 255)).resize((size, size))) / 255
+    distances = []
+    for severity in SEVERITIES:
+        changed = corrupt(picture, name, severity, np.random.default_rng(0))
+        assert changed.shape == picture.shape
+        assert 0 <= changed.min() <= changed.max() <= 1
+        assert np.array_equal(changed, corrupt(picture, name, severity, np.random.default_rng(0)))
+        distances.append(np.abs(changed - picture).mean())
+    assert min(distances) > 1e-4
+    # The authors' scales of saturation change direction, and quality steps of JPEG hardly show on a smooth picture.
+    assert name in {"saturate", "jpeg"} or distances[-1] > distances[0]
+
+
+class Threshold(torch.nn.Module):
+    """Two classes by the mean of the image against 0.5: every measure can be foreseen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(1, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[-200.0], [200.0]]))
+            self.head.bias.copy_(torch.tensor([100.0, -100.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.head(images.mean((1, 2, 3))[:, None])  # type: ignore[no-any-return]
+
+
+def priced(victim: Victim, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> Price:
+    spec = resolve_victim("vit_mini_patch4_32", "embedded", build_defense(resolve_defense("none")))
+    none = resolve_defense("none")
+    options = MeasureOptions(build_defense(resolve_defense("mjp:mask_ratio=0.5")), "mjp:mask_ratio=0.5", epsilon)
+    return measure_price(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
+
+
+def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -> None:
+    victim = Victim(Threshold(), image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    levels = torch.tensor([100, 120, 135, 155])
+    images = levels.to(torch.uint8)[:, None, None, None].expand(4, 3, 32, 32).contiguous()
+    labels = torch.tensor([0, 0, 1, 1])
+    # Margins are 27.5, 7.5, 7.5 and 27.5 levels.
+    small, middle, large = (priced(victim, images, labels, epsilon / 255) for epsilon in (6, 10, 30))
+    assert [price.fgsm_accuracy.mean for price in (small, middle, large)] == [1.0, 0.5, 0.0]
+    assert [price.pgd_accuracy.mean for price in (small, middle, large)] == [1.0, 0.5, 0.0]
+    assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
+    assert small.calibration_error < 0.02
+    assert {"jigsaw_accuracy", "consistency", "difference_norm", "position_error"} == small.unavailable.keys()
+    wrong = priced(victim, images, 1 - labels, 6 / 255)
+    assert wrong.accuracy.mean == 0.0
+    assert wrong.calibration_error > 0.98
+
+
+def test_the_masked_jigsaw_and_the_positions_of_an_embedded_victim() -> None:
+    from privbench.data import open_images
+
+    spec_defense = build_defense(resolve_defense("mjp"))
+    spec = resolve_victim("vit_mini_patch4_32", "embedded", spec_defense)
+    victim = load_victim(spec, spec_defense, generator=torch.Generator().manual_seed(0))
+    images, labels = open_images("photos", "test").for_classes(10).as_tensors(32)
+    before = torch.get_rng_state()
+    price = priced(victim, images[:4], labels[:4], 2 / 255)
+    again = priced(victim, images[:4], labels[:4], 2 / 255)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert price == again
+    assert not victim.training
+    assert price.difference_norm is not None
+    assert price.difference_norm.mean > 0.1
+    assert price.pgd_accuracy.mean <= price.fgsm_accuracy.mean
+    # Chance is the mean distance from the middle of an 8x8 grid to its rows: two patches.
+    assert price.position_error is not None
+    assert price.position_error < 1
+
+
+@pytest.fixture
+def test_set(tmp_path: Path) -> Path:
+    """Twelve labelled images of noise."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "made-test.npz"
+    np.savez(path, images=random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), labels=np.arange(12) % 10)
+    return path
+
+
+def evaluated(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["evaluate", "--device", "cpu", *arguments])
+
+
+def test_the_leaderboard_joins_the_price(test_set: Path, tmp_path: Path) -> None:
+    from privbench.runs.leaderboard import leaderboard
+
+    output = tmp_path / "results"
+    answer = evaluated("--defense", "no-pe", "--data", str(test_set), "--output", str(output / "prices"))
+    assert answer.exit_code == 0, answer.output
+    assert "accuracy, PGD 2/255" in answer.stdout
+    assert "position_error: n/a" in answer.stdout
+    (path,) = (output / "prices").iterdir()
+    price = Price.load(path)
+    assert price.images == 12
+    where = ["--limit", "1", "--no-download", "--quiet", "--device", "cpu", "--output", str(output / "runs")]
+    for defense in ("none", "no-pe"):
+        run = CliRunner().invoke(main, ["run", "--attack", "dlg:steps=1,evaluations=1", "--defense", defense, *where])
+        assert run.exit_code == 0, run.output
+    rows = leaderboard(output).set_index("defense")
+    assert rows.loc["no-pe", "price_accuracy"] == price.accuracy.mean
+    assert rows.loc["no-pe", "price_corrupted_accuracy"] == price.mean_corrupted_accuracy
+    assert rows.loc[["none"], "price_accuracy"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--weights", "random"], "--weights random has no price"),
+        (["--epsilon", "0"], "0<x<=1"),
+        (["--jigsaw", "nothing"], "unknown defense 'nothing'"),
+    ],
+)
+def test_what_has_no_price_is_refused_in_one_line(arguments: list[str], words: str, test_set: Path, tmp_path: Path) -> None:
+    answer = evaluated("--data", str(test_set), "--output", str(tmp_path / "out"), *arguments)
+    assert answer.exit_code == 2
+    assert words in answer.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_labels_have_no_price(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (32, 32), "teal").save(tmp_path / f"{name}.png")
+    answer = evaluated("--data", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert answer.exit_code == 2
+    assert "have no labels" in answer.output
+
+
+def test_a_file_that_is_no_price_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "price--x.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="is not a price of schema 1"):
+        Price.load(path)
+
+
+def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
+    import importlib
+
+    def missing(name: str, original: Callable[[str], Any] = importlib.import_module) -> Any:
+        if name == "foolbox":
+            raise ImportError("No module named 'foolbox'")
+        return original(name)
+
+    victim = Victim(Threshold(), image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    monkeypatch.setattr("privbench.training.price.importlib.import_module", missing)
+    with pytest.raises(UserError, match=r"measuring a price needs foolbox .*privbench\[price\]"):
+        priced(victim, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0]), 0.1)
