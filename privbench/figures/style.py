@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-__all__ = ["figure_png", "styled"]
+__all__ = ["figure_bytes", "figure_png", "styled"]
 
 
 @contextmanager
@@ -20,10 +20,27 @@ def styled() -> Iterator[None]:
         yield
 
 
+_WITHOUT_SOFTWARE = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+"""Without the name and version of the software, and the time, the bytes depend on the picture alone."""
+
+
+def figure_bytes(figure: Figure, form: str) -> bytes:
+    """A figure as the content of a file; equal figures give equal bytes.
+
+    Args:
+        figure: What to draw.
+        form: `png`, `pdf` or `svg`.
+    """
+    buffer = io.BytesIO()
+    with styled(), mpl.rc_context({"svg.hashsalt": "privbench"}):
+        figure.savefig(buffer, format=form, metadata=_WITHOUT_SOFTWARE[form])
+    return buffer.getvalue()
+
+
 def figure_png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file; equal figures give equal bytes."""
-    buffer = io.BytesIO()
-    with styled():
-        # Without the name and version of the software the bytes depend on the picture alone.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure_bytes(figure, "png")

@@ -1,0 +1,41 @@
+"""`privbench figure`: figures of a folder of results, made from its records alone."""
+
+from pathlib import Path
+
+import click
+
+__all__ = ["figure"]
+
+_FORMATS = (".pdf", ".png", ".svg")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(["front"]))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .pdf, .png or .svg.")
+@click.option("--metric", default="psnr", show_default=True, help="Leakage metric, as `privbench list metrics` names it.")
+def figure(name: str, folder: Path, output: Path, metric: str) -> None:
+    """Draw figure NAME from all records below FOLDER.
+
+    front: what each defense leaves to its strongest attacker, with its 95 % interval, against the accuracy of its victim.
+    """
+    from privbench.core import UserError
+    from privbench.figures import figure_bytes, front_figure, front_points
+    from privbench.runs.leaderboard import leaderboard
+    from privbench.runs.store import atomic_write
+    from privbench.scoring import registered_metric
+
+    if output.suffix not in _FORMATS:
+        raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
+    described = registered_metric(metric)
+    points = front_points(leaderboard(folder), metric=metric, higher_is_leakier=described.higher_is_leakier)
+    label = f"{metric.upper().replace('_', '-')}{f', {described.unit}' if described.unit else ''}"
+    drawn = front_figure(points, label=label, higher_is_leakier=described.higher_is_leakier)
+    atomic_write(output, figure_bytes(drawn, output.suffix.removeprefix(".")))
+    unpriced = points[~points["priced"]]
+    if len(unpriced):
+        click.echo(
+            f"accuracy of {', '.join(sorted(set(unpriced['defense'])))} is that of the victim's card; "
+            "`privbench evaluate` measures it under the defense"
+        )
+    click.echo(f"{name}: {len(points)} points, {int(points['on_front'].sum())} on the front -> {output}")

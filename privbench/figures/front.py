@@ -1,0 +1,91 @@
+"""The front between privacy and accuracy: what each defense leaves to its strongest attacker, against what it costs."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from privbench.core import UserError
+from privbench.figures.style import styled
+
+__all__ = ["front_figure", "front_points"]
+
+_MARKERS = "osD^vP*X<>ph"
+_ALIKE = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
+
+
+def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) -> pd.DataFrame:
+    """One point per defense and setting: its leakiest row over all attacks and adversaries.
+
+    Args:
+        rows: A leaderboard.
+        metric: Name of the leakage metric.
+        higher_is_leakier: Its direction.
+
+    Returns:
+        `defense`, `defense_params`, `attack`, `adversary`, `leakage`, `low`, `high`, `accuracy` (of the price where it was
+        measured, else of the victim's card), `priced`, and `on_front`: no other point is at least as accurate and less leaky.
+
+    Raises:
+        UserError: The metric is not there, rows do not compare, or no row has an accuracy.
+    """
+    columns = {f"{metric}_mean": "leakage", f"{metric}_ci_low": "low", f"{metric}_ci_high": "high"}
+    if f"{metric}_mean" not in rows:
+        known = [name.removesuffix("_mean") for name in map(str, rows) if name.endswith("_mean")]
+        raise UserError(f"the leaderboard has no metric '{metric}'; accepted: {', '.join(known)}")
+    for column in _ALIKE:
+        values = sorted(map(str, rows[column].unique()))
+        if len(values) > 1:
+            raise UserError(f"rows of different {column} do not compare ({', '.join(values)}); give a folder with one of them")
+    points = rows.rename(columns=columns).dropna(subset=["leakage"])
+    points["priced"] = points["price_accuracy"].notna()
+    points["accuracy"] = pd.to_numeric(points["price_accuracy"]).fillna(pd.to_numeric(points["accuracy"]))
+    points = points.dropna(subset=["accuracy"])
+    if points.empty:
+        raise UserError("no row has an accuracy; measure it with `privbench evaluate --defense SPEC`, into the same folder")
+    points["defense_params"] = points["defense_params"].fillna("")
+    points = points.sort_values("leakage", ascending=not higher_is_leakier, kind="stable")
+    points = points.groupby(["defense", "defense_params"], as_index=False).first()
+    leakage = points["leakage"].to_numpy() * (1 if higher_is_leakier else -1)
+    accuracy = points["accuracy"].to_numpy()
+    points["on_front"] = [
+        not bool(np.any((accuracy >= a) & (leakage <= worst) & ((accuracy > a) | (leakage < worst))))
+        for a, worst in zip(accuracy, leakage, strict=True)
+    ]
+    kept = ["defense", "defense_params", "attack", "adversary", *columns.values(), "accuracy", "priced", "on_front"]
+    return points[kept]
+
+
+def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -> Figure:
+    """Draws what `front_points` found.
+
+    Args:
+        points: One row per point.
+        label: The leakage axis, with its unit.
+        higher_is_leakier: The direction of the metric; the private side is always below.
+
+    Returns:
+        A figure as wide as two columns of a paper; one marker per defense, readable without colour.
+    """
+    with styled():
+        figure = Figure(figsize=(6.8, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        front = points[points["on_front"]].sort_values("accuracy")
+        axes.step(100 * front["accuracy"], front["leakage"], where="pre", color="0.7", linewidth=1, zorder=0)
+        for place, (defense, group) in enumerate(points.groupby("defense", sort=True)):
+            group = group.sort_values("leakage")
+            errors = np.abs(group[["low", "high"]].to_numpy().T - group["leakage"].to_numpy())
+            axes.errorbar(
+                100 * group["accuracy"],
+                group["leakage"],
+                yerr=errors,
+                fmt=_MARKERS[place % len(_MARKERS)],
+                color=f"C{place % 10}",
+                capsize=2,
+                elinewidth=0.8,
+                label=f"{defense} ({len(group)})" if len(group) > 1 else str(defense),
+            )
+        if not higher_is_leakier:
+            axes.invert_yaxis()
+        axes.set(xlabel="accuracy of the victim, %", ylabel=f"{label}\nworst case, lower is more private")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
