@@ -11,6 +11,7 @@ _COMMANDS = {
     "run": ("privbench.cli.run:run", "Attack private images under one or several defenses and score what comes back."),
     "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
+    "score": ("privbench.cli.score:score", "Score the reconstructions of any tool."),
     "figure": ("privbench.cli.figure:figure", "Draw a figure from all records below a folder."),
     "evaluate": ("privbench.cli.evaluate:evaluate", "Measure what a defense costs its victim: the price of privacy."),
     "train": ("privbench.cli.train:train", "Train a victim under a defense and write its weights and card."),

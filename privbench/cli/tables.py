@@ -7,6 +7,7 @@ from rich.table import Table
 
 from privbench.core import ImageResult, Interval, Price, Record
 from privbench.runs.ensemble import FLAGS
+from privbench.runs.external import ScoredPictures
 
 __all__ = [
     "METRICS",
@@ -17,6 +18,7 @@ __all__ = [
     "interval_text",
     "members_table",
     "price_table",
+    "score_table",
     "value_text",
 ]
 
@@ -141,6 +143,27 @@ def price_table(price: Price, label: str) -> Table:
     table.add_row("calibration error", f"{price.calibration_error:.3f}", "")
     if price.position_error is not None:
         table.add_row("position error, patches", f"{price.position_error:.3f}", "")
+    return table
+
+
+def score_table(scored: ScoredPictures) -> Table:
+    """One row per picture of another tool, their mean and its interval.
+
+    Args:
+        scored: The scores.
+    """
+    n = len(scored.names)
+    table = _table(f"{n} reconstructions, {scored.pixels} pixels")
+    table.add_column("original")
+    table.add_column("reconstruction")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    for place, (name, other, scores) in enumerate(zip(scored.names, scored.matched, scored.scores, strict=True)):
+        table.add_row(name, other, *(value_text(metric, scores.get(metric)) for metric in METRICS), end_section=place == n - 1)
+    summary = {metric: scored.summary.get(metric) for metric in METRICS}
+    means = (value_text(metric, interval.mean if interval else None) for metric, interval in summary.items())
+    table.add_row(f"mean, n = {n}", "", *means, style="bold")
+    table.add_row("95 % interval", "", *(_bounds_text(metric, interval) for metric, interval in summary.items()))
     return table
 
 

@@ -1,0 +1,68 @@
+"""`privbench score`: any tool's reconstructions, scored by the protocol of the suite."""
+
+from pathlib import Path
+
+import click
+
+__all__ = ["score"]
+
+
+@click.command()
+@click.argument("originals", type=click.Path(path_type=Path))
+@click.argument("reconstructions", type=click.Path(path_type=Path))
+@click.option(
+    "--batch-size",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Pictures that came out of one gradient in unknown order: they are paired by assignment.",
+)
+@click.option(
+    "--patch-size", type=click.IntRange(min=1), help="Side of the victim's patches in pixels; without it no patch scores."
+)
+@click.option(
+    "--lpips-net", default="alex", show_default=True, type=click.Choice(["alex", "vgg", "squeeze"]), help="Trunk of LPIPS."
+)
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the bootstrap.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV file of all scores.")
+def score(
+    originals: Path,
+    reconstructions: Path,
+    batch_size: int,
+    patch_size: int | None,
+    lpips_net: str,
+    lpips_weights: Path | None,
+    download: bool,
+    seed: int,
+    output: Path | None,
+) -> None:
+    """Score the pictures of any tool: RECONSTRUCTIONS against ORIGINALS.
+
+    Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
+    order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
+    """
+    from privbench.cli.console import results_console
+    from privbench.cli.tables import METRICS, score_table
+    from privbench.data.pictures import read_pictures
+    from privbench.runs.external import score_pictures, scores_csv
+    from privbench.runs.store import atomic_write
+    from privbench.scoring import metric_suite
+
+    truth, found = read_pictures(originals), read_pictures(reconstructions)
+    suite = metric_suite(
+        patch_size=patch_size,
+        image_size=truth.images.shape[-1],
+        lpips_net=lpips_net,
+        lpips_weights=lpips_weights,
+        download=download,
+    )
+    scored = score_pictures(truth, found, suite, batch_size=batch_size, seed=seed)
+    results_console().print(score_table(scored))
+    for name, reason in suite.unavailable.items():
+        if name in METRICS:
+            click.echo(f"{METRICS[name]}: n/a, {reason}")
+    if output is not None:
+        atomic_write(output, scores_csv(scored).encode())
+        click.echo(str(output))
