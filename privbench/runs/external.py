@@ -50,7 +50,7 @@ def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batc
     count = len(truth.names)
     if images.shape != truth.images.shape:
         raise UserError(
-            f"reconstructions are {_size(images.shape)}, originals {_size(truth.images.shape)}; accepted: equal sizes, resize them"
+            f"reconstructions are {_size(images.shape)}, originals {_size(truth.images.shape)}; accepted: equal sizes"
         )
     if count % batch_size:
         raise UserError(f"{count} pictures do not fill batches of {batch_size}; choose a --batch-size that divides them")
