@@ -6,6 +6,7 @@ No prior, no box; the label is a vector of logits that is optimised along with t
 off the last layer instead.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,16 +18,15 @@ from privbench.adversary import Simulation, Start, mean_cross_entropy, simulate,
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.inversion import LBFGS, Constant, MatchingTerm, Objective, QuasiNewton, Simulator, SquaredError, Target
 
-__all__ = ["DeepLeakage", "LeakageStart", "leak", "leakage_start"]
+__all__ = ["DeepLeakage", "LeakageAttack", "LeakageStart"]
 
 LeakageStart = Start | Literal["standard-normal"]
-"""As everywhere, or normal around 0 with deviation 1, most of it outside [0, 1] (published)."""
+"""As everywhere, or normal around 0 with deviation 1 in the network's own, normalised pixels (published)."""
 
 
-class DeepLeakage(Attack):
-    """Squared-error matching by L-BFGS, the labels optimised jointly unless they are known."""
+class LeakageAttack(Attack):
+    """What `dlg` and `idlg` share: all parameters, and everything but where the labels come from."""
 
-    name: ClassVar[str] = "dlg"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {},
         "paper": {"steps": 300, "learning_rate": 1.0, "start": "standard-normal"},
@@ -41,28 +41,44 @@ class DeepLeakage(Attack):
     evaluations: Annotated[int, Field(gt=0)] = 20
     """Iterations of L-BFGS within one step."""
     start: LeakageStart = "grey"
-    """Start images: `standard-normal`, deviation 1 around 0 (published); uniform in [0, 1]; normal around mid-grey (deviation
-    0.25); or mid-grey with a little noise (0.05)."""
+    """Start images: `standard-normal`, deviation 1 around 0 in normalised pixels (published); uniform in [0, 1]; normal around
+    mid-grey (deviation 0.25); or mid-grey with a little noise (0.05)."""
+
+    @abstractmethod
+    def labels(self, observation: Observation, generator: torch.Generator) -> dict[str, Tensor]:
+        """Either `labels`, `[batch]` int64, that stay, or `label-logits`, `[trials, batch, classes]`, to start from."""
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
-        """Optimises pixels and label logits together; known labels stay as they are."""
-        images = leakage_start(self.start, self.trials, observation, generator)
-        shape = (self.trials, observation.batch_size, observation.model.num_classes)
-        logits = torch.randn(shape, generator=generator).to(observation.device)
+        """Optimises the pixels, and the label logits where there are any."""
+        images = _start_images(self.start, self.trials, observation, generator)
+        labels = self.labels(observation, generator)
         solver = LBFGS(self.learning_rate, self.evaluations)
-        labels = {"labels": observation.labels} if observation.labels is not None else {"label-logits": logits}
-        return leak(observation, images, labels, steps=self.steps, solver=solver, progress=progress)
+        return _leak(observation, images, labels, steps=self.steps, solver=solver, progress=progress)
 
 
-def leakage_start(start: LeakageStart, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:
+class DeepLeakage(LeakageAttack):
+    """Squared-error matching by L-BFGS, the labels optimised jointly unless they are known."""
+
+    name: ClassVar[str] = "dlg"
+
+    def labels(self, observation: Observation, generator: torch.Generator) -> dict[str, Tensor]:
+        """Known labels stay as they are; else normal logits to start from."""
+        if observation.labels is not None:
+            return {"labels": observation.labels}
+        shape = (self.trials, observation.batch_size, observation.model.num_classes)
+        return {"label-logits": torch.randn(shape, generator=generator).to(observation.device)}
+
+
+def _start_images(start: LeakageStart, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:
     """Candidates to start from, `[trials, batch, 3, height, width]`; only `standard-normal` leaves [0, 1]."""
     if start != "standard-normal":
         return start_images(start, trials, observation, generator)
+    model = simulate(observation).model
     shape = (trials, observation.batch_size, *observation.image_shape)
-    return torch.randn(shape, generator=generator).to(observation.device)
+    return model.mean + model.std * torch.randn(shape, generator=generator).to(observation.device)
 
 
-def leak(
+def _leak(
     observation: Observation,
     images: Tensor,
     labels: Mapping[str, Tensor],

@@ -20,8 +20,10 @@ import contextlib
 import importlib
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -30,9 +32,10 @@ from torch import Tensor, nn
 
 from benchmarks.baseline import PeerRun, in_order, second_order_copy
 from benchmarks.timing import clock
-from privbench.core import UserError
+from privbench.core import Observation, UserError
+from privbench.models import Victim
 
-__all__ = ["run_breaching"]
+__all__ = ["PeerResult", "april_block", "attack_with_breaching", "run_breaching"]
 
 
 def run_breaching(
@@ -89,13 +92,98 @@ def run_breaching(
         setup = {"device": start.device, "dtype": start.dtype}
         attacker = breaching.attacks.prepare_attack(attacked, loss, settings, setup)
         reconstructed, statistics = attacker.reconstruct(
-            [_payload(attacked, start)], [_shared(attacked, gradients, labels)], {}, initial_data=start
+            [_payload(attacked, start.shape[1:])], [_shared(attacked, gradients, labels, len(labels))], {}, initial_data=start
         )
     values = statistics["Trial_0_Val"]
     if len(values) < steps:
         raise UserError(f"breaching gave up after {len(values)} of {steps} steps, not finite; choose a smaller learning rate")
     begun, ended = readings
     return PeerRun(reconstructed["data"].detach(), ended - begun, steps, torch.tensor(values))
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """What an attack of `breaching` returned.
+
+    Attributes:
+        images: `[batch, 3, height, width]`, clipped to [0, 1].
+        evaluations: How often it computed the client's loss, and with it a gradient.
+        gave_up: Its score was not finite, so that it returned the mean image in place of a candidate.
+    """
+
+    images: Tensor
+    evaluations: int
+    gave_up: bool
+
+
+def attack_with_breaching(
+    config: str,
+    victim: Victim,
+    observation: Observation,
+    *,
+    overrides: Sequence[str] = (),
+    start: Tensor | None = None,
+    seed: int = 0,
+) -> PeerResult:
+    """Runs an attack of `breaching` as its users do: its own configuration, the network over normalised pixels.
+
+    Args:
+        config: Name of its attack configuration.
+        victim: The client's model; left as found.
+        observation: The client's update; unknown labels are left to `breaching`.
+        overrides: Changes to the configuration, in its own syntax.
+        start: `[batch, 3, height, width]` in [0, 1] to start from; None for its own start.
+        seed: Of its random draws.
+
+    Raises:
+        UserError: `breaching` is not installed, or the update is not that of the victim.
+    """
+    container = second_order_copy(_Container(victim.network))
+    gradients = {name.replace("network.", "model.", 1): value for name, value in observation.gradients.items()}
+    mean, std = victim.mean, victim.std
+    evaluations = 0
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return nn.functional.cross_entropy(logits, targets)
+
+    arguments = {} if start is None else {"initial_data": (start - mean) / std}
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        breaching = _breaching()
+        settings = breaching.get_attack_config(config, overrides=list(overrides))
+        setup = {"device": mean.device, "dtype": mean.dtype}
+        attacker = breaching.attacks.prepare_attack(container, loss, settings, setup)
+        constants = mean.flatten().tolist(), std.flatten().tolist()
+        payload = _payload(container, observation.image_shape, *constants, observation.model.num_classes)
+        sent = _shared(container, gradients, observation.labels, observation.batch_size)
+        found, statistics = attacker.reconstruct([payload], [sent], {}, **arguments)
+    images = (found["data"].detach() * std + mean).clamp(0, 1)
+    return PeerResult(images, evaluations, not math.isfinite(statistics.get("opt_value", 0.0)))
+
+
+def april_block() -> Any:
+    """The block that `breaching` gives models for APRIL: attention without LayerNorm and residual, made of a block of timm.
+
+    Raises:
+        UserError: `breaching` is not installed.
+    """
+    with _quiet():
+        _breaching()
+        return importlib.import_module("breaching.cases.models.model_preparation").ModifiedBlock
+
+
+class _Container(nn.Module):
+    """The network under the name `model`, where the attacks of `breaching` look for it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits
 
 
 def _breaching() -> ModuleType:
@@ -121,18 +209,26 @@ def _settings(breaching: ModuleType, *, steps: int, learning_rate: float, variat
     )
 
 
-def _payload(model: nn.Module, start: Tensor) -> dict[str, Any]:
+def _payload(
+    model: nn.Module,
+    shape: Sequence[int],
+    mean: Sequence[float] = (0.0,) * 3,
+    std: Sequence[float] = (1.0,) * 3,
+    classes: int = 0,
+) -> dict[str, Any]:
     """What the server sent; with buffers given, `breaching` leaves the model in evaluation mode."""
-    described = SimpleNamespace(shape=tuple(start.shape[1:]), mean=(0.0,) * 3, std=(1.0,) * 3, modality="vision")
+    described = SimpleNamespace(
+        shape=tuple(shape), mean=tuple(mean), std=tuple(std), modality="vision", task="classification", classes=classes
+    )
     return {"parameters": list(model.parameters()), "buffers": list(model.buffers()), "metadata": described}
 
 
-def _shared(model: nn.Module, gradients: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+def _shared(model: nn.Module, gradients: Mapping[str, Tensor], labels: Tensor | None, batch: int) -> dict[str, Any]:
     """What the user sent, in the order of the model's parameters."""
     return {
         "gradients": in_order(model, gradients),
         "buffers": None,
-        "metadata": {"num_data_points": len(labels), "labels": labels, "local_hyperparams": None},
+        "metadata": {"num_data_points": batch, "labels": labels, "local_hyperparams": None},
     }
 
 

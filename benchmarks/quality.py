@@ -4,7 +4,6 @@ python -m benchmarks.quality peers        # the same objective, breaching and th
 python -m benchmarks.quality ways         # gradvit `quick` on the four embedded victims, each way of running a step
 """
 
-import csv
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +19,7 @@ from torch import Tensor, fx
 from benchmarks.baseline import run_plain
 from benchmarks.ours import run_ours
 from benchmarks.peer import run_breaching
-from benchmarks.timing import machine
+from benchmarks.timing import append_rows
 from benchmarks.victims import problems_of
 from privbench.core import Execution, Failure, Progress, generator_for
 from privbench.inversion import engine, graph
@@ -84,7 +83,7 @@ def peers(
                 }
             )
             click.echo(" | ".join(rows[-1].values()))
-    _write(output, rows, threads)
+    append_rows(output, rows, threads)
 
 
 # The ways of running a step
@@ -116,7 +115,7 @@ def ways(photos: int, defenses: Sequence[str], chosen: Sequence[str], threads: i
                 }
             )
             click.echo(" | ".join(rows[-1].values()))
-    _write(output, rows, threads)
+    append_rows(output, rows, threads)
 
 
 def _attack(prepared: Prepared, way: str) -> list[float]:
@@ -218,19 +217,6 @@ _WAYS: dict[str, Any] = {
     "eager, grouped, factors rounded to TF32": partial(_rounded_products, 10),
     "eager, grouped, factors rounded to bfloat16": partial(_rounded_products, 7),
 }
-
-
-def _write(path: Path | None, rows: Sequence[dict[str, str]], threads: int) -> None:
-    if path is None:
-        return
-    described = machine(torch.device("cpu"))
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        extra = {"machine": described.device, "torch": described.torch, "threads": str(threads)}
-        writer = csv.DictWriter(file, [*extra, *rows[0]])
-        if new:
-            writer.writeheader()
-        writer.writerows(extra | row for row in rows)
 
 
 if __name__ == "__main__":

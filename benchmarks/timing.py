@@ -4,12 +4,13 @@ A drift of the clock rate or of the load then meets all of them alike, and a rat
 is taken over the rounds.
 """
 
+import csv
 import gc
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 
 from privbench.core import UserError
 
-__all__ = ["LEAST_REPETITIONS", "Machine", "Timing", "alternate", "clock", "machine", "timed"]
+__all__ = ["LEAST_REPETITIONS", "Machine", "Timing", "alternate", "append_rows", "clock", "machine", "timed"]
 
 LEAST_REPETITIONS = 5
 """A median of fewer rounds is not reported."""
@@ -160,3 +161,17 @@ def _processor() -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def append_rows(path: Path | None, rows: Sequence[Mapping[str, str]], threads: int) -> None:
+    """Appends rows of a table to a CSV file, with the machine they were measured on; without a path nothing is written."""
+    if path is None:
+        return
+    described = machine(torch.device("cpu"))
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        extra = {"machine": described.device, "torch": described.torch, "threads": str(threads)}
+        writer = csv.DictWriter(file, [*extra, *rows[0]])
+        if new:
+            writer.writeheader()
+        writer.writerows(extra | dict(row) for row in rows)

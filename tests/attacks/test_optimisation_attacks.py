@@ -22,7 +22,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "start": "standard-normal",
         "label_recovery": "idlg",
     },
-    "inverting-gradients": {"steps": 24_000, "learning_rate": 0.1, "signed": True, "total_variation": 0.1, "start": "normal"},
+    # 0.1 and 0.2 in normalised pixels of deviation 0.25.
+    "inverting-gradients": {"steps": 24_000, "learning_rate": 0.025, "signed": True, "total_variation": 0.8, "start": "normal"},
     "gradinversion": {
         "steps": 20_000,
         "learning_rate": 0.1,
@@ -143,6 +144,16 @@ def test_deep_leakage_recovers_image_and_label_of_a_small_random_network(name: s
     assert result.labels is not None
     assert result.labels.tolist() == secret.labels.tolist()
     assert result.steps == 90
+
+
+@pytest.mark.parametrize("name", ["dlg", "idlg"])
+def test_the_published_start_is_standard_normal_in_normalised_pixels(name: str) -> None:
+    observation, _ = update(photo=3)
+    start = attacked(built(name, "paper", steps=1, evaluations=1, learning_rate=1e-9), observation).images
+    # Around the normalisation's mean with its deviation, clamped: few pixels lie outside two deviations.
+    assert start.mean() == pytest.approx(0.47, abs=0.03)
+    assert start.std() == pytest.approx(0.24, abs=0.02)
+    assert ((start == 0) | (start == 1)).double().mean() < 0.1
 
 
 @pytest.mark.usefixtures("sigmoid_network")
