@@ -4,13 +4,13 @@ The gradient of a position row is the gradient δ of its token, and the patch em
 Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 
-from privbench.adversary import simulate
+from privbench.adversary import concluded, inferred_choices, simulate
 from privbench.core import Attack, Observation, Progress, Reconstruction
-from privbench.inversion import reassembled
 from privbench.inversion.algebra import (
     PatchEmbedding,
     candidate_images,
@@ -58,8 +58,7 @@ class ClosedForm(Attack):
         patches[~masked] = solution[: int((~masked).sum())]
         images, undone = candidate_images(model, simulation.logits, embedding.images(patches))
         losses = {"misfit": float((gradients.T @ solution - gradient).norm() / gradient.norm())}
-        movable = simulation.view.movable
-        if movable is not None and movable.any() and not masked.any():
-            images, losses["order_cost"] = reassembled(images, embedding.patch_size, movable, generator=generator)
-            flags = ["order-inferred" if flag == "order-not-inferred" else flag for flag in flags]
-        return Reconstruction(images, losses=losses, flags=(*flags, *undone))
+        result = Reconstruction(images, losses=losses, flags=(*flags, *undone))
+        if masked.any():
+            return replace(result, inferred=inferred_choices(simulation.view, observation))
+        return concluded(result, simulation, observation, generator=generator)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from privbench.adversary import Simulation, Start, mean_cross_entropy, simulate, start_images
+from privbench.adversary import Simulation, Start, concluded, mean_cross_entropy, simulate, start_images
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.inversion import LBFGS, Constant, MatchingTerm, Objective, QuasiNewton, Simulator, SquaredError, Target
 
@@ -53,7 +53,7 @@ class LeakageAttack(Attack):
         images = _start_images(self.start, self.trials, observation, generator)
         labels = self.labels(observation, generator)
         solver = LBFGS(self.learning_rate, self.evaluations)
-        return _leak(observation, images, labels, steps=self.steps, solver=solver, progress=progress)
+        return _leak(observation, images, labels, steps=self.steps, solver=solver, generator=generator, progress=progress)
 
 
 class DeepLeakage(LeakageAttack):
@@ -85,6 +85,7 @@ def _leak(
     *,
     steps: int,
     solver: LBFGS,
+    generator: torch.Generator,
     progress: Progress,
 ) -> Reconstruction:
     """Matches the whole gradient by L-BFGS.
@@ -95,6 +96,7 @@ def _leak(
         labels: `labels`, `[batch]` int64, that stay; or `label-logits`, `[trials, batch, classes]`, to start from.
         steps: Of each trial.
         solver: L-BFGS's settings.
+        generator: Source of what follows the solver.
         progress: Where to report to.
 
     Raises:
@@ -122,7 +124,7 @@ def _leak(
         flags.append("labels-recovered")
     if found.diverged:
         flags.append("solver-diverged")
-    return Reconstruction(
+    result = Reconstruction(
         found.images.clamp(0, 1),
         labels=found.free["label-logits"].argmax(-1) if joint else labels["labels"],
         losses=found.losses,
@@ -130,6 +132,7 @@ def _leak(
         trials=len(images),
         flags=tuple(flags),
     )
+    return concluded(result, simulation, observation, generator=generator)
 
 
 def _soft_cross_entropy(simulation: Simulation) -> Simulator:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from privbench.adversary import Simulation, simulate
+from privbench.adversary import Simulation, inferred_choices, simulate
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.inversion import reassembled
@@ -96,10 +96,14 @@ class Subspace(Attack):
             "gap": tokens.space.gap,
             "ambiguity": float(tokens.ambiguity.shape[1]),
         }
+        order = None
         if movable.any():
-            images, losses["order_cost"] = reassembled(images, embedding.patch_size, movable, generator=generator)
+            images, found = reassembled(images, embedding.patch_size, movable, generator=generator)
+            losses["order_cost"], order = found.cost, found.undone
             flags = [_INFERRED.get(flag, flag) for flag in flags]
-        return Reconstruction(images, losses=losses, flags=(*flags, *undone))
+        inferred = inferred_choices(simulation.view, observation, order)
+        inferred |= {name: masked for name in inferred if name.endswith(".mask")}
+        return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
 
     def _masked(
         self,

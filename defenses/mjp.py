@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput
 from privbench.core.patches import rearrange
+from privbench.inversion import noise_deviation, rows_without_signal
 from privbench.models import Victim
 
 __all__ = ["DenseAbsoluteLocalisation", "MaskedJigsawPuzzle", "block_mask"]
@@ -162,9 +163,9 @@ class MaskedJigsawPuzzle(Defense):
         """Simulates the pass with as much of mask and order as the adversary has.
 
         Unaware: the plain pass with ordinary positions. Aware: the mask is read off the position table's gradient, whose
-        masked rows are exactly zero, and those patches get the unknown row; the order among them cannot show in the gradient,
-        because patches that share one position row are interchangeable: they are movable, and their order is left to the
-        attack (flag). Oracle: mask and order are applied.
+        masked rows are zero, or noise alone, and those patches get the unknown row; the order among them cannot show in the
+        gradient, because patches that share one position row are interchangeable: they are movable, and their order is left to
+        the attack (flag). Oracle: mask and order are applied.
         """
         victim = cast(Victim, model)
         size = cast(int, victim.patch_size)
@@ -178,8 +179,9 @@ class MaskedJigsawPuzzle(Defense):
             return AttackerView(
                 lambda given, known: ModelInput(given.images, known["mjp.mask"]),
                 {"mjp.mask": mask},
-                ("order-not-inferred",),
+                ("mask-inferred", "order-not-inferred") if mask.sum() > 1 else ("mask-inferred",),
                 mask,
+                "mjp.order",
             )
         return AttackerView()
 
@@ -194,10 +196,17 @@ class MaskedJigsawPuzzle(Defense):
 def masked_rows(victim: Victim, observation: Observation) -> Tensor:
     """The mask as an attacker reads it: a masked position's own row takes no part in the forward pass, so its gradient is zero.
 
+    Where noise was added to the whole update, a row counts as zero that is no longer than noise of the size which the
+    classifier's gradient shows (batches smaller than the number of classes; otherwise exact zeros alone count).
+
     Returns:
-        `[patches]` bool. Exact for a plain gradient; noise on the gradient hides it, and then nothing is taken as masked.
+        `[patches]` bool. Exact for a plain gradient, and with noise as long as it is smaller than the unmasked rows.
     """
     parts = victim.parts()
     table = observation.gradients[cast(str, parts.position)][0]
     rows = table[parts.prefix_tokens : parts.prefix_tokens + victim.patch_count]
-    return (rows == 0).all(dim=1)
+    zero = (rows == 0).all(dim=1)
+    if zero.any():
+        return zero
+    classifier = observation.gradients[victim.classifier_names()[0]]
+    return rows_without_signal(rows, noise_deviation(classifier, observation.batch_size))

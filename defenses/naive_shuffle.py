@@ -50,7 +50,7 @@ class NaiveShuffle(Defense):
             )
         if observation.threat_model.adversary == "aware":
             everywhere = torch.ones(cast(Victim, model).patch_count, dtype=torch.bool, device=observation.device)
-            return AttackerView(flags=("order-not-inferred",), movable=everywhere)
+            return AttackerView(flags=("order-not-inferred",), movable=everywhere, order="naive-shuffle.order")
         return AttackerView()
 
     def claim(self) -> str:

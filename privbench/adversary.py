@@ -1,11 +1,12 @@
 """The attacker's copy of the client, rebuilt from an observation alone: the mirror of `client`.
 
 Attacks that simulate the forward pass start here; what the simulation applies depends on the adversary of the threat model.
-`Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions.
+`Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions. `concluded`
+is the last thing that an adversary does who knows of a shuffle and not its order: it reads the order off the finished picture.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,10 +24,20 @@ from privbench.core import (
     build_defense,
     resolve_defense,
 )
-from privbench.inversion import Inversion, LabelRule, Outcome, Simulator, Target, group_size, recover_labels
+from privbench.inversion import Inversion, LabelRule, Simulator, Target, group_size, reassembled, recover_labels
 from privbench.models import Victim, build_model
 
-__all__ = ["Clients", "Simulation", "Start", "matching_group_size", "mean_cross_entropy", "simulate", "start_images"]
+__all__ = [
+    "Clients",
+    "Simulation",
+    "Start",
+    "concluded",
+    "inferred_choices",
+    "matching_group_size",
+    "mean_cross_entropy",
+    "simulate",
+    "start_images",
+]
 
 Start = Literal["uniform", "normal", "grey"]
 """Uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
@@ -115,6 +126,54 @@ def matching_group_size(observation: Observation, trials: int, matched: Callable
     return group_size(tokens=tokens, parameters=parameters, device=observation.device)
 
 
+def inferred_choices(view: AttackerView, observation: Observation, order: Tensor | None = None) -> dict[str, Tensor]:
+    """What an adversary believes of the client's random choices without having been told.
+
+    Args:
+        view: What it believes before the attack, masks for instance.
+        observation: What it was told is in there.
+        order: The order that it found, in the client's form (`Assembly.undone`).
+
+    Returns:
+        By name, for `Reconstruction.inferred`.
+    """
+    found = {name: value for name, value in view.known.items() if name not in observation.disclosed}
+    return found if order is None or view.order is None else {**found, view.order: order}
+
+
+def concluded(
+    reconstruction: Reconstruction, simulation: Simulation, observation: Observation, *, generator: torch.Generator
+) -> Reconstruction:
+    """What an adversary makes of a finished reconstruction of the fed images: movable patches in order, its findings stated.
+
+    Images whose patches have position rows of their own stand in one order, and their borders decide it together. Patches that
+    share the unknown row stand anyhow, anew in each image, because the gradient is blind to their order.
+
+    Args:
+        reconstruction: In the order in which the simulated client was fed.
+        simulation: What the adversary believes of this very client.
+        observation: What it saw.
+        generator: Source of the search.
+
+    Returns:
+        The same where the adversary knows of no movable patches, or has none to tell apart.
+    """
+    model, view = simulation.model, simulation.view
+    movable = view.movable
+    if movable is None or model.patch_size is None or movable.sum() < 2:
+        return replace(reconstruction, inferred=inferred_choices(view, observation))
+    unknown = view.feed(ModelInput(reconstruction.images), view.known).unknown_positions
+    own_rows = unknown is None or not (unknown & movable).any()
+    images, found = reassembled(reconstruction.images, model.patch_size, movable, generator=generator, jointly=bool(own_rows))
+    return replace(
+        reconstruction,
+        images=images,
+        losses={**reconstruction.losses, "order_cost": found.cost},
+        flags=tuple("order-inferred" if flag == "order-not-inferred" else flag for flag in reconstruction.flags),
+        inferred=inferred_choices(view, observation, found.undone),
+    )
+
+
 @dataclass(frozen=True)
 class Clients:
     """Independent observations of one model, prepared for gradient matching.
@@ -190,7 +249,7 @@ class Clients:
         contexts: Sequence[Mapping[str, Tensor]] | None = None,
         flags: Sequence[str] = (),
     ) -> list[Reconstruction | Failure]:
-        """Runs an inversion for all of them, from start images to what the attack returns.
+        """Runs an inversion for all of them, from start images to what the attack returns; `concluded` puts patches in order.
 
         Args:
             inversion: What the attack declares.
@@ -205,30 +264,21 @@ class Clients:
         pairs = zip(self.observations, generators, strict=True)
         starts = [start_images(start, trials, *pair) for pair in pairs]
         outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, execution)
-        return self._reconstructions(outcomes, steps=inversion.steps, trials=trials, flags=flags)
-
-    def _reconstructions(
-        self, outcomes: Sequence[Outcome | Failure], *, steps: int, trials: int, flags: Sequence[str] = ()
-    ) -> list[Reconstruction | Failure]:
-        """What the attack returns.
-
-        Args:
-            outcomes: The engine's, in order.
-            steps: Of each trial.
-            trials: Trials of each.
-            flags: Remarks on all of them.
-        """
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
-        return [
-            outcome
-            if isinstance(outcome, Failure)
-            else Reconstruction(
+        results: list[Reconstruction | Failure] = []
+        clients = zip(self.observations, self.views, self.labels, generators, strict=True)
+        for outcome, (observation, view, labels, generator) in zip(outcomes, clients, strict=True):
+            if isinstance(outcome, Failure):
+                results.append(outcome)
+                continue
+            found = Reconstruction(
                 images=outcome.images,
                 labels=labels,
                 losses=outcome.losses,
-                steps=steps * trials,
+                steps=inversion.steps * trials,
                 trials=trials,
                 flags=(*view.flags, *recovered, *flags),
             )
-            for outcome, labels, view in zip(outcomes, self.labels, self.views, strict=True)
-        ]
+            simulation = replace(self.simulation, view=view)
+            results.append(concluded(found, simulation, observation, generator=generator))
+        return results

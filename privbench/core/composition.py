@@ -93,6 +93,7 @@ class Composition(Defense):
             known,
             tuple(flag for view in views for flag in view.flags),
             torch.stack(movable).any(dim=0) if movable else None,
+            next((view.order for view in views if view.order is not None), None),
         )
 
     def is_simulated(self) -> bool:

@@ -20,7 +20,14 @@ def _unchanged(model_input: ModelInput, _known: Mapping[str, Tensor]) -> ModelIn
 
 @dataclass(frozen=True)
 class ProtectedInput:
-    """The client's batch after a defense: what the model is fed, and the random choices behind it (secret)."""
+    """The client's batch after a defense: what the model is fed, and the random choices behind it (secret).
+
+    Attributes:
+        model_input: What the model is fed.
+        choices: By name, `defense.choice`. Two endings have a form, and what an attack infers of them is scored:
+            `defense.mask`, `[patches]` bool, the places of the fed image whose patches use the shared "unknown" row, and
+            `defense.order`, `[patches]` int64, the place in the private image of the patch at each place of the fed one.
+    """
 
     model_input: ModelInput
     choices: Mapping[str, Tensor] = field(default_factory=dict)
@@ -38,12 +45,14 @@ class AttackerView:
         movable: `[patches]` bool, the places whose patches the client may have permuted among themselves in an order that the
             adversary knows of and does not know; None where there are none. An attack that finds the order replaces the flag
             `order-not-inferred` by `order-inferred`.
+        order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
     """
 
     feed: Callable[[ModelInput, Mapping[str, Tensor]], ModelInput] = _unchanged
     known: Mapping[str, Tensor] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     movable: Tensor | None = None
+    order: str | None = None
 
 
 class Defense(Component, ABC):

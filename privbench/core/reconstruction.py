@@ -20,6 +20,9 @@ class Reconstruction:
         steps: Optimisation steps taken, restarts included; 0 for a closed form.
         trials: Independent trials run side by side.
         flags: Reliability remarks, such as `labels-guessed`.
+        inferred: What the attacker believes of the client's random choices without having been told, by name and form as in
+            `ProtectedInput.choices`; an order may also be `[batch, patches]`, one for each image. Scored where the client
+            made a choice of that name.
     """
 
     images: Tensor
@@ -28,6 +31,7 @@ class Reconstruction:
     steps: int = 0
     trials: int = 1
     flags: tuple[str, ...] = ()
+    inferred: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from privbench.core.observation import Adversary
 __all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
 
 RECORD_SCHEMA: Literal[1] = 1
-"""Version of the record's fields; a file of another version is refused by name."""
+"""Version of the record's fields; a file of another version is refused by name. It rises where a field changes its meaning or
+goes away; a field that is added has a default, which says of older records that it was not measured."""
 
 
 class _Part(BaseModel):
@@ -40,6 +41,10 @@ class ImageResult(_Part):
     label: int
     recovered_label: int | None
     """The label that the attack used for this image, None where it used none."""
+    mask_accuracy: float | None = None
+    """Balanced accuracy of the mask that the attack inferred, 0.5 by chance; None where it inferred none."""
+    order_accuracy: float | None = None
+    """Share of moved patches that the inferred order puts at their right place; None where the attack inferred none."""
     scores: dict[str, float]
     """Metric name to value, on the attack's float pixels; aligned after pairing within the batch."""
     scores_saved: dict[str, float]

@@ -3,6 +3,7 @@
 from privbench.inversion.engine import Inversion, Outcome, Relocation, Target, group_size
 from privbench.inversion.labels import LabelRule, recover_labels
 from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError, WholeCosine
+from privbench.inversion.noise import noise_deviation, rows_without_signal
 from privbench.inversion.optimisers import LBFGS, Adam
 from privbench.inversion.priors import (
     BatchNormStatistics,
@@ -54,9 +55,11 @@ __all__ = [
     "Warmup",
     "WholeCosine",
     "group_size",
+    "noise_deviation",
     "parameter_gradients",
     "reassemble",
     "reassembled",
     "recover_labels",
     "relocation_order",
+    "rows_without_signal",
 ]

@@ -9,6 +9,7 @@ attacks/README.md ("Reassembly").
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -60,12 +61,18 @@ class Assembly:
     """An order of patches.
 
     Attributes:
-        order: `[patches]` int64; place `j` should hold the patch that is now at `order[j]`, as in `core.patches.rearrange`.
+        order: `[patches]` int64; place `j` should hold the patch that is now at `order[j]`, as in `core.patches.rearrange`. Or
+            `[batch, patches]`, one for each image.
         cost: Mean cost of its borders in nats, negative where they fit better than chance; comparable within one image only.
     """
 
     order: Tensor
     cost: float
+
+    @property
+    def undone(self) -> Tensor:
+        """The order that was undone, in the client's form: the place in the image of the patch that is now at each place."""
+        return self.order.argsort(dim=-1)
 
 
 def reassemble(
@@ -80,7 +87,8 @@ def reassemble(
     """Orders patches by their borders.
 
     Args:
-        patches: `[patches, 3, size, size]` in [0, 1], size at least 2, row by row as they stand now.
+        patches: `[patches, 3, size, size]` in [0, 1], size at least 2, row by row as they stand now; or
+            `[batch, patches, 3, size, size]`, images that share one order, whose evidence adds up.
         grid: Rows and columns.
         generator: Source of the search.
         movable: `[patches]` bool, the places whose patches may be in a wrong order among themselves; None: all. Where some
@@ -95,14 +103,17 @@ def reassemble(
         ValueError: The number of patches is not that of the grid.
     """
     rows, columns = grid
-    if len(patches) != rows * columns or (movable is not None and movable.shape != (len(patches),)):
-        raise ValueError(f"{len(patches)} patches do not fill a grid of {rows} x {columns} with one decision each")
+    images = patches if patches.ndim == 5 else patches[None]
+    number = images.shape[1]
+    if number != rows * columns or (movable is not None and movable.shape != (number,)):
+        raise ValueError(f"{number} patches do not fill a grid of {rows} x {columns} with one decision each")
     places = _Grid(rows, columns)
     identity = np.arange(places.places)
     free = np.ones(places.places, dtype=bool) if movable is None else np.asarray(movable.cpu()).astype(bool)
     if places.borders == 0:
         return Assembly(torch.from_numpy(identity).to(patches.device), 0.0)
-    across, down = neighbour_evidence(patches, measures or (mahalanobis_gradient, gaussian_ratio))
+    evidence = [neighbour_evidence(image, measures or (mahalanobis_gradient, gaussian_ratio)) for image in images]
+    across, down = (np.sum(tables, axis=0) for tables in zip(*evidence, strict=True))
     order = identity
     if free.sum() > 1:
         draws = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
@@ -112,22 +123,29 @@ def reassemble(
     return Assembly(torch.from_numpy(order).to(patches.device), cost)
 
 
-def reassembled(images: Tensor, patch_size: int, movable: Tensor, *, generator: torch.Generator) -> tuple[Tensor, float]:
-    """One image with its movable patches in the order found.
+def reassembled(
+    images: Tensor, patch_size: int, movable: Tensor, *, generator: torch.Generator, jointly: bool = True
+) -> tuple[Tensor, Assembly]:
+    """Images with their movable patches in the order found.
 
     Args:
-        images: `[1, 3, height, width]` in [0, 1].
+        images: `[batch, 3, height, width]` in [0, 1].
         patch_size: Side of a patch in pixels.
         movable: `[patches]` bool, as in `reassemble`.
         generator: Source of the search.
+        jointly: Whether all images stand in one order, or each in its own.
 
     Returns:
-        The image, and the cost of the order.
+        The images, and the order with its mean cost.
     """
-    height, width = images.shape[-2:]
-    patches, grid = to_patches(images, patch_size)[0], (height // patch_size, width // patch_size)
-    found = reassemble(patches, grid, movable=movable, generator=generator)
-    return rearrange(images, found.order, patch_size), found.cost
+    patches, grid = to_patches(images, patch_size), (images.shape[-2] // patch_size, images.shape[-1] // patch_size)
+    if jointly:
+        found = reassemble(patches, grid, movable=movable, generator=generator)
+        return rearrange(images, found.order, patch_size), found
+    each = [reassemble(image, grid, movable=movable, generator=generator) for image in patches]
+    pairs = zip(torch.split(images, 1), each, strict=True)
+    ordered = torch.cat([rearrange(image, found.order, patch_size) for image, found in pairs])
+    return ordered, Assembly(torch.stack([found.order for found in each]), fmean(found.cost for found in each))
 
 
 class _Grid:

@@ -46,7 +46,15 @@ from privbench.runs.store import (
     check_output,
 )
 from privbench.runs.trace import trace_csv
-from privbench.scoring import MetricSuite, bootstrap_interval, failed_scores, metric_suite, score_batch, to_uint8
+from privbench.scoring import (
+    MetricSuite,
+    bootstrap_interval,
+    failed_scores,
+    metric_suite,
+    score_batch,
+    score_choices,
+    to_uint8,
+)
 
 __all__ = ["Suites", "check_case", "run_case", "summarise"]
 
@@ -372,10 +380,19 @@ class _Run:
     def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> tuple[ImageResult, ...]:
         images = reconstruction.images.detach().float().cpu()
         recovered = None if reconstruction.labels is None else reconstruction.labels.tolist()
-        scored = score_batch(images, secret.images.float().cpu(), self.suite)
+        truth = secret.images.float().cpu()
+        scored = score_batch(images, truth, self.suite)
+        found = score_choices(
+            reconstruction.inferred,
+            secret.choices,
+            images,
+            truth,
+            self.prepared.victim.patch_size,
+            source=[scores.source for scores in scored],
+        )
         saved = to_uint8(images)
         results = []
-        for position, scores in enumerate(scored):
+        for position, (scores, choices) in enumerate(zip(scored, found, strict=True)):
             picture = self.names[batch * self.case.batch_size + position]
             self.folder.write(picture, png(saved[scores.source]))
             results.append(
@@ -384,6 +401,8 @@ class _Run:
                     batch=batch,
                     label=int(secret.labels[position]),
                     recovered_label=None if recovered is None else int(recovered[scores.source]),
+                    mask_accuracy=choices.mask_accuracy,
+                    order_accuracy=choices.order_accuracy,
                     scores=dict(scores.scores),
                     scores_saved=dict(scores.scores_saved),
                     losses={name: float(value) for name, value in reconstruction.losses.items()},

@@ -124,6 +124,8 @@ def _row(record: Record) -> dict[str, Any]:
         "trials": case.attack.parameters.get("trials"),
         **_scores(record),
         "label_accuracy": _label_accuracy(record),
+        "mask_accuracy": _accuracy(record, [image.mask_accuracy for image in record.images]),
+        "order_accuracy": _accuracy(record, [image.order_accuracy for image in record.images]),
         "won_by": _won_by(record),
         "failures": sum(image.failure is not None for image in record.images),
         "accuracy": record.victim_accuracy,
@@ -194,3 +196,10 @@ def _label_accuracy(record: Record) -> float | None:
     if record.case.threat_model.labels == "known" or not used:
         return None
     return sum(image.recovered_label == image.label for image in used) / len(record.images)
+
+
+def _accuracy(record: Record, values: list[float | None]) -> float | None:
+    """Mean over the images about which something was inferred; a failed attack inferred nothing right."""
+    known = [value for value in values if value is not None]
+    failures = sum(image.failure is not None for image in record.images)
+    return sum(known) / (len(known) + failures) if known else None

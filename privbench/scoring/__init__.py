@@ -4,6 +4,7 @@ A third party adds a metric as a `privbench.core.Metric` (or a `MetricFactory`) 
 `privbench.metrics`; `metric_suite` then includes it.
 """
 
+from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accuracy, score_choices
 from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
 from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
 from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim
@@ -20,6 +21,7 @@ __all__ = [
     "LPIPS_MINIMUM",
     "PSNR_CAP",
     "SSIM_WINDOW",
+    "ChoiceScores",
     "Compute",
     "ImageScores",
     "MetricFactory",
@@ -32,12 +34,15 @@ __all__ = [
     "fft2d_cosine",
     "fft2d_mse",
     "from_uint8",
+    "mask_accuracy",
     "metric_suite",
     "mse",
+    "order_accuracy",
     "pair",
     "psnr",
     "registered_metric",
     "score_batch",
+    "score_choices",
     "ssim",
     "to_uint8",
 ]

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from privbench.core import ATTACKS, DEFENSES, Attack, Observation, Progress, Reconstruction, UserError
+from privbench.scoring import score_choices
 from tests.conformance import client_update, holds_image, reachable, round_trip
 
 NAMES = ATTACKS.names()
@@ -168,6 +169,11 @@ def test_every_defense_and_adversary_can_be_attacked(name: str, defense: str, ad
     update = client_update(defense, adversary=adversary)
     result = attacked_or_refused(small(name), update.observation)
     assert result.images.shape == (1, 3, 32, 32)
+    # Only an aware adversary infers, only what the client chose, and in the form of the choice.
+    choices = update.secret.choices
+    assert result.inferred.keys() <= (choices.keys() if adversary == "aware" else set())
+    (found,) = score_choices(result.inferred, choices, result.images, update.secret.images, 4, source=[0])
+    assert (found.mask_accuracy is not None) == any(key.endswith(".mask") for key in result.inferred)
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
@@ -217,6 +223,10 @@ def test_an_attack_continued_from_a_checkpoint_ends_where_an_uninterrupted_one_d
 def test_no_reference_leads_from_an_observation_to_the_secret(defense: str, adversary: str) -> None:
     update = client_update(defense, batch=2, adversary=adversary)
     found = reachable(update.observation)
+    if adversary != "oracle":
+        # Whoever is not told the client's choices has them nowhere.
+        tensors = [thing for thing in found if isinstance(thing, torch.Tensor)]
+        assert not any(torch.equal(thing, choice) for thing in tensors for choice in update.secret.choices.values())
     assert any(thing is value for thing in found for value in update.observation.gradients.values())
     assert not holds_image(found, update.secret)
     for thing in found:

@@ -188,7 +188,12 @@ def test_a_training_step_under_the_defense_moves_every_weight_it_should(spec: st
 def test_every_adversary_has_a_forward_pass_that_is_differentiable_in_the_images(spec: str, adversary: str) -> None:
     update = client_update(spec, batch=2, adversary=adversary)
     images = some_images(2, seed=9).requires_grad_(True)
-    logits = simulate(update.observation).logits(images)
+    simulation = simulate(update.observation)
+    choices, view = update.secret.choices, simulation.view
+    assert view.known.keys() <= choices.keys()
+    assert (view.order is None) == (view.movable is None)
+    assert view.order is None or choices[view.order].dtype == torch.int64
+    logits = simulation.logits(images)
     assert logits.shape == (2, 10)
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.tensor([0, 1])), [images])
     # Every pixel counts: a simulation that drops some of the candidate could not recover it.

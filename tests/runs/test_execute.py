@@ -130,6 +130,21 @@ def test_pictures_labels_and_scores_follow_the_pairing_of_a_batch(
         assert np.array_equal(found, to_uint8(original[None])[0].permute(1, 2, 0).numpy())
 
 
+def test_what_an_attack_inferred_is_scored_by_the_pairing_and_kept(
+    acting: type[Acting], small_case: Callable[..., Case], compute: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = small_case(attack="test-acting", batch_size=2, defense="naive-shuffle", adversary="aware")
+    (truth,) = secrets(case)
+    order = truth.choices["naive-shuffle.order"]
+    orders = torch.stack([order.roll(1), order])
+    answer = Reconstruction(images=truth.images.flip(0), inferred={"naive-shuffle.order": orders})
+    monkeypatch.setattr(acting, "act", lambda *_: answer)
+    first, second = compute(case).images
+    assert (first.order_accuracy, first.mask_accuracy) == (1.0, None)
+    assert second.order_accuracy is not None
+    assert second.order_accuracy < 0.2
+
+
 def test_the_trace_reads_back_exactly(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> None:
     import pandas as pd
 

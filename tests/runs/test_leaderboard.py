@@ -90,6 +90,20 @@ def test_known_labels_are_no_label_accuracy(
     assert row["label_accuracy"] == ""
 
 
+def test_what_was_inferred_of_the_clients_choices_is_a_mean_over_those_about_which_it_was(
+    template: Record, tmp_path: Path
+) -> None:
+    first, second = template.images
+    found = first.model_copy(update={"mask_accuracy": 1.0, "order_accuracy": 0.25})
+    partly = second.model_copy(update={"mask_accuracy": 0.5})
+    failed = second.model_copy(update={"failure": "no luck"})
+    store(tmp_path / "both", template.model_copy(update={"images": (found, partly)}))
+    store(tmp_path / "failed", template.model_copy(update={"images": (found, failed)}))
+    rows = {name: table(tmp_path / name)[0] for name in ("template", "both", "failed")}
+    cells = {name: (row["mask_accuracy"], row["order_accuracy"]) for name, row in rows.items()}
+    assert cells == {"template": ("", ""), "both": ("0.75", "0.25"), "failed": ("0.5", "0.125")}
+
+
 def test_a_metric_that_some_records_lack_is_an_empty_cell(template: Record, tmp_path: Path) -> None:
     lpips = Interval(mean=0.5, low=0.4, high=0.6, n=2)
     one = variant(template, 10.0, 1)

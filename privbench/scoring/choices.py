@@ -1,0 +1,146 @@
+"""How much of the client's random choices an attack inferred: which patches were masked, and in which order patches stood.
+
+Both scores compare with the secret, so they judge an attack and never steer one. The choices that are scored, by the ending of
+their name, are described at `core.ProtectedInput`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from privbench.core.patches import to_patches
+
+__all__ = ["ChoiceScores", "mask_accuracy", "order_accuracy", "score_choices"]
+
+_MASK, _ORDER = ".mask", ".order"
+_SAME = 0.5 / 255
+"""Patches that differ by no more than this in any value look the same with 8 bits."""
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """What was inferred about one image; None where nothing was, or where the client had nothing to choose.
+
+    Attributes:
+        mask_accuracy: See the function of that name.
+        order_accuracy: See the function of that name.
+    """
+
+    mask_accuracy: float | None = None
+    order_accuracy: float | None = None
+
+
+def mask_accuracy(inferred: Tensor, truth: Tensor) -> float:
+    """The balanced accuracy of a mask: the mean of the shares told right among masked and among unmasked patches.
+
+    A guess that does not depend on the client's mask has 0.5 in expectation, whatever the mask ratio. Where all patches are
+    masked, or none, the share told right of all.
+
+    Args:
+        inferred: `[patches]` bool.
+        truth: The same.
+
+    Returns:
+        In [0, 1].
+    """
+    right = inferred.to(truth.device) == truth
+    return fmean(float(right[kind].double().mean()) for kind in (truth, ~truth) if kind.any())
+
+
+def order_accuracy(
+    inferred: Tensor, truth: Tensor, reconstruction: Tensor, original: Tensor, patch_size: int, *, shared: Tensor | None = None
+) -> float | None:
+    """The share of patches that an inferred order puts at their right place of the image.
+
+    A fed patch is known by its place, because every place has a position row of its own. The patches that share the unknown
+    row (MJP) are interchangeable, and the attacker's numbering of them cannot be the client's: such a patch of the
+    reconstruction is taken for the private patch that it resembles most, by the assignment with the least squared error among
+    them. Only these count then, since the others were not moved. A place is right also where a patch stands that is
+    identical, to half a grey level, to the one that belongs there. A random order of `n` different patches has 1/n in
+    expectation.
+
+    Args:
+        inferred: `[patches]` int64, the inferred place in the image of the patch at each place of the fed one.
+        truth: The same, as the client chose it.
+        reconstruction: `[3, height, width]`, patches in the inferred order.
+        original: `[3, height, width]`.
+        patch_size: Side of a patch in pixels.
+        shared: `[patches]` bool, which share the unknown row and were permuted among themselves; None: all were permuted, and
+            each has its own row.
+
+    Returns:
+        In [0, 1]; None where no patch was moved.
+    """
+    private = to_patches(original[None], patch_size)[0].double().flatten(1).cpu()
+    inferred, belongs = inferred.cpu(), truth.cpu()
+    if shared is not None:
+        places = shared.cpu().nonzero().flatten()
+        if not len(places):
+            return None
+        fed = to_patches(reconstruction[None], patch_size)[0].double().flatten(1).cpu()[inferred[places]]
+        resembles = linear_sum_assignment(cdist(fed.numpy(), private[places].numpy(), "sqeuclidean"))[1]
+        inferred, belongs = inferred[places], places[torch.as_tensor(resembles)]
+    same = (private[inferred] - private[belongs]).abs().amax(dim=1) <= _SAME
+    return float(same.double().mean())
+
+
+def score_choices(
+    inferred: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    reconstruction: Tensor,
+    original: Tensor,
+    patch_size: int | None,
+    *,
+    source: Sequence[int],
+) -> list[ChoiceScores]:
+    """Scores what an attack inferred about a batch.
+
+    Args:
+        inferred: By name, as in `Reconstruction.inferred`.
+        truth: The client's choices by name, one for the whole batch.
+        reconstruction: `[batch, 3, height, width]` in [0, 1].
+        original: The same shape and range.
+        patch_size: Side of a patch in pixels; None where the victim has none, and then nothing is scored.
+        source: Which reconstruction is paired with each original (`pair`).
+
+    Returns:
+        One entry per original. Of several masks, or orders, the mean.
+
+    Raises:
+        RuntimeError: An attack broke its contract: a mask that is none, or an order that is no permutation.
+    """
+    results = []
+    for image, paired in enumerate(source):
+        masks, orders = [], []
+        for name in sorted(inferred.keys() & truth.keys()) if patch_size else []:
+            guess = inferred[name] if inferred[name].ndim == 1 else inferred[name][paired]
+            _check(name, guess, truth[name])
+            if name.endswith(_MASK):
+                masks.append(mask_accuracy(guess, truth[name]))
+            elif name.endswith(_ORDER):
+                shared = truth.get(name.removesuffix(_ORDER) + _MASK)
+                pictures = reconstruction[paired], original[image]
+                orders.append(order_accuracy(guess, truth[name], *pictures, patch_size or 0, shared=shared))
+        results.append(ChoiceScores(_mean(masks), _mean(orders)))
+    return results
+
+
+def _mean(values: list[float] | list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _check(name: str, guess: Tensor, truth: Tensor) -> None:
+    fits = guess.shape == truth.shape and guess.dtype == truth.dtype
+    if fits and name.endswith(_ORDER):
+        fits = torch.equal(guess.cpu().sort().values, torch.arange(len(truth)))
+    if not fits:
+        raise RuntimeError(
+            f"inferred {name} is {guess.dtype} {tuple(guess.shape)}; expected {truth.dtype} {tuple(truth.shape)}, "
+            "and of an order each place once"
+        )
