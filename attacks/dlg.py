@@ -112,6 +112,7 @@ def _leak(
             simulate=_soft_cross_entropy(simulation) if joint else mean_cross_entropy(simulation),
             matching=[MatchingTerm("gradient", weight, SquaredError())],
             priors=[],
+            send=simulation.view.send,
         ),
         parameters=dict(simulation.model.named_parameters()),
         steps=steps,

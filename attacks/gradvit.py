@@ -87,7 +87,8 @@ class GradViT(GroupAttack):
     """Distance over all parameters: the published sum of squares, or the mean cosine distance per parameter."""
     residual: Literal["observed", "simulated"] = "observed"
     """Where the derivative of the loss by the logits comes from: the candidate's own softmax (published), or, for a batch of
-    one, the observed gradient of the classifier's bias, which is exactly that derivative (probability minus one-hot)."""
+    one and unless the adversary knows the gradient to be noisy, rounded or pruned, the observed gradient of the classifier's
+    bias, which is exactly that derivative (probability minus one-hot)."""
     layers: Literal["all", "first-block", "embedding"] = "first-block"
     """Whose gradients are matched: all parameters (published), those up to the first block, or the embedding's alone; fewer
     parameters make a step cheaper, because their gradients need not be formed and differentiated again."""
@@ -163,16 +164,16 @@ class GradViT(GroupAttack):
             flags=["relocation-does-not-apply"] if self.relocation and relocation is None else [],
         )
 
-    def _observes_residual(self, observation: Observation) -> bool:
-        return self.residual == "observed" and observation.batch_size == 1
+    def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
+        return self.residual == "observed" and observation.batch_size == 1 and simulation.view.exact
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
-        if self._observes_residual(observation):
+        if self._observes_residual(simulation, observation):
             return {"residual": observation.gradients[simulation.model.classifier_names()[1]]}
         return {"labels": labels}
 
     def _simulator(self, simulation: Simulation, observation: Observation) -> Simulator:
-        if self._observes_residual(observation):
+        if self._observes_residual(simulation, observation):
             return lambda parameters, images, context: (
                 simulation.logits(images, context, parameters) * context["residual"]
             ).sum()

@@ -5,5 +5,11 @@ BUILT_IN = {
     "no-pe": "privbench.defenses.no_pe:NoPositionEmbedding",
     "naive-shuffle": "privbench.defenses.naive_shuffle:NaiveShuffle",
     "mjp": "privbench.defenses.mjp:MaskedJigsawPuzzle",
+    "clipping": "privbench.defenses.clipping:GradientClipping",
+    "gradient-noise": "privbench.defenses.gradient_noise:GradientNoise",
+    "dpsgd": "privbench.defenses.dpsgd:DPSGD",
+    "pruning": "privbench.defenses.pruning:GradientPruning",
+    "quantization": "privbench.defenses.quantization:GradientQuantization",
+    "sign": "privbench.defenses.sign:GradientSign",
 }
 """Registered name to `module:class`."""

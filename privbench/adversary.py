@@ -263,6 +263,7 @@ class Clients:
         """
         pairs = zip(self.observations, generators, strict=True)
         starts = [start_images(start, trials, *pair) for pair in pairs]
+        inversion = replace(inversion, send=self.simulation.view.send)
         outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, execution)
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
         results: list[Reconstruction | Failure] = []

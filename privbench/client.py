@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from privbench.core import Defense, ModelInput, ModelSpec, Observation, Secret, ThreatModel, UserError
 from privbench.models import Victim
@@ -23,7 +24,7 @@ def observe(
     """Computes one client update: the gradient of the mean cross-entropy over the batch.
 
     Training losses of the defense (MJP's DAL) are not part of the update: they depend on weights and mask alone and carry
-    nothing of the images.
+    nothing of the images. A defense that works on single samples is given the gradient of each sample's own cross-entropy.
 
     Args:
         victim: The client's model; its mode and gradients are left as found.
@@ -39,7 +40,8 @@ def observe(
         The observation for the attacker and the secret for scoring.
 
     Raises:
-        UserError: Images or labels do not fit the model, or the gradient is not finite.
+        UserError: Images or labels do not fit the model, the gradient is not finite, or a defense needs the gradient of
+            each sample and the model mixes them.
     """
     expected = (3, victim.image_size, victim.image_size)
     if tuple(images.shape[1:]) != expected:
@@ -54,12 +56,12 @@ def observe(
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim.train(threat_model.model_mode == "train")
-        logits = victim(protected.model_input.images, protected.model_input.unknown_positions)
-        loss = nn.functional.cross_entropy(logits, labels)
-        parameters = dict(victim.named_parameters())
-        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        if defense.takes_samples():
+            gradients = defense.protect_samples(_of_samples(victim, protected.model_input, labels), generator)
+        else:
+            gradients = _of_batch(victim, protected.model_input, labels)
     victim.train(was_training)
-    gradients = defense.protect_gradients(dict(zip(parameters, values, strict=True)), generator)
+    gradients = defense.protect_gradients(gradients, generator)
     observation = Observation(
         gradients=gradients,
         model=model,
@@ -71,3 +73,37 @@ def observe(
         disclosed=protected.choices if threat_model.adversary == "oracle" else {},
     )
     return observation, Secret(images, labels, protected.model_input.images.detach(), protected.choices)
+
+
+def _of_batch(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:
+    """Gradient of the mean cross-entropy by parameter name."""
+    loss = nn.functional.cross_entropy(victim(given.images, given.unknown_positions), labels)
+    parameters = dict(victim.named_parameters())
+    values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, values, strict=True))
+
+
+def _of_samples(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:
+    """Gradients of each sample's cross-entropy, parameter name to `[batch, *shape]`.
+
+    By `torch.func`, which takes any model: hooks on layers, as Opacus sets them, see neither a class token nor a position
+    table, which are parameters without a layer of their own, nor the table that MJP exchanges for one pass.
+
+    Raises:
+        UserError: The samples of a batch do not have gradients of their own.
+    """
+    if victim.training and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in victim.modules()):
+        raise UserError(
+            "a defense on single samples (dpsgd) needs a model that treats them one by one, and batch normalisation in train "
+            "mode mixes them; use --set threat_model.model_mode=eval or a model without batch normalisation"
+        )
+
+    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(victim, parameters, (image[None], given.unknown_positions))
+        return nn.functional.cross_entropy(logits, label[None])
+
+    parameters = {name: value.detach() for name, value in victim.named_parameters()}
+    samples: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(
+        parameters, given.images, labels
+    )
+    return samples

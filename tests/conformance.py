@@ -61,14 +61,15 @@ def client_update(
 
 
 def simulated_gradients(observation: Observation, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The gradient that this adversary's simulation of the client computes for given images."""
+    """What this adversary's simulated client sends for given images."""
     simulation = simulate(observation)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(simulation.logits(images, parameters=parameters), labels)
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)(dict(simulation.model.named_parameters()))
-    return gradients
+    view = simulation.view
+    return gradients if view.send is None else view.send(gradients, observation.gradients, view.known)
 
 
 def round_trip(component: Component) -> Component:

@@ -11,7 +11,7 @@ from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
 from privbench.core.case import ComponentSpec
-from privbench.core.defense import AttackerView, Defense, ProtectedInput
+from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelInput, Observation
 from privbench.core.registry import DEFENSES
@@ -71,6 +71,15 @@ class Composition(Defense):
         losses = [loss for part in self.parts if (loss := part.extra_loss(model)) is not None]
         return _SumOfLosses(losses) if losses else None
 
+    def takes_samples(self) -> bool:
+        """Whether one of the parts does; a second one cannot follow it."""
+        return any(part.takes_samples() for part in self.parts)
+
+    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Applies the part that takes samples; the others' gradient hooks come after it, as the order is checked."""
+        taking = next((part for part in self.parts if part.takes_samples()), None)
+        return super().protect_samples(samples, generator) if taking is None else taking.protect_samples(samples, generator)
+
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Applies the gradient hooks in order."""
         for part in self.parts:
@@ -80,11 +89,19 @@ class Composition(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The parts' views, one after another."""
         views = [part.attacker_view(model, observation) for part in self.parts]
+        sends = [view.send for view in views if view.send is not None]
 
         def feed(model_input: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
             for view in views:
                 model_input = view.feed(model_input, known)
             return model_input
+
+        def send(
+            simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
+        ) -> dict[str, Tensor]:
+            for one in sends:
+                simulated = one(simulated, observed, known)
+            return dict(simulated)
 
         known = {name: value for view in views for name, value in view.known.items()}
         movable = [view.movable for view in views if view.movable is not None]
@@ -93,7 +110,9 @@ class Composition(Defense):
             known,
             tuple(flag for view in views for flag in view.flags),
             torch.stack(movable).any(dim=0) if movable else None,
-            next((view.order for view in views if view.order is not None), None),
+            order=next((view.order for view in views if view.order is not None), None),
+            send=send if sends else None,
+            exact=all(view.exact for view in views),
         )
 
     def is_simulated(self) -> bool:
@@ -109,24 +128,47 @@ def resolve_defense(text: str) -> tuple[ComponentSpec, ...]:
     """Reads `mjp:mask_ratio=0.27+dpsgd` and resolves every parameter.
 
     Raises:
-        UserError: A name or a parameter is not accepted, or a defense is named twice.
+        UserError: A name or a parameter is not accepted, a defense is named twice, or two do not go together.
     """
     specs = parse_specs(text)
     names = [spec.name for spec in specs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"defense '{twice}' is named twice in '{text}'; name it once")
-    return tuple(
-        ComponentSpec(name=spec.name, parameters=DEFENSES.get(spec.name).configured(spec.parameters).parameters())
-        for spec in specs
-    )
+    parts = [DEFENSES.get(spec.name).configured(spec.parameters) for spec in specs]
+    _check_order(parts)
+    return tuple(ComponentSpec(name=spec.name, parameters=part.parameters()) for spec, part in zip(specs, parts, strict=True))
 
 
 def build_defense(specs: Sequence[ComponentSpec]) -> Defense:
     """The defense that resolved specifications stand for.
 
     Raises:
-        UserError: A name or a parameter is not accepted.
+        UserError: A name or a parameter is not accepted, or two defenses do not go together.
     """
     parts: list[Defense] = [DEFENSES.get(spec.name).configured(spec.parameters) for spec in specs]
+    _check_order(parts)
     return parts[0] if len(parts) == 1 else Composition(parts=tuple(parts))
+
+
+def _effects(part: Defense) -> set[Effect]:
+    own: set[Effect] = set(part.effects)
+    if part.takes_samples() or type(part).protect_gradients is not Defense.protect_gradients:
+        own.add("batch-gradient")
+    return own
+
+
+def _check_order(parts: Sequence[Defense]) -> None:
+    """Asks every part whether it stands what comes before it (`Defense.not_after`).
+
+    Raises:
+        UserError: It does not.
+    """
+    for place, part in enumerate(parts):
+        for other_place, other in enumerate(parts):
+            for effect in sorted(part.not_after.keys() & _effects(other)):
+                always = effect == "mixed-samples"
+                if other is part or not (always or other_place < place):
+                    continue
+                remedy = "leave out one of them" if always else f"write {part.name}+{other.name}"
+                raise UserError(f"defense {part.name} cannot follow {other.name}: {part.not_after[effect]}; {remedy}")

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,23 @@ from torch import Tensor, nn
 from privbench.core.component import Component
 from privbench.core.observation import ModelInput, Observation
 
-__all__ = ["AttackerView", "Defense", "ProtectedInput"]
+__all__ = ["AttackerView", "Defense", "Effect", "ProtectedInput", "Send"]
+
+Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
+"""What a defense does that another may not stand (`Defense.not_after`).
+
+`batch-gradient`: it takes the gradient of the whole batch, so that no sample's own gradient is left; every defense with a
+`protect_gradients` of its own does. `noise-of-given-size`: it promises the size of its noise in what is sent. `mixed-samples`:
+it makes one sample of several, before any gradient is computed and so wherever it is written.
+"""
+
+Send = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+"""What an adversary does to one candidate's gradient before it is compared: `(simulated, observed, known) -> sent`.
+
+Gradients are by parameter name, `[*shape]`, of the parameters that an attack matches, which need not be all; `known` is as in
+`AttackerView`. Differentiable in the simulated gradients (straight through where the true derivative is zero), and a function
+of its arguments alone without control flow that depends on values.
+"""
 
 
 def _unchanged(model_input: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
@@ -46,6 +63,9 @@ class AttackerView:
             adversary knows of and does not know; None where there are none. An attack that finds the order replaces the flag
             `order-not-inferred` by `order-inferred`.
         order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
+        send: Applied to a simulated gradient before it is compared with the observed one; None: compared as it is.
+        exact: Whether the adversary takes single entries of the observed gradient at their word; not where it knows them to be
+            noisy, rounded or set to zero. Attacks that read something off an entry look here.
     """
 
     feed: Callable[[ModelInput, Mapping[str, Tensor]], ModelInput] = _unchanged
@@ -53,6 +73,8 @@ class AttackerView:
     flags: tuple[str, ...] = ()
     movable: Tensor | None = None
     order: str | None = None
+    send: Send | None = None
+    exact: bool = True
 
 
 class Defense(Component, ABC):
@@ -62,6 +84,10 @@ class Defense(Component, ABC):
     """
 
     kind: ClassVar[str] = "defense"
+    effects: ClassVar[frozenset[Effect]] = frozenset()
+    """What it does that another defense may not stand, besides `batch-gradient`, which shows by itself."""
+    not_after: ClassVar[Mapping[Effect, str]] = MappingProxyType({})
+    """After what it may not come, and why: there it would not do what it claims, or spoil what the other one claims."""
 
     def trained_as(self) -> str:
         """Which embedded victim this defense runs on: the name of the defense that it was trained with."""
@@ -91,6 +117,24 @@ class Defense(Component, ABC):
         A module `(model, model_input, progress) -> scalar`; its own parameters are trained with the model and then dropped.
         """
         return None
+
+    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Makes the batch's gradient of the gradients of its samples; by default their mean.
+
+        A defense that overrides it makes the client compute a gradient for every sample.
+
+        Args:
+            samples: Parameter name to `[batch, *shape]`.
+            generator: Source of noise.
+
+        Returns:
+            Parameter name to `[*shape]`.
+        """
+        return {name: values.mean(0) for name, values in samples.items()}
+
+    def takes_samples(self) -> bool:
+        """Whether it works on the gradients of single samples."""
+        return type(self).protect_samples is not Defense.protect_samples
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Changes the update before it is sent (clip, noise, prune, quantise)."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from privbench.core import Execution, Failure, Progress
+from privbench.core import Execution, Failure, Progress, Send
 from privbench.inversion.optimisers import Adam
 from privbench.inversion.relocation import relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision
@@ -144,6 +144,7 @@ class Inversion:
         optimiser: Adam with its learning rate over time.
         relocation: Moves of patches, None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
+        send: What the attacker does to a simulated gradient before it is compared; None for nothing.
     """
 
     simulate: Simulator
@@ -154,6 +155,7 @@ class Inversion:
     optimiser: Adam
     relocation: Relocation | None = None
     phase: Callable[[float], str] = lambda _: "matching"
+    send: Send | None = None
 
     def run(
         self, targets: Sequence[Target], progress: Progress | None = None, execution: Execution | None = None
@@ -191,6 +193,7 @@ class Inversion:
             self.simulate,
             [term for term in self.matching if term.weight.at(share) != 0],
             [term for term in self.priors if term.weight.at(share) != 0],
+            self.send,
         )
         return Step(objective, self.optimiser)
 
@@ -247,6 +250,7 @@ class _Run:
         moved = [tensor.clone() for tensor in self.state.tensors]
         for victim, target in enumerate(self.targets):
             images = self.state.images[victim]
+            # As computed and not as sent: rows are compared across places, and a pattern of zeros belongs to one place.
             tables = parameter_gradients(self.inversion.simulate, table, images, target.context)[relocation.table]
             observed = relocation.rows(target.observed[relocation.table])
             for trial, candidate in enumerate(tables):

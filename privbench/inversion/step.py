@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from privbench.core import Send
 from privbench.inversion.optimisers import Adam
 from privbench.inversion.terms import MatchingTerm, PriorTerm
 
@@ -51,6 +52,29 @@ def parameter_gradients(
     return together
 
 
+def _sent(
+    send: Send | None, gradients: dict[str, Tensor], observed: Mapping[str, Tensor], context: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the simulated client would have sent, trial by trial.
+
+    Args:
+        send: Of one trial's gradients; None: they are sent as they are.
+        gradients: Parameter name to `[trials, *shape]`.
+        observed: Parameter name to `[*shape]`.
+        context: The victim's context.
+
+    Returns:
+        Parameter name to `[trials, *shape]`.
+    """
+    if send is None:
+        return gradients
+    if len(next(iter(gradients.values()))) == 1:
+        alone = send({name: value[0] for name, value in gradients.items()}, observed, context)
+        return {name: value[None] for name, value in alone.items()}
+    together: dict[str, Tensor] = vmap(lambda trial: send(trial, observed, context))(gradients)
+    return together
+
+
 @dataclass(frozen=True)
 class Objective:
     """A fixed set of terms.
@@ -59,11 +83,13 @@ class Objective:
         simulate: The simulated client's loss.
         matching: Gradient distances that count now.
         priors: Image priors that count now.
+        send: What the attacker does to simulated gradients before it compares them; None for nothing.
     """
 
     simulate: Simulator
     matching: Sequence[MatchingTerm]
     priors: Sequence[PriorTerm]
+    send: Send | None = None
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +113,7 @@ class Objective:
         values = []
         if self.matching:
             gradients = parameter_gradients(self.simulate, parameters, images, context)
+            gradients = _sent(self.send, gradients, observed, context)
             values += [term.distance(gradients, observed) for term in self.matching]
         values += [term.prior(images) for term in self.priors]
         return torch.stack(values)

@@ -40,6 +40,8 @@ def nothing_written(tmp_path: Path) -> Callable[[], None]:
         (["--defense", "none,,mjp"], ["empty entry"]),
         (["--defense", "mjp:mask_ratio=1.5"], ["mask_ratio", "less than or equal to 1", "1.5"]),
         (["--defense", "mjp:mask_ratoi=0.5"], ["mask_ratoi", "did you mean mask_ratio"]),
+        (["--defense", "gradient-noise+clipping"], ["clipping cannot follow gradient-noise", "write clipping+gradient-noise"]),
+        (["--defense", "pruning:p=1"], ["defense pruning", "p: ", "less than 1"]),
         (["--attack", "test-wlak"], ["unknown attack 'test-wlak'", "did you mean test-walk"]),
         (["--preset", "papre"], ["unknown preset 'papre'", "short, long"]),
         (["--set", "attack.stesp=3"], ["stesp", "did you mean steps"]),

@@ -1,0 +1,78 @@
+"""Clipping of the whole gradient to an L2 norm, as in federated averaging (McMahan et al., ICLR 2018, arXiv 1710.06963).
+
+It changes the length of the update and never its direction. Clipping of each sample's gradient is part of `dpsgd`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.core import AttackerView, Defense, Effect, Observation, Send
+
+__all__ = ["GradientClipping", "clipped_as", "whole_norm"]
+
+_TINY = 1e-12
+
+
+class GradientClipping(Defense):
+    """Scales the gradient down to a given L2 norm where it is longer."""
+
+    name: ClassVar[str] = "clipping"
+    not_after: ClassVar[Mapping[Effect, str]] = MappingProxyType(
+        {"noise-of-given-size": "the images would decide how far the noise is scaled down"}
+    )
+
+    max_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest L2 norm of the gradient of all parameters together."""
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Scales all parameters by one factor."""
+        factor = (self.max_norm / whole_norm(gradients).clamp(min=_TINY)).clamp(max=1)
+        return {name: value * factor for name, value in gradients.items()}
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the clipping.
+
+        Unaware: the plain gradient. Aware and oracle: the simulated gradient is clipped as the client's was; there is no random
+        choice to be told.
+        """
+        if observation.threat_model.adversary == "unaware":
+            return AttackerView()
+        name = "clipping.observed-norm"
+        return AttackerView(known={name: whole_norm(observation.gradients)}, send=clipped_as(self.max_norm, name))
+
+    def claim(self) -> str:
+        """A bound on the length alone."""
+        return (
+            f"Bounds the update's L2 norm to {self.max_norm:g}; its direction, which gradient inversion reads, is sent as it "
+            "is; no epsilon of its own (n/a): nothing is random."
+        )
+
+
+def whole_norm(gradients: Mapping[str, Tensor]) -> Tensor:
+    """L2 norm of all parameters' gradients as one long vector, a scalar."""
+    return torch.stack([value.square().sum() for value in gradients.values()]).sum().sqrt()
+
+
+def clipped_as(max_norm: float, observed_norm: str) -> Send:
+    """Clips a simulated gradient of some of the parameters as the client clipped that of all.
+
+    The matched parameters' share of the bound is their share of the observed norm; the rest of the simulated gradient need not
+    be formed. At the true images this is the client's own factor, whether it clipped or not.
+
+    Args:
+        max_norm: The client's bound.
+        observed_norm: Name in `known` of the norm of the whole observed gradient, a scalar.
+    """
+
+    def send(simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        share = whole_norm(observed) / known[observed_norm].clamp(min=_TINY)
+        length = (torch.stack([value.square().sum() for value in simulated.values()]).sum() + _TINY**2).sqrt()
+        factor = (max_norm * share / length).clamp(max=1)
+        return {name: value * factor for name, value in simulated.items()}
+
+    return send

@@ -1,0 +1,126 @@
+"""Differentially private SGD (Abadi et al., CCS 2016, arXiv 1607.00133), with Opacus' optimizer and accountant.
+
+The gradient of every sample is clipped to `max_grad_norm`; Gaussian noise of deviation `noise_multiplier * max_grad_norm` is
+added to their sum, and the result is divided by the batch size. Words and conventions are those of Opacus (arXiv 2109.12298).
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.core import AttackerView, Defense, Effect, Observation, UserError
+from privbench.defenses.clipping import clipped_as, whole_norm
+
+__all__ = ["DPSGD"]
+
+
+class DPSGD(Defense):
+    """Clips every sample's gradient and adds Gaussian noise, with an accountant."""
+
+    name: ClassVar[str] = "dpsgd"
+    not_after: ClassVar[Mapping[Effect, str]] = MappingProxyType(
+        {
+            "batch-gradient": "it clips the gradient of each sample, and after that defense there is only the batch's",
+            "mixed-samples": "one image would be part of several samples, and clipping each would not bound what it does",
+        }
+    )
+
+    noise_multiplier: Annotated[float, Field(ge=0)] = 1.0
+    """Deviation of the noise on the sum of the clipped gradients, in units of `max_grad_norm`."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest L2 norm of one sample's gradient, all parameters together."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Accounting: the delta at which epsilon is stated."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Accounting: probability with which an image takes part in an update (Poisson sampling); 1 where the attacker knows
+    that it did."""
+    steps: Annotated[int, Field(gt=0)] = 1
+    """Accounting: number of updates that the client sends; the attack sees one of them."""
+
+    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """One step of Opacus' optimizer on the CPU, where its noise is the same for every device.
+
+        Raises:
+            UserError: Opacus is not installed.
+        """
+        optimizer_of = _opacus("optimizers").DPOptimizer
+        parameters = {name: nn.Parameter(values.new_zeros(values.shape[1:], device="cpu")) for name, values in samples.items()}
+        for name, parameter in parameters.items():
+            parameter.grad_sample = samples[name].cpu()  # type: ignore[attr-defined]
+        optimizer = optimizer_of(
+            torch.optim.SGD(parameters.values(), lr=1.0),
+            noise_multiplier=self.noise_multiplier,
+            max_grad_norm=self.max_grad_norm,
+            expected_batch_size=len(next(iter(samples.values()))),
+            generator=generator,
+        )
+        optimizer.pre_step()
+        return {name: cast(Tensor, parameter.grad).to(samples[name].device) for name, parameter in parameters.items()}
+
+    def epsilon(self) -> float:
+        """Epsilon at `delta` after `steps` updates by Opacus' Renyi accountant, an upper bound; infinite without noise.
+
+        Raises:
+            UserError: Opacus is not installed.
+        """
+        accountant = _opacus("accountants").RDPAccountant()
+        if self.noise_multiplier == 0:
+            return math.inf
+        accountant.history = [(self.noise_multiplier, self.sample_rate, self.steps)]
+        with warnings.catch_warnings():
+            # At the ends of its range of orders the bound is looser and still a bound.
+            warnings.filterwarnings("ignore", message="Optimal order is the")
+            return float(accountant.get_epsilon(delta=self.delta))
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the expected update: clipped, without noise.
+
+        Unaware: the plain gradient. Aware and oracle: the simulated batch gradient is clipped to the bound, which for one
+        image is the expected update; for a batch the clipping of each sample is not simulated (flag). The oracle is not told
+        the noise: it would subtract it, and nothing would be left to measure.
+        """
+        if observation.threat_model.adversary == "unaware":
+            return AttackerView()
+        name = "dpsgd.observed-norm"
+        return AttackerView(
+            known={name: whole_norm(observation.gradients)},
+            flags=("per-sample-clipping-not-simulated",) if observation.batch_size > 1 else (),
+            send=clipped_as(self.max_grad_norm, name),
+            exact=self.noise_multiplier == 0,
+        )
+
+    def claim(self) -> str:
+        """Epsilon, delta and what they hold for.
+
+        Raises:
+            UserError: Opacus is not installed.
+        """
+        epsilon = self.epsilon()
+        if math.isinf(epsilon):
+            return "Bounds what one image adds to the update; epsilon is infinite: without noise nothing is private."
+        return (
+            f"Differentially private: epsilon {epsilon:.4g} at delta {self.delta:g} (Opacus, Renyi accountant) for one image "
+            f"added or removed, {self.steps} update{'s' if self.steps > 1 else ''} sent, sampling rate {self.sample_rate:g}, "
+            "if images are drawn independently at that rate and the noise stays secret."
+        )
+
+
+def _opacus(module: str) -> Any:
+    """A module of Opacus, imported where it is needed: nothing else asks for the package.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        return importlib.import_module(f"opacus.{module}")
+    except ImportError:
+        raise UserError(
+            "defense dpsgd needs the package opacus, which is not installed; install the extra privbench[dp], or opacus itself"
+        ) from None

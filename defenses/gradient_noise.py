@@ -1,0 +1,48 @@
+"""Gaussian noise on the gradient, without clipping: a baseline of Deep Leakage from Gradients (Zhu et al., NeurIPS 2019).
+
+Without a bound on what one image can move, noise of any size promises nothing; `dpsgd` is noise with that bound.
+"""
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.core import AttackerView, Defense, Effect, Observation
+
+__all__ = ["GradientNoise", "gaussian"]
+
+
+class GradientNoise(Defense):
+    """Adds independent Gaussian noise to every entry of the gradient."""
+
+    name: ClassVar[str] = "gradient-noise"
+    effects: ClassVar[frozenset[Effect]] = frozenset({"noise-of-given-size"})
+
+    deviation: Annotated[float, Field(gt=0)] = 1e-2
+    """Standard deviation of the noise, in units of the gradient's entries (of the mean loss over the batch)."""
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Draws anew for every entry."""
+        return {name: value + gaussian(value, self.deviation, generator) for name, value in gradients.items()}
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the plain gradient, which is the expected one.
+
+        Unaware: it takes the noisy gradient for exact. Aware and oracle: the same simulation, but no single entry is trusted.
+        The oracle is not told the noise: it would subtract it, and nothing would be left to measure.
+        """
+        return AttackerView(exact=observation.threat_model.adversary == "unaware")
+
+    def claim(self) -> str:
+        """No epsilon."""
+        return (
+            f"Hides what is smaller than Gaussian noise of deviation {self.deviation:g} in every entry; no epsilon of its own "
+            "(n/a): nothing here bounds how far one image moves the gradient (its sensitivity), so no noise level would do."
+        )
+
+
+def gaussian(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Independent normal numbers of one deviation in the shape of a tensor, drawn on the CPU: the same on every device."""
+    return (deviation * torch.randn(like.shape, generator=generator, dtype=like.dtype)).to(like.device)

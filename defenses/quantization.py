@@ -1,0 +1,87 @@
+"""Quantisation of the gradient to few bits, after TernGrad (Wen et al., NeurIPS 2017) and QSGD (Alistarh et al., NeurIPS 2017).
+
+Each parameter's gradient is rounded to a uniform grid, symmetric around zero, that ends at its largest magnitude. At two bits
+with stochastic rounding this is TernGrad without its clipping.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from privbench.core import AttackerView, Defense, Observation, Send
+
+__all__ = ["GradientQuantization", "straight_through"]
+
+_TINY = 1e-30
+
+
+class GradientQuantization(Defense):
+    """Rounds every parameter's gradient to a uniform grid."""
+
+    name: ClassVar[str] = "quantization"
+
+    bits: Annotated[int, Field(ge=2, le=16)] = 2
+    """Bits of each entry: the grid has `2^bits - 1` points, zero in the middle and the largest magnitude at its ends."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """To the nearest point, or to one of the two neighbours at random, so that the expected gradient is the exact one."""
+
+    @property
+    def levels(self) -> int:
+        """Points of the grid on either side of zero."""
+        return (1 << (self.bits - 1)) - 1
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Rounds parameter by parameter."""
+        return {name: self._rounded(value, generator) for name, value in gradients.items()}
+
+    def _rounded(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        cell = _cell(value, self.levels)
+        if self.rounding == "nearest":
+            return (value / cell).round() * cell
+        drawn = torch.rand(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+        # Rounding of the quotient may put the largest entry a hair beyond the last point.
+        return (value / cell + drawn).floor().clamp(-self.levels, self.levels) * cell
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the rounding on the grid that the update shows: its largest entry is the grid's end.
+
+        Unaware: the plain gradient, grid points taken for exact values. Aware and oracle, nearest rounding: both are
+        compared on the grid; the derivative passes straight through the rounding. Stochastic rounding: the plain gradient,
+        which is the expected one; the oracle is not told the draws, which would give back part of what rounding took.
+        """
+        if observation.threat_model.adversary == "unaware":
+            return AttackerView()
+        return AttackerView(send=_on_grid(self.levels) if self.rounding == "nearest" else None, exact=False)
+
+    def claim(self) -> str:
+        """A heuristic."""
+        return (
+            f"Sends {self.bits} bits of every entry and hides what is smaller than a cell of the grid in each of them, not in "
+            "their sum; no epsilon of its own (n/a): neighbouring images stay distinguishable."
+        )
+
+
+def _cell(value: Tensor, levels: int) -> Tensor:
+    """Distance of the grid's points, a scalar above zero."""
+    return (value.abs().amax() / levels).clamp(min=_TINY)
+
+
+def _on_grid(levels: int) -> Send:
+    def send(
+        simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        cells = {name: _cell(observed[name], levels) for name in simulated}
+        return {
+            name: straight_through(value, (value / cells[name]).round().clamp(-levels, levels) * cells[name])
+            for name, value in simulated.items()
+        }
+
+    return send
+
+
+def straight_through(value: Tensor, changed: Tensor) -> Tensor:
+    """`changed`, with the derivative of `value` (Bengio et al., arXiv 1308.3432)."""
+    return value + (changed - value).detach()

@@ -1,0 +1,63 @@
+"""The sign of every entry alone: signSGD (Bernstein et al., ICML 2018, arXiv 1802.04434).
+
+With `magnitude=mean` each parameter's signs are scaled by the mean magnitude of its gradient (scaled signSGD, Karimireddy et
+al., ICML 2019, arXiv 1901.09847); with `magnitude=one` they are sent bare.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from privbench.core import AttackerView, Defense, Observation
+
+__all__ = ["GradientSign"]
+
+_TINY = 1e-30
+
+
+class GradientSign(Defense):
+    """Sends the sign of every entry, one magnitude for each parameter."""
+
+    name: ClassVar[str] = "sign"
+
+    magnitude: Literal["mean", "one"] = "mean"
+    """What the signs are multiplied by: the mean magnitude of the parameter's gradient, or 1 (the published form)."""
+
+    def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Entries of zero stay zero."""
+        return {
+            name: value.sign() * value.abs().mean() if self.magnitude == "mean" else value.sign()
+            for name, value in gradients.items()
+        }
+
+    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Simulates the signs, with the magnitude that the update shows.
+
+        Unaware: the plain gradient. Aware and oracle: signs are compared; the derivative passes through as if the simulated
+        gradient had only been scaled to the observed magnitude. There is no random choice to be told.
+        """
+        if observation.threat_model.adversary == "unaware":
+            return AttackerView()
+        return AttackerView(send=_signs, exact=False)
+
+    def claim(self) -> str:
+        """A heuristic."""
+        kept = "and one mean magnitude per parameter" if self.magnitude == "mean" else "and no magnitude"
+        return (
+            f"Sends the sign of every entry {kept}; what the magnitudes tell is hidden, what all signs tell together is "
+            "not; no epsilon of its own (n/a): nothing is random."
+        )
+
+
+def _signs(simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _sign(value, observed[name]) for name, value in simulated.items()}
+
+
+def _sign(value: Tensor, observed: Tensor) -> Tensor:
+    # Later parts of a composition may have set entries to zero; the magnitude is that of the others.
+    magnitude = observed.abs().sum() / (observed != 0).sum().clamp(min=1)
+    size = value.abs().mean()
+    scaled = value * torch.where(size > 0, magnitude / size.clamp(min=_TINY), 1).detach()
+    return scaled + (value.sign() * magnitude - scaled).detach()
