@@ -11,5 +11,8 @@ BUILT_IN = {
     "pruning": "privbench.defenses.pruning:GradientPruning",
     "quantization": "privbench.defenses.quantization:GradientQuantization",
     "sign": "privbench.defenses.sign:GradientSign",
+    "pixel-shuffle": "privbench.defenses.pixel_shuffle:PixelShuffle",
+    "stochastic-layers": "privbench.defenses.stochastic_layers:StochasticLayers",
+    "nog": "privbench.defenses.nog:NearestOrthogonalGradient",
 }
 """Registered name to `module:class`."""

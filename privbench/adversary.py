@@ -69,7 +69,7 @@ class Simulation:
             `[batch, classes]`.
         """
         fed = self.view.feed(ModelInput(images), self.view.known if known is None else known)
-        logits: Tensor = torch.func.functional_call(self.model, dict(parameters or {}), (fed.images, fed.unknown_positions))
+        logits: Tensor = torch.func.functional_call(self.model, dict(parameters or {}), fed.arguments)
         return logits
 
 

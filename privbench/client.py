@@ -77,7 +77,7 @@ def observe(
 
 def _of_batch(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:
     """Gradient of the mean cross-entropy by parameter name."""
-    loss = nn.functional.cross_entropy(victim(given.images, given.unknown_positions), labels)
+    loss = nn.functional.cross_entropy(victim(*given.arguments), labels)
     parameters = dict(victim.named_parameters())
     values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(parameters, values, strict=True))
@@ -98,12 +98,13 @@ def _of_samples(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, 
             "mode mixes them; use --set threat_model.model_mode=eval or a model without batch normalisation"
         )
 
-    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(victim, parameters, (image[None], given.unknown_positions))
+    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        alone = ModelInput(image[None], given.unknown_positions, {name: value[:, None] for name, value in noise.items()})
+        logits = functional_call(victim, parameters, alone.arguments)
         return nn.functional.cross_entropy(logits, label[None])
 
     parameters = {name: value.detach() for name, value in victim.named_parameters()}
-    samples: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(
-        parameters, given.images, labels
+    samples: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0, 1), randomness="different")(
+        parameters, given.images, labels, dict(given.layer_noise)
     )
     return samples

@@ -4,6 +4,7 @@ A composition applies model, batch and gradient hooks in the order written, so `
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
 from privbench.core.case import ComponentSpec
-from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput
+from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelInput, Observation
 from privbench.core.registry import DEFENSES
@@ -27,6 +28,11 @@ class _SumOfLosses(nn.Module):
 
     def forward(self, model: nn.Module, batch: ModelInput, progress: float) -> Tensor:
         return torch.stack([loss(model, batch, progress) for loss in self.losses]).sum()
+
+
+def _kept(earlier: ModelInput, later: ModelInput) -> ModelInput:
+    """The later input with the layer noise of the earlier: what one part drew for the layers, no other part takes back."""
+    return replace(later, layer_noise={**earlier.layer_noise, **later.layer_noise})
 
 
 class Composition(Defense):
@@ -62,7 +68,7 @@ class Composition(Defense):
         choices: dict[str, Tensor] = {}
         for part in self.parts:
             protected = hook(part, batch)
-            batch = protected.model_input
+            batch = _kept(batch, protected.model_input)
             choices |= protected.choices
         return ProtectedInput(batch, choices)
 
@@ -80,6 +86,10 @@ class Composition(Defense):
         taking = next((part for part in self.parts if part.takes_samples()), None)
         return super().protect_samples(samples, generator) if taking is None else taking.protect_samples(samples, generator)
 
+    def training_rules(self, model: nn.Module) -> tuple[TrainingRule, ...]:
+        """All rules of all parts, in order."""
+        return tuple(rule for part in self.parts for rule in part.training_rules(model))
+
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Applies the gradient hooks in order."""
         for part in self.parts:
@@ -93,7 +103,7 @@ class Composition(Defense):
 
         def feed(model_input: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
             for view in views:
-                model_input = view.feed(model_input, known)
+                model_input = _kept(model_input, view.feed(model_input, known))
             return model_input
 
         def send(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from privbench.core.component import Component
 from privbench.core.observation import ModelInput, Observation
 
-__all__ = ["AttackerView", "Defense", "Effect", "ProtectedInput", "Send"]
+__all__ = ["AttackerView", "Defense", "Effect", "ProtectedInput", "Send", "TrainingRule"]
 
 Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
 """What a defense does that another may not stand (`Defense.not_after`).
@@ -77,6 +77,21 @@ class AttackerView:
     exact: bool = True
 
 
+@dataclass(frozen=True)
+class TrainingRule:
+    """How a training step treats certain weights, after backward pass and clipping and before the optimiser's step.
+
+    Attributes:
+        names: The weights.
+        gradient: What the optimiser gets of a weight's gradient.
+        rate: The learning rate of a weight for this step, from the weight, what `gradient` returned, and the schedule's rate.
+    """
+
+    names: tuple[str, ...]
+    gradient: Callable[[Tensor], Tensor]
+    rate: Callable[[Tensor, Tensor, float], float] = lambda _weight, _gradient, scheduled: scheduled
+
+
 class Defense(Component, ABC):
     """Base class of defenses; override the hooks that the idea needs.
 
@@ -135,6 +150,10 @@ class Defense(Component, ABC):
     def takes_samples(self) -> bool:
         """Whether it works on the gradients of single samples."""
         return type(self).protect_samples is not Defense.protect_samples
+
+    def training_rules(self, model: nn.Module) -> tuple[TrainingRule, ...]:
+        """Rules for the training step, applied in order; without one the recipe alone decides."""
+        return ()
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Changes the update before it is sent (clip, noise, prune, quantise)."""

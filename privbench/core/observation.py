@@ -60,10 +60,18 @@ class ModelInput:
         images: `[batch, 3, height, width]` in [0, 1].
         unknown_positions: `[patches]` bool, the patches whose position embedding is the shared "unknown" row; None where
             the defense has none. Patches count row by row.
+        layer_noise: What random layers inside the network take for this pass: name of the network's buffer to
+            `[draws, batch, ...]`, one value per image. The logits are the mean over the draws; a client makes one.
     """
 
     images: Tensor
     unknown_positions: Tensor | None = None
+    layer_noise: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
+        """The same as the victim's forward pass takes it, in order."""
+        return self.images, self.unknown_positions, self.layer_noise
 
 
 @dataclass(frozen=True)

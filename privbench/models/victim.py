@@ -5,6 +5,7 @@ the position-embedding variants of the papers: learned, none, and learned with t
 (Ren et al., CVPR 2023).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,28 +59,48 @@ class Victim(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, unknown_positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        unknown_positions: Tensor | None = None,
+        layer_noise: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Classifies images.
 
         Args:
             images: `[batch, 3, image_size, image_size]` in [0, 1].
             unknown_positions: `[patches]` bool; these patches get the unknown position row.
+            layer_noise: Stands in for buffers of the network in this pass: name to `[draws, batch, ...]`.
 
         Returns:
-            `[batch, classes]` logits.
+            `[batch, classes]` logits, the mean over the draws.
 
         Raises:
-            UserError: Unknown positions are asked of a model without an unknown row.
+            UserError: Unknown positions are asked of a model without an unknown row, or noise of one without random layers.
         """
         normalised = (images - self.mean) / self.std
-        if not self.has_unknown_position:
-            if unknown_positions is not None:
-                raise UserError("this model has no unknown position row; train it with a defense that has one (mjp)")
+        exchanged: dict[str, Tensor] = {}
+        if self.has_unknown_position:
+            # timm adds network.pos_embed as it is; for this one pass it is the table with the masked rows exchanged.
+            exchanged["pos_embed"] = self._positions_used(unknown_positions)
+        elif unknown_positions is not None:
+            raise UserError("this model has no unknown position row; train it with a defense that has one (mjp)")
+        draws = 1
+        if layer_noise:
+            self._require_buffers(layer_noise)
+            draws = len(next(iter(layer_noise.values())))
+            normalised = normalised.repeat(draws, 1, 1, 1)
+            exchanged |= {name: noise.flatten(0, 1) for name, noise in layer_noise.items()}
+        if not exchanged:
             return cast(Tensor, self.network(normalised))
-        # timm adds network.pos_embed as it is; for this one pass it is the table with the masked rows exchanged.
-        table = self._positions_used(unknown_positions)
-        embedded = torch.func.functional_call(self.network, {"pos_embed": table}, (normalised,))
-        return cast(Tensor, embedded)
+        logits = torch.func.functional_call(self.network, exchanged, (normalised,))
+        return cast(Tensor, logits.unflatten(0, (draws, len(images))).mean(0) if draws > 1 else logits)
+
+    def _require_buffers(self, layer_noise: Mapping[str, Tensor]) -> None:
+        # functional_call passes over names that it does not find.
+        surplus = sorted(layer_noise.keys() - dict(self.network.named_buffers()).keys())
+        if surplus:
+            raise UserError(f"this model has no random layer {surplus[0]}; prepare it with the defense that drew the noise")
 
     # Position embeddings
 

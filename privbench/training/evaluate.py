@@ -22,7 +22,7 @@ def _correct(victim: Victim, images: Tensor, labels: Tensor, protect: Callable[[
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH].to(device, torch.float32) / 255
         fed = protect(ModelInput(batch))
-        predicted = victim(fed.images, fed.unknown_positions).argmax(dim=1)
+        predicted = victim(*fed.arguments).argmax(dim=1)
         hits += int((predicted == labels[start : start + _BATCH].to(device)).sum())
     victim.train(was_training)
     return hits / len(images)

@@ -135,7 +135,7 @@ class _Measure:
             for start in range(0, len(self.images), _BATCH):
                 batch = ModelInput(self.images[start : start + _BATCH].to(self.device, torch.float32) / 255)
                 fed = feed(batch, generator)
-                found.append(self.victim(fed.images, fed.unknown_positions).float().cpu())
+                found.append(self.victim(*fed.arguments).float().cpu())
         return torch.cat(found)
 
     def jigsaw(self) -> tuple[dict[str, Interval], dict[str, str]]:

@@ -89,6 +89,8 @@ class _Run:
         groups = param_groups_weight_decay(
             victim, plan.weight_decay, no_weight_decay_list=("network.pos_embed", "network.cls_token")
         )
+        self.rules = self.defense.training_rules(victim)
+        groups, self.rule_groups = _with_own_groups(groups, victim, {name for rule in self.rules for name in rule.names})
         if self.extra_loss is not None:
             self.extra_loss.to(device)
             groups.append({"params": list(self.extra_loss.parameters()), "weight_decay": 0.0})
@@ -151,19 +153,44 @@ class _Run:
         batch = ModelInput(images.float() / 255)
         fed = self.defense.training_batch(self.victim, batch, self.generator, progress).model_input
         with torch.autocast(images.device.type, torch.bfloat16):
-            logits = self.victim(fed.images, fed.unknown_positions)
+            logits = self.victim(*fed.arguments)
         loss = nn.functional.cross_entropy(logits.float(), labels)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(self.victim, fed, progress)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.victim.parameters(), clip)
+        self._apply_rules()
         self.optimizer.step()
         self.schedule.step()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(f"training diverged at {progress:.1%} (loss {value}); lower --learning-rate")
         return value
+
+    @torch.no_grad()
+    def _apply_rules(self) -> None:
+        """Lets the defense's rules change gradients and learning rates of this step; the schedule sets the next rates anew."""
+        for rule in self.rules:
+            for name in rule.names:
+                group = self.optimizer.param_groups[self.rule_groups[name]]
+                weight = group["params"][0]
+                weight.grad = rule.gradient(weight.grad)
+                group["lr"] = rule.rate(weight, weight.grad, group["lr"])
+
+
+def _with_own_groups(
+    groups: list[dict[str, Any]], model: nn.Module, names: set[str]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Takes weights out of the optimiser's groups into groups of their own, so that they can have learning rates of their own.
+
+    Returns:
+        The groups, and which of them each of the weights has.
+    """
+    own = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
+    shared = [group | {"params": [one for one in group["params"] if id(one) not in own]} for group in groups]
+    alone = [(own[id(one)], group | {"params": [one]}) for group in groups for one in group["params"] if id(one) in own]
+    return [*shared, *(group for _, group in alone)], {name: len(shared) + i for i, (name, _) in enumerate(alone)}
 
 
 @torch.no_grad()

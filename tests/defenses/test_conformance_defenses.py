@@ -151,7 +151,7 @@ def test_the_batch_keeps_shape_range_and_type_and_the_original_is_not_touched(sp
     assert (fed.images.shape, fed.images.dtype) == (images.shape, images.dtype)
     assert 0 <= fed.images.min() <= fed.images.max() <= 1
     assert torch.equal(images, copy)
-    assert update.victim(fed.images, fed.unknown_positions).shape == (3, 10)
+    assert update.victim(*fed.arguments).shape == (3, 10)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -202,7 +202,7 @@ def test_a_training_step_under_the_defense_moves_every_weight_it_should(spec: st
     victim, images = update.victim, some_images(4)
     batch = update.defense.training_batch(victim, ModelInput(images), torch.Generator().manual_seed(3), progress).model_input
     assert batch.images.shape == images.shape
-    loss = nn.functional.cross_entropy(victim(batch.images, batch.unknown_positions), torch.arange(4))
+    loss = nn.functional.cross_entropy(victim(*batch.arguments), torch.arange(4))
     extra = update.defense.extra_loss(victim)
     if extra is not None:
         added = extra(victim, batch, progress)
@@ -250,7 +250,7 @@ def test_the_oracle_at_the_true_images_computes_the_observed_gradient(spec: str,
 def test_a_batch_that_was_changed_is_not_explained_by_the_undefended_pass(spec: str) -> None:
     update = client_update(spec, adversary="unaware")
     ours = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
-    untouched = torch.equal(update.secret.fed, update.secret.images) and not protects_gradients(update.defense)
+    untouched = not update.secret.choices and not protects_gradients(update.defense)
     error = relative_error(ours, update.observation)
     assert (error < 1e-5) if untouched else (error > 1e-3)
 

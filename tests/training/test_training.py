@@ -136,3 +136,44 @@ def test_calibrated_statistics_are_those_of_the_images(generator: torch.Generato
     assert torch.allclose(state["network.features.0.1.running_mean"], feature.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(state["network.features.0.1.running_var"], feature.var((0, 2, 3)), rtol=1e-3)
     assert not victim.training
+
+
+def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
+    from privbench.defenses.nog import optimal_learning_rate
+    from privbench.training.train import _Run
+
+    run = _Run(_plan("nog:layers=mlp,olr=true", learning_rate=1.0), CPU, total_steps=8)
+    weights = dict(run.victim.named_parameters())
+    names = set(run.rule_groups)
+    assert names == {name for name in weights if ".mlp." in name and name.endswith(".weight")}
+    in_groups = [id(one) for group in run.optimizer.param_groups for one in group["params"]]
+    assert sorted(in_groups) == sorted(id(one) for one in weights.values())
+    before = {name: weights[name].detach().clone() for name in names}
+    scheduled = run.optimizer.param_groups[0]["lr"]
+    data = _easy(16)
+    run.victim.train()
+    taken: dict[str, float] = {}
+
+    def watched(*_: object) -> None:
+        taken.update({name: run.optimizer.param_groups[group]["lr"] for name, group in run.rule_groups.items()})
+        taken["shared"] = run.optimizer.param_groups[0]["lr"]
+
+    run.optimizer.register_step_pre_hook(watched)
+    run._step(data.images, data.labels, 0.0, 1.0)
+    assert taken.pop("shared") == scheduled
+    for name, rate in taken.items():
+        gradient = weights[name].grad
+        assert gradient is not None
+        values = torch.linalg.svdvals(gradient)
+        assert torch.allclose(values, torch.ones_like(values), atol=1e-4)
+        assert rate == optimal_learning_rate(before[name], gradient, scheduled)
+    assert any(rate < scheduled for rate in taken.values())
+    assert all(group["lr"] == run.optimizer.param_groups[0]["lr"] for group in run.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("defense", ["nog:layers=embedding,olr=true", "stochastic-layers", "pixel-shuffle"])
+def test_defenses_without_an_embedded_victim_can_be_trained(defense: str, tmp_path: Path) -> None:
+    plan = _plan(defense)
+    _train(plan, tmp_path)
+    card = json.loads((tmp_path / f"vit_mini_patch4_32.{plan.defense_name}.json").read_text())
+    assert card["defended_accuracy"] > 0.9
