@@ -2,20 +2,24 @@
 
 The rows of that gradient span the normalised tokens, masked, shuffled or not. Each position asks of its patch to lie in that
 space: a linear system per position, without position gradient, label or iteration. What masked patches (MJP) leave open, the
-gradients of the position rows decide (`token_gradients`). Ours; derivation and limits in attacks/README.md.
+gradients of the position rows decide (`token_gradients`), and the first MLP's activations tell masked patches apart. Ours;
+derivation and limits in attacks/README.md.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from copy import deepcopy
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privbench.adversary import Simulation, inferred_choices, simulate
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.inversion import reassembled
+from privbench.inversion.activations import Activations, Settling
 from privbench.inversion.algebra import (
     FirstBlock,
     Moments,
@@ -38,17 +42,29 @@ _INFERRED = {"order-not-inferred": "order-inferred", _SEPARATED: "masked-order-i
 """What becomes of a flag when the patches have been put in order."""
 _PLAUSIBLE = 0.1
 """A recovered masked patch may leave [0, 1] by this much before the common patch takes its place."""
+_MEMBER = 2e-3
+"""Share of the activations that a token's direction may leave unexplained; measured at tokens: at most 2.4e-4."""
+_FITS = 1.5e-2
+"""Share of the equations of a masked token its direction may leave unexplained; measured: at most 2.1e-4, unmasked 0.18."""
+_SAME = 1e-2
+"""Distance of directions of length one below which two are one token found twice."""
 
 
 class Subspace(Attack):
     """Patches from the row space of the first block's gradient, masks from what does not fit."""
 
     name: ClassVar[str] = "subspace"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {}, "row-space-only": {"position_gradients": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "standard": {},
+        "without-search": {"search": 0},
+        "row-space-only": {"position_gradients": False, "search": 0},
+    }
 
     position_gradients: bool = True
     """Whether the gradients of the position rows decide what patches that share a row (MJP) leave open; otherwise a smoothness
     prior alone decides it."""
+    search: Annotated[int, Field(ge=0)] = 2
+    """Rounds of starts from which masked patches are searched by the first MLP's activations; 0: the moments alone."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1.5e-2
     """Relative residual above which a position does not fit its own row and counts as masked."""
 
@@ -75,7 +91,7 @@ class Subspace(Attack):
         model, embedding, block = simulation.model, PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
         tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], self.tolerance)
         precision = smooth_precision(embedding.patch_size).to(observation.device)
-        masked, flags = tokens.masked, list(simulation.view.flags)
+        masked, flags, found = tokens.masked, list(simulation.view.flags), 0
         if self.position_gradients and tokens.ambiguity.shape[1]:
             gradients = token_gradients(model, observation)
             patches = tokens.with_token_gradients(gradients, observation.gradients[block.output_name], precision)
@@ -85,6 +101,17 @@ class Subspace(Attack):
             flags.append("row-space-does-not-fit")
         elif masked.any():
             patches[masked], told = self._masked(observation, model, tokens, patches[~masked], masked, precision)
+            wanted = self.position_gradients and self.search > 0
+            searched = Activations.of(model, observation, tokens.space.rank) if wanted else None
+            if searched:
+                patches, found = _Search(model, embedding, tokens, searched, masked, precision).patches(
+                    patches, self.search, generator
+                )
+                # Those not found stay what the moments made of them.
+                if found == int(masked.sum()):
+                    told = _SEPARATED
+                elif found and told == _COMMON:
+                    told = _PARTLY
             flags.append(told)
         images, undone = candidate_images(model, simulation.logits, embedding.images(patches))
         movable = _movable(simulation, masked, embedding, adversary=observation.threat_model.adversary, flags=flags)
@@ -92,6 +119,7 @@ class Subspace(Attack):
         losses = {
             "residual": float(fitting.max()),
             "masked": float(masked.sum()),
+            "found": float(found),
             "rank": float(tokens.space.rank),
             "gap": tokens.space.gap,
             "ambiguity": float(tokens.ambiguity.shape[1]),
@@ -126,6 +154,100 @@ class Subspace(Attack):
             return common, _COMMON
         plausible = embedding.excess(found) < _PLAUSIBLE
         return torch.where(plausible[:, None], found, common), _SEPARATED if plausible.all() else _PARTLY
+
+
+class _Search:
+    """Masked patches by the activations of the first MLP: starts from a smooth prior, each polished and tested by itself."""
+
+    def __init__(
+        self,
+        model: Victim,
+        embedding: PatchEmbedding,
+        tokens: Tokens,
+        activations: Activations,
+        masked: Tensor,
+        precision: Tensor,
+    ) -> None:
+        self.model, self.embedding, self.activations, self.masked = model, embedding, activations, masked
+        self.common, self.free = tokens.shared_row_patch(precision), tokens.ambiguity
+        self.spread = self.free @ self.free.T @ torch.linalg.cholesky(torch.linalg.inv(precision))
+
+    def patches(self, start: Tensor, rounds: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """All patches `[patches, pixels]`, and how many of the masked ones are found; those not found are left as they were.
+
+        Args:
+            start: `[patches, pixels]`, all patches as far as they are known.
+            rounds: Rounds of starts at most, after the one from what is known.
+            generator: Draws the starts.
+        """
+        number, candidate = int(self.masked.sum()), start.clone()
+        found = self._tokens(candidate)
+        for _ in range(rounds):
+            if len(found) >= number:
+                break
+            noise = torch.randn(number, start.shape[1], generator=generator, dtype=torch.float64).to(start)
+            candidate[self.masked] = self.common + noise @ self.spread.T
+            found = _distinct(torch.cat([found, self._tokens(candidate)]))
+        found, resolved = found[:number], start[self.masked]
+        if not len(found):
+            return start, 0
+        reached = self._places(found)[0]
+        plausible = self.embedding.excess(reached) < _PLAUSIBLE
+        reached = self.embedding.clipped(reached)
+        pairs = torch.as_tensor(linear_sum_assignment(torch.cdist(reached, resolved).cpu().numpy())[1]).to(reached.device)
+        if len(found) == number:
+            resolved[pairs] = reached
+            directions = torch.empty_like(found)
+            directions[pairs] = found
+            settled = self._settled(_filled(start, self.masked, resolved), directions)
+            if self._agrees(settled, directions):
+                return settled, number
+            resolved = start[self.masked]
+        resolved[pairs[plausible]] = reached[plausible]
+        return _filled(start, self.masked, resolved), int(plausible.sum())
+
+    def _settled(self, patches: Tensor, directions: Tensor) -> Tensor:
+        """All patches, brought to agree with the directions of all tokens: given for the masked, their own for the others."""
+        embedding, activations = self.embedding, self.activations
+        start = activations.directions(self.model, embedding.images(patches), self.masked)
+        everywhere, missed = activations.polished(start)
+        everywhere[self.masked] = directions
+        rows = torch.where(self.masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
+        problem = Settling(embedding.weight, rows, self.masked, self.masked | (missed < _MEMBER), everywhere)
+        return activations.settled(deepcopy(self.model).double(), embedding.pixels, patches, problem)
+
+    def _agrees(self, settled: Tensor, directions: Tensor) -> bool:
+        """Whether the fixed point was reached: patches are plausible, and masked tokens have the directions given."""
+        if not torch.isfinite(settled).all() or (self.embedding.excess(settled) > _PLAUSIBLE).any():
+            return False
+        reached = self.activations.directions(self.model, self.embedding.images(settled), self.masked)[self.masked]
+        return bool(((reached - directions).norm(dim=1) < _SAME).all())
+
+    def _tokens(self, patches: Tensor) -> Tensor:
+        """The directions `[found, rank]` of masked patches' tokens that the masked places lead to, each once."""
+        directions = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[self.masked]
+        directions, missed = self.activations.polished(directions)
+        directions = directions[missed < _MEMBER]
+        return _distinct(directions[self._places(directions)[1] < _FITS]) if len(directions) else directions
+
+    def _places(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches of tokens with the unknown row, and how far each misses its equations."""
+        embedding = self.embedding
+        known = (self.common @ embedding.weight.T + embedding.bias)[0] + cast(Tensor, embedding.unknown)
+        places, misfit = self.activations.places(directions, known, embedding.weight @ self.free)
+        return self.common + places @ self.free.T, misfit
+
+
+def _distinct(directions: Tensor) -> Tensor:
+    """Without those that repeat an earlier one."""
+    apart = torch.cdist(directions, directions) > _SAME
+    return directions[(apart | ~torch.ones_like(apart).tril(-1)).all(dim=1)]
+
+
+def _filled(patches: Tensor, masked: Tensor, values: Tensor) -> Tensor:
+    filled = patches.clone()
+    filled[masked] = values
+    return filled
 
 
 def _movable(simulation: Simulation, masked: Tensor, embedding: PatchEmbedding, *, adversary: str, flags: list[str]) -> Tensor:

@@ -1,12 +1,13 @@
 """What the closed forms get and where they stop: the tables in the cards of attacks/README.md.
 
-Run `python -m benchmarks.closed_forms masks` (MJP at several ratios), `noise` (noise and clipping of the update),
-`precision` (float64) or `models` (random weights at 224 pixels); `--data` takes what
+Run `python -m benchmarks.closed_forms masks` (MJP at several ratios), `search` (tokens one by one), `noise` (noise and
+clipping of the update), `precision` (float64) or `models` (random weights at 224 pixels); `--data` takes what
 `privbench run --data` takes. Images 0 to 7, client seeds 5 to 12.
 """
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from statistics import fmean, median
 
 import click
@@ -25,10 +26,17 @@ from privbench.models import DEFAULT_MODEL, load_victim, resolve_victim
 from privbench.scoring.patches import best_placement
 
 IMAGES = range(8)
+RATIOS = (0.03, 0.1, 0.27, 0.5, 0.7, 0.9)
 
 
 def updates(
-    data: str, defense: str, model: str, weights: str, dtype: torch.dtype = torch.float32
+    data: str,
+    defense: str,
+    model: str,
+    weights: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    adversary: str = "unaware",
 ) -> Iterator[tuple[Observation, Secret]]:
     """One client update of a batch of one for each image, computed and sent in `dtype`."""
     specs = resolve_defense(defense)
@@ -44,7 +52,7 @@ def updates(
             images.to(dtype),
             labels,
             declared="+".join(map(str, specs)),
-            threat_model=ThreatModel(),
+            threat_model=ThreatModel.model_validate({"adversary": adversary}),
             generator=torch.Generator().manual_seed(5 + index),
         )
 
@@ -78,15 +86,15 @@ def main(context: click.Context, data: str) -> None:
 @main.command()
 @click.pass_obj
 def masks(data: str) -> None:
-    """MJP at several ratios: mean over images of the PSNR of unmasked patches, of all after the best placement; exact masks."""
+    """Steps 1 to 4 under MJP: mean PSNR of unmasked patches, and of all patches after the best placement; exact masks."""
     click.echo(
         "ratio | masked | exact masks | unmasked, row space only | unmasked, mean | median | PSNR-patch | closed-form unmasked"
     )
-    for ratio in (0.03, 0.1, 0.27, 0.5, 0.7, 0.9):
+    for ratio in RATIOS:
         rows = []
         for observation, secret in updates(data, f"mjp:mask_ratio={ratio}", DEFAULT_MODEL, "embedded"):
             mask = secret.choices["mjp.mask"]
-            images = attacked(Subspace(), observation)[0]
+            images = attacked(Subspace(search=0), observation)[0]
             alone = attacked(Subspace(position_gradients=False), observation)[0]
             simple = attacked(ClosedForm(), observation)[0]
             found = mask_found(observation)
@@ -105,6 +113,43 @@ def masks(data: str) -> None:
             f"{fmean(unmasked):.1f} ({min(unmasked):.1f} to {max(unmasked):.1f}) | {median(unmasked):.1f} | "
             f"{fmean(placed):.1f} ({min(placed):.1f} to {max(placed):.1f}) | {fmean(simple_db):.1f}"
         )
+
+
+@main.command()
+@click.option("--ratio", "ratios", type=float, multiple=True, default=RATIOS, show_default=True, help="Mask ratio.")
+@click.option("--rounds", type=int, multiple=True, default=(0, 2), show_default=True, help="Rounds of starts; repeatable.")
+@click.option("--images", type=click.IntRange(1, len(IMAGES)), default=len(IMAGES), help="The first of them.")
+@click.pass_obj
+def search(data: str, ratios: tuple[float, ...], rounds: tuple[int, ...], images: int) -> None:
+    """MJP with and without the search for masked tokens: PSNR-patch, PSNR in the order inferred (`aware`), processor time."""
+    click.echo("ratio | rounds | all found | unmasked, mean | PSNR-patch, mean | PSNR, aware, mean | processor seconds, most")
+    for ratio in ratios:
+        given = updates(data, f"mjp:mask_ratio={ratio}", DEFAULT_MODEL, "embedded", adversary="aware")
+        rows: dict[int, list[tuple[float, ...]]] = {count: [] for count in rounds}
+        for observation, secret in islice(given, images):
+            for count, kept in rows.items():
+                kept.append(searched(observation, secret, count))
+        for count, kept in rows.items():
+            complete, unmasked, placed, aligned, seconds = zip(*kept, strict=True)
+            scores = (unmasked, placed, aligned)
+            columns = " | ".join(f"{fmean(score):.1f} ({min(score):.1f} to {max(score):.1f})" for score in scores)
+            found = f"{sum(complete):.0f} of {len(kept)}" if count else "-"
+            click.echo(f"{ratio} | {count} | {found} | {columns} | {max(seconds):.1f}")
+
+
+def searched(observation: Observation, secret: Secret, rounds: int) -> tuple[float, ...]:
+    """Whether all masked tokens were found, PSNR of the unmasked, of all after the best placement, of the image, seconds."""
+    began = time.process_time()
+    result = Subspace(search=rounds)(observation, generator=torch.Generator().manual_seed(0))
+    seconds = time.process_time() - began
+    unmasked = ~secret.choices["mjp.mask"]
+    return (
+        float(result.losses["found"] == result.losses["masked"]),
+        decibels(errors(result.images, secret.images)[unmasked]),
+        decibels(errors(best_placement(result.images, secret.images, 4), secret.images)),
+        decibels(errors(result.images, secret.images)),
+        seconds,
+    )
 
 
 def mask_found(observation: Observation) -> Tensor:
@@ -156,7 +201,7 @@ def precision(data: str) -> None:
     for ratio in (0.1, 0.27, 0.5):
         unmasked, placed = [], []
         for observation, secret in updates(data, f"mjp:mask_ratio={ratio}", DEFAULT_MODEL, "embedded", torch.float64):
-            images = attacked(Subspace(), observation)[0]
+            images = attacked(Subspace(search=0), observation)[0]
             unmasked.append(decibels(errors(images, secret.images)[~secret.choices["mjp.mask"]]))
             placed.append(decibels(errors(best_placement(images, secret.images.float(), 4), secret.images)))
         columns = (f"{fmean(column):.1f} ({min(column):.1f} to {max(column):.1f})" for column in (unmasked, placed))

@@ -135,9 +135,18 @@ class PatchEmbedding:
 
     def images(self, patches: Tensor) -> Tensor:
         """Normalised patches `[patches, pixels]` as one float32 image `[1, 3, height, width]`, clipped to [0, 1]."""
+        return self.pixels(patches).clamp(0, 1).float()
+
+    def pixels(self, patches: Tensor) -> Tensor:
+        """The same in float64, not clipped."""
         cut = patches.reshape(1, -1, 3, self.patch_size, self.patch_size)
-        pixels = from_patches(cut, self.image_size, self.image_size) * self.std + self.mean
-        return pixels.clamp(0, 1).float()
+        return from_patches(cut, self.image_size, self.image_size) * self.std + self.mean
+
+    def clipped(self, patches: Tensor) -> Tensor:
+        """Normalised patches `[patches, pixels]`, moved to where all their pixels are in [0, 1]."""
+        std, mean = self.std.flatten(1), self.mean.flatten(1)
+        pixels = (patches.reshape(len(patches), 3, -1) * std + mean).clamp(0, 1)
+        return ((pixels - mean) / std).flatten(1)
 
     def excess(self, patches: Tensor) -> Tensor:
         """By how much each normalised patch `[patches, pixels]` leaves [0, 1] at most: `[patches]`, 0 where it stays inside."""

@@ -67,7 +67,7 @@ def test_patches_that_are_not_masked_come_back_under_mjp(mask_ratio: float, leas
     mask = secret.choices["mjp.mask"]
     by_row_space = attacked(Subspace(position_gradients=False), observation)
     assert by_row_space.flags == ("masked-patches-not-separated",)
-    result = attacked(Subspace(), observation)
+    result = attacked(Subspace(search=0), observation)
     assert decibels(patch_errors(result.images, secret.images)[~mask]) > least
     gained = decibels(patch_errors(result.images, secret.images)[~mask])
     assert gained > decibels(patch_errors(by_row_space.images, secret.images)[~mask]) + 15
@@ -77,11 +77,28 @@ def test_patches_that_are_not_masked_come_back_under_mjp(mask_ratio: float, leas
 @pytest.mark.parametrize(("photo", "least"), [(0, 45), (1, 30)])
 def test_masked_patches_are_told_apart_and_only_their_order_is_missing(photo: int, least: float) -> None:
     observation, secret = update("mjp:mask_ratio=0.1", photo=photo)
-    result = attacked(Subspace(), observation)
+    result = attacked(Subspace(search=0), observation)
     assert result.flags == ("masked-order-not-inferred",)
     assert psnr(best_placement(result.images, secret.images, 4), secret.images) > least
     common = attacked(Subspace(position_gradients=False), observation)
     assert psnr(best_placement(common.images, secret.images, 4), secret.images) < 31
+
+
+def test_the_activations_bring_every_patch_back_where_the_moments_leave_rounding() -> None:
+    observation, secret = update("mjp:mask_ratio=0.1", photo=1)
+    by_moments, result = (attacked(Subspace(search=rounds), observation) for rounds in (0, 1))
+    assert (by_moments.losses["found"], result.losses["found"]) == (0, result.losses["masked"])
+    assert result.flags == ("masked-order-not-inferred",)
+    reached, before = (psnr(best_placement(given.images, secret.images, 4), secret.images) for given in (result, by_moments))
+    assert reached > max(60, before + 20)
+
+
+def test_the_search_needs_the_gradients_of_the_mlp() -> None:
+    observation, _ = update("mjp:mask_ratio=0.1", photo=1)
+    blind = without(observation, "blocks.0.mlp.fc2.weight")
+    by_moments, result = (attacked(Subspace(search=rounds), blind) for rounds in (0, 1))
+    assert result.losses["found"] == 0
+    assert torch.equal(result.images, by_moments.images)
 
 
 def test_a_single_masked_patch_hides_nothing() -> None:
