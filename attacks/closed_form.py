@@ -60,5 +60,5 @@ class ClosedForm(Attack):
         losses = {"misfit": float((gradients.T @ solution - gradient).norm() / gradient.norm())}
         result = Reconstruction(images, losses=losses, flags=(*flags, *undone))
         if masked.any():
-            return replace(result, inferred=inferred_choices(simulation.view, observation))
+            return replace(result, inferred=inferred_choices(simulation.view))
         return concluded(result, simulation, observation, generator=generator)

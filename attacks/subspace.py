@@ -126,10 +126,10 @@ class Subspace(Attack):
         }
         order = None
         if movable.any():
-            images, found = reassembled(images, embedding.patch_size, movable, generator=generator)
-            losses["order_cost"], order = found.cost, found.undone
+            images, assembly = reassembled(images, embedding.patch_size, movable, generator=generator)
+            losses["order_cost"], order = assembly.cost, assembly.undone
             flags = [_INFERRED.get(flag, flag) for flag in flags]
-        inferred = inferred_choices(simulation.view, observation, order)
+        inferred = inferred_choices(simulation.view, order)
         inferred |= {name: masked for name in inferred if name.endswith(".mask")}
         return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
 

@@ -181,7 +181,8 @@ class MaskedJigsawPuzzle(Defense):
                 {"mjp.mask": mask},
                 ("mask-inferred", "order-not-inferred") if mask.sum() > 1 else ("mask-inferred",),
                 mask,
-                "mjp.order",
+                inferred=("mjp.mask",),
+                order="mjp.order",
             )
         return AttackerView()
 

@@ -126,18 +126,17 @@ def matching_group_size(observation: Observation, trials: int, matched: Callable
     return group_size(tokens=tokens, parameters=parameters, device=observation.device)
 
 
-def inferred_choices(view: AttackerView, observation: Observation, order: Tensor | None = None) -> dict[str, Tensor]:
+def inferred_choices(view: AttackerView, order: Tensor | None = None) -> dict[str, Tensor]:
     """What an adversary believes of the client's random choices without having been told.
 
     Args:
         view: What it believes before the attack, masks for instance.
-        observation: What it was told is in there.
         order: The order that it found, in the client's form (`Assembly.undone`).
 
     Returns:
         By name, for `Reconstruction.inferred`.
     """
-    found = {name: value for name, value in view.known.items() if name not in observation.disclosed}
+    found = {name: view.known[name] for name in view.inferred}
     return found if order is None or view.order is None else {**found, view.order: order}
 
 
@@ -161,7 +160,7 @@ def concluded(
     model, view = simulation.model, simulation.view
     movable = view.movable
     if movable is None or model.patch_size is None or movable.sum() < 2:
-        return replace(reconstruction, inferred=inferred_choices(view, observation))
+        return replace(reconstruction, inferred=inferred_choices(view))
     unknown = view.feed(ModelInput(reconstruction.images), view.known).unknown_positions
     own_rows = unknown is None or not (unknown & movable).any()
     images, found = reassembled(reconstruction.images, model.patch_size, movable, generator=generator, jointly=bool(own_rows))
@@ -170,7 +169,7 @@ def concluded(
         images=images,
         losses={**reconstruction.losses, "order_cost": found.cost},
         flags=tuple("order-inferred" if flag == "order-not-inferred" else flag for flag in reconstruction.flags),
-        inferred=inferred_choices(view, observation, found.undone),
+        inferred=inferred_choices(view, found.undone),
     )
 
 

@@ -120,6 +120,7 @@ class Composition(Defense):
             known,
             tuple(flag for view in views for flag in view.flags),
             torch.stack(movable).any(dim=0) if movable else None,
+            inferred=tuple(name for view in views for name in view.inferred),
             order=next((view.order for view in views if view.order is not None), None),
             send=send if sends else None,
             exact=all(view.exact for view in views),

@@ -62,6 +62,7 @@ class AttackerView:
         movable: `[patches]` bool, the places whose patches the client may have permuted among themselves in an order that the
             adversary knows of and does not know; None where there are none. An attack that finds the order replaces the flag
             `order-not-inferred` by `order-inferred`.
+        inferred: Names in `known` of what the adversary found out about the client's random choices without being told.
         order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
         send: Applied to a simulated gradient before it is compared with the observed one; None: compared as it is.
         exact: Whether the adversary takes single entries of the observed gradient at their word; not where it knows them to be
@@ -72,6 +73,7 @@ class AttackerView:
     known: Mapping[str, Tensor] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     movable: Tensor | None = None
+    inferred: tuple[str, ...] = ()
     order: str | None = None
     send: Send | None = None
     exact: bool = True
