@@ -61,4 +61,4 @@ class ClosedForm(Attack):
         result = Reconstruction(images, losses=losses, flags=(*flags, *undone))
         if masked.any():
             return replace(result, inferred=inferred_choices(simulation.view))
-        return concluded(result, simulation, observation, generator=generator)
+        return concluded(result, simulation, generator=generator)

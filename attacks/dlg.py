@@ -133,7 +133,7 @@ def _leak(
         trials=len(images),
         flags=tuple(flags),
     )
-    return concluded(result, simulation, observation, generator=generator)
+    return concluded(result, simulation, generator=generator)
 
 
 def _soft_cross_entropy(simulation: Simulation) -> Simulator:

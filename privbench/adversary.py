@@ -140,9 +140,7 @@ def inferred_choices(view: AttackerView, order: Tensor | None = None) -> dict[st
     return found if order is None or view.order is None else {**found, view.order: order}
 
 
-def concluded(
-    reconstruction: Reconstruction, simulation: Simulation, observation: Observation, *, generator: torch.Generator
-) -> Reconstruction:
+def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generator: torch.Generator) -> Reconstruction:
     """What an adversary makes of a finished reconstruction of the fed images: movable patches in order, its findings stated.
 
     Images whose patches have position rows of their own stand in one order, and their borders decide it together. Patches that
@@ -151,7 +149,6 @@ def concluded(
     Args:
         reconstruction: In the order in which the simulated client was fed.
         simulation: What the adversary believes of this very client.
-        observation: What it saw.
         generator: Source of the search.
 
     Returns:
@@ -266,8 +263,8 @@ class Clients:
         outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, execution)
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
         results: list[Reconstruction | Failure] = []
-        clients = zip(self.observations, self.views, self.labels, generators, strict=True)
-        for outcome, (observation, view, labels, generator) in zip(outcomes, clients, strict=True):
+        clients = zip(self.views, self.labels, generators, strict=True)
+        for outcome, (view, labels, generator) in zip(outcomes, clients, strict=True):
             if isinstance(outcome, Failure):
                 results.append(outcome)
                 continue
@@ -280,5 +277,5 @@ class Clients:
                 flags=(*view.flags, *recovered, *flags),
             )
             simulation = replace(self.simulation, view=view)
-            results.append(concluded(found, simulation, observation, generator=generator))
+            results.append(concluded(found, simulation, generator=generator))
         return results
