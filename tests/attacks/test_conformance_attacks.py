@@ -162,9 +162,21 @@ def test_a_batch_comes_back_whole_or_is_refused_in_one_line(name: str) -> None:
     assert result.labels is None or result.labels.shape == (3,)
 
 
-@pytest.mark.parametrize("adversary", ["unaware", "aware", "oracle"])
-@pytest.mark.parametrize("defense", DEFENSES.names())
-@pytest.mark.parametrize("name", NAMES)
+_MEET_ALL = {"closed-form", "gradvit"}
+
+
+def _combinations() -> list[Any]:
+    """Every attack against every defense; by default each meets the defenses of the client's batch, and two meet all."""
+    quick = {"none", "no-pe", "naive-shuffle", "mjp"}
+    return [
+        pytest.param(name, defense, adversary, marks=[] if defense in quick or name in _MEET_ALL else [pytest.mark.slow])
+        for name in NAMES
+        for defense in DEFENSES.names()
+        for adversary in ("unaware", "aware", "oracle")
+    ]
+
+
+@pytest.mark.parametrize(("name", "defense", "adversary"), _combinations())
 def test_every_defense_and_adversary_can_be_attacked(name: str, defense: str, adversary: str) -> None:
     update = client_update(defense, adversary=adversary)
     result = attacked_or_refused(small(name), update.observation)
