@@ -27,6 +27,7 @@ def _mean_psnr(defense: str, *, control: bool = False) -> float:
         and Path(record.case.data.source).name == "cifar10"
         and record.case.data.indices == tuple(range(8))
         and record.case.defense_name == defense
+        and record.case.threat_model.adversary == "unaware"
         and record.case.defense[0].parameters.get("mask_ratio") in {None, 0.1}
         and (record.case.attack.parameters["gradient"] == 0) == control
         and record.case.attack.parameters["relocation"] != control
