@@ -117,7 +117,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_the_checks_run_the_test_command_of_the_readme() -> None:
-    command = "python3 -m venv .venv && .venv/bin/pip install -c requirements-lock.txt -e '.[dev]' && .venv/bin/pytest"
+    command = "python3 -m venv .venv && .venv/bin/pip install -c requirements-lock.txt -e '.[dev]' && .venv/bin/pytest -n auto"
     assert f"\n{command}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in script

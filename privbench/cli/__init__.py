@@ -9,6 +9,9 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "run": ("privbench.cli.run:run", "Attack private images under one or several defenses and score what comes back."),
+    "sweep": ("privbench.cli.sweep:sweep", "Compute all cases of a study; resumes, shards, spreads over machines."),
+    "status": ("privbench.cli.status:status", "Say where the cases of a folder stand."),
+    "show": ("privbench.cli.show:show", "Show one case: numbers, flags, pictures, or why it failed."),
     "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
     "score": ("privbench.cli.score:score", "Score the reconstructions of any tool."),

@@ -6,13 +6,13 @@ from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, Send, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
-from privbench.core.errors import UserError, unknown_name
+from privbench.core.errors import BusyError, StoreError, UserError, unknown_name
 from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
 from privbench.core.price import Price
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
-from privbench.core.record import ImageResult, Interval, MemberResult, Provenance, Record
+from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
 from privbench.core.spec import Spec, parse_spec, parse_specs
 
@@ -26,6 +26,7 @@ __all__ = [
     "Adversary",
     "Attack",
     "AttackerView",
+    "BusyError",
     "Case",
     "Component",
     "ComponentSpec",
@@ -34,6 +35,7 @@ __all__ = [
     "Effect",
     "Ensemble",
     "Execution",
+    "FailedCase",
     "Failure",
     "GroupAttack",
     "ImageResult",
@@ -53,6 +55,7 @@ __all__ = [
     "Secret",
     "Send",
     "Spec",
+    "StoreError",
     "ThreatModel",
     "TrainingRule",
     "UserError",

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelSpec, ThreatModel
+from privbench.core.stored import StrictPart
 
 __all__ = ["CASE_SCHEMA", "Case", "ComponentSpec", "DataSpec", "VictimSpec", "generator_for"]
 
@@ -25,11 +26,7 @@ CASE_SCHEMA: Literal[1] = 1
 """Version of the case's fields; a file of another version is refused by name."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ComponentSpec(_Part):
+class ComponentSpec(StrictPart):
     """A component by name with all its hyper-parameters resolved."""
 
     name: str
@@ -40,7 +37,7 @@ class ComponentSpec(_Part):
         return f"{self.name}:{inside}" if inside else self.name
 
 
-class VictimSpec(_Part):
+class VictimSpec(StrictPart):
     """The client's model and where its weights come from."""
 
     model: ModelSpec
@@ -50,7 +47,7 @@ class VictimSpec(_Part):
     """Content of the weights, None for random ones (they follow from the seed)."""
 
 
-class DataSpec(_Part):
+class DataSpec(StrictPart):
     """Which private images."""
 
     source: str = "photos"
@@ -62,7 +59,7 @@ class DataSpec(_Part):
     """Content of the selected images after resizing, and of their labels."""
 
 
-class Case(_Part):
+class Case(StrictPart):
     """One cell: defense x attack x victim x data x threat model x seed."""
 
     schema_version: Literal[1] = CASE_SCHEMA

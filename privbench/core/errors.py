@@ -7,11 +7,19 @@ given, what is accepted and what to do; the command line prints that line and ex
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "unknown_name"]
+__all__ = ["BusyError", "StoreError", "UserError", "unknown_name"]
 
 
 class UserError(ValueError):
     """Bad input: the message is one line, complete enough to act on."""
+
+
+class StoreError(UserError):
+    """The place where results go cannot be written: full, read-only, gone. It says nothing about a case."""
+
+
+class BusyError(UserError):
+    """Another process is computing the case."""
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:

@@ -1,14 +1,12 @@
 """The price of a defense, what its victim can still do on test images: by `privbench evaluate`, joined to the leaderboard."""
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from privbench.core.case import ComponentSpec, VictimSpec
-from privbench.core.component import one_line
-from privbench.core.errors import UserError
 from privbench.core.record import Interval
+from privbench.core.stored import Stored
 
 __all__ = ["PRICE_SCHEMA", "Price"]
 
@@ -16,12 +14,10 @@ PRICE_SCHEMA: Literal[1] = 1
 """Version of the price's fields; a file of another version is refused by name."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Price(_Part):
+class Price(Stored):
     """What a victim does on test images; shares are in [0, 1] with a 95 % bootstrap interval over images."""
+
+    described_as: ClassVar[str] = f"price of schema {PRICE_SCHEMA}"
 
     schema_version: Literal[1] = PRICE_SCHEMA
     victim: VictimSpec
@@ -62,21 +58,3 @@ class Price(_Part):
         """Over all corruptions and severities."""
         values = [value for row in self.corrupted_accuracy.values() for value in row]
         return sum(values) / len(values)
-
-    def to_json(self) -> str:
-        """The price as indented JSON with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> "Price":
-        """Reads a price.
-
-        Raises:
-            UserError: The file cannot be read, is of another schema version, or a field is wrong.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read the price {path}: {error.strerror}") from None
-        except ValidationError as error:
-            raise UserError(f"{path} is not a price of schema {PRICE_SCHEMA}: {one_line(error)[:300]}") from None

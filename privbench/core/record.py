@@ -1,27 +1,21 @@
 """The record of one finished case: numbers as numbers, one JSON file, enough to regenerate every table and figure."""
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from privbench.core.case import Case
-from privbench.core.component import one_line
-from privbench.core.errors import UserError
 from privbench.core.observation import Adversary
+from privbench.core.stored import Stored, StrictPart
 
-__all__ = ["RECORD_SCHEMA", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
+__all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
 
 RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name. It rises where a field changes its meaning or
 goes away; a field that is added has a default, which says of older records that it was not measured."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Interval(_Part):
+class Interval(StrictPart):
     """A mean over images with its 95 % bootstrap interval."""
 
     mean: float
@@ -31,7 +25,7 @@ class Interval(_Part):
     """Number of images, failed ones included."""
 
 
-class ImageResult(_Part):
+class ImageResult(StrictPart):
     """One private image: what came back."""
 
     image: str
@@ -64,7 +58,7 @@ class ImageResult(_Part):
     are the worst case of each metric over all members, for the private image; all else is the winner's."""
 
 
-class MemberResult(_Part):
+class MemberResult(StrictPart):
     """One member of an ensemble, as it was run in one draw of the client's random choices."""
 
     attack: str
@@ -85,7 +79,7 @@ class MemberResult(_Part):
     """Why it does not apply; None where it was run, or had no image left to attack."""
 
 
-class Provenance(_Part):
+class Provenance(StrictPart):
     """What it takes to judge and repeat the numbers."""
 
     version: str
@@ -106,8 +100,10 @@ class Provenance(_Part):
     peak_memory_mib: float
 
 
-class Record(_Part):
+class Record(Stored):
     """One case, finished."""
+
+    described_as: ClassVar[str] = f"record of schema {RECORD_SCHEMA}"
 
     schema_version: Literal[1] = RECORD_SCHEMA
     case_id: str
@@ -125,21 +121,20 @@ class Record(_Part):
     members: tuple[MemberResult, ...] = ()
     """Of an ensemble: its members in the order in which they were run."""
     provenance: Provenance
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of every other file of the case's folder, by its name within it."""
 
-    def to_json(self) -> str:
-        """The record as indented JSON with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"
 
-    @classmethod
-    def load(cls, path: Path) -> "Record":
-        """Reads a record.
+class FailedCase(Stored):
+    """A case that could not be computed, and why; it is tried again on request."""
 
-        Raises:
-            UserError: The file cannot be read, is of another schema version, or a field is wrong.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read the record {path}: {error.strerror}") from None
-        except ValidationError as error:
-            raise UserError(f"{path} is not a record of schema {RECORD_SCHEMA}: {one_line(error)[:300]}") from None
+    described_as: ClassVar[str] = f"failed case of schema {RECORD_SCHEMA}"
+
+    schema_version: Literal[1] = RECORD_SCHEMA
+    case_id: str
+    case: Case
+    reason: str
+    """One line."""
+    version: str
+    finished: str
+    """When it failed, ISO 8601, UTC."""

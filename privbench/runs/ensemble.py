@@ -104,7 +104,7 @@ def run(
         if draw is not None:
             folder.write(COMPARISON, draw(shown_results(prepared, results, folder.path)))
         record = _record(prepared, suite, draws, results, time.perf_counter() - started, runner)
-        folder.finish(record)
+        record = folder.finish(record)
         listener.finished(record)
         return record
 

@@ -235,7 +235,7 @@ class _Run:
         if self.draw is not None:
             self.folder.write(COMPARISON, self.draw(shown_results(self.prepared, results, self.folder.path)))
         record = self._record(results, sum(batch.seconds for batch in batches))
-        self.folder.finish(record)
+        record = self.folder.finish(record)
         self.listener.finished(record)
         return record
 

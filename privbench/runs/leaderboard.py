@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from privbench.core import Case, Interval, Price, Record, UserError, is_ensemble
-from privbench.runs.store import atomic_write, find_prices, find_records
+from privbench.core import Case, FailedCase, Interval, Price, Record, UserError, is_ensemble
+from privbench.runs.store import atomic_write, find_failures, find_prices, find_records
 
 __all__ = ["leaderboard", "leaderboard_csv", "write_leaderboard"]
 
@@ -27,14 +27,17 @@ def leaderboard(folder: Path) -> pd.DataFrame:
 
     Returns:
         One row per record, best defense first within each group of model, data set and adversary: sorted by mean PSNR,
-        ascending, and then by case. `rank` counts within the group; equal means share a rank. A case that was computed in
-        two places (the reference results and one's own, say) has two rows: they are two measurements.
+        ascending, and then by case. `rank` counts within the group; equal means share a rank. A case that could not be
+        computed is a row without scores, last in its group, whose column `failure` says why. A case that was computed in two
+        places (the reference results and one's own, say) has two rows: they are two measurements.
 
     Raises:
         UserError: There is no record, or one cannot be read.
     """
     prices = _prices(folder)
-    rows = pd.DataFrame([{**_row(record), **_price(record.case, prices)} for record in _records(folder)])
+    measured = [{**_row(record), **_price(record.case, prices), "failure": None} for record in _records(folder)]
+    failed = [_failed_row(FailedCase.load(path)) for path in find_failures(folder)]
+    rows = pd.DataFrame([*measured, *failed])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
     fixed = [name for name in rows.columns if not _is_score(name)]
     scores = sorted((name for name in rows.columns if _is_score(name)), key=_score_order)
@@ -43,7 +46,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
-    return rows.astype({"trials": "Int64", "price_images": "Int64"})
+    return rows.astype(dict.fromkeys(("steps", "trials", "failures", "price_images"), "Int64"))
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
@@ -135,6 +138,19 @@ def _row(record: Record) -> dict[str, Any]:
         "version": record.provenance.version,
         "case": record.case_id,
         "flags": " ".join(record.flags),
+    }
+
+
+def _failed_row(failure: FailedCase) -> dict[str, Any]:
+    case = failure.case
+    return {
+        **_what(case),
+        "n_images": 0,
+        "batch_size": case.batch_size,
+        "seed": case.seed,
+        "version": failure.version,
+        "case": failure.case_id,
+        "failure": failure.reason,
     }
 
 

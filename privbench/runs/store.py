@@ -5,6 +5,7 @@ keeps a second process out of a case that is being computed. What is kept betwee
 finished case no longer has.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,31 @@ from pydantic import ValidationError
 from torch.serialization import default_restore_location
 
 from privbench import __version__
-from privbench.core import Case, ImageResult, Record, UserError
+from privbench.core import BusyError, Case, FailedCase, ImageResult, Record, StoreError, UserError
 from privbench.runs.trace import TraceRow
 
-__all__ = ["CaseFolder", "Checkpoint", "FinishedBatch", "Slot", "atomic_write", "check_output", "find_prices", "find_records"]
+__all__ = [
+    "CaseFolder",
+    "Checkpoint",
+    "FinishedBatch",
+    "Slot",
+    "atomic_write",
+    "check_output",
+    "find_failures",
+    "find_prices",
+    "find_records",
+    "is_locked",
+]
 
 RECORD = "record.json"
+FAILURE = "failure.json"
 CASE = "case.yaml"
 TRACE = "trace.csv"
 COMPARISON = "comparison.png"
 RECONSTRUCTIONS = "reconstructions"
 MEMBERS = "members"
 WORK = ".work"
+LOCK = ".lock"
 
 _TEMPORARY = ".privbench-"
 _STATE_SCHEMA = 2
@@ -109,8 +124,8 @@ class FinishedBatch:
     group: int
 
 
-def _refusal(action: str, path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot {action} {path}: {error.strerror or error}; free the place or choose another --output")
+def _refusal(action: str, path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot {action} {path}: {error.strerror or error}; free the place or choose another --output")
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -121,7 +136,7 @@ def atomic_write(path: Path, content: bytes) -> None:
         content: All of it.
 
     Raises:
-        UserError: The place cannot be written.
+        StoreError: The place cannot be written.
     """
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
@@ -142,15 +157,15 @@ def check_output(output: Path) -> None:
     """Refuses an output folder that cannot be written, before anything is computed and without making it.
 
     Raises:
-        UserError: It is a file, lies below a file, or is read-only.
+        StoreError: It is a file, lies below a file, or is read-only.
     """
     existing = output
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise UserError(f"cannot write to {output}: {existing} is a file; choose a folder as --output")
+        raise StoreError(f"cannot write to {output}: {existing} is a file; choose a folder as --output")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {output}: {existing} is read-only; choose another --output")
+        raise StoreError(f"cannot write to {output}: {existing} is read-only; choose another --output")
 
 
 class CaseFolder:
@@ -179,10 +194,76 @@ class CaseFolder:
         """True where a record lies here that cannot be used: broken, of another version, or of another case."""
         return (self.path / RECORD).exists() and self.record() is None
 
-    def finish(self, record: Record) -> None:
-        """Writes the record, the last of all files, and drops what was kept for an interruption."""
+    def finish(self, record: Record) -> Record:
+        """Writes the record, the last of all files, and drops what was kept for an interruption.
+
+        Returns:
+            The record as written, with the checksums of the other files.
+        """
+        record = record.model_copy(update={"files": self._checksums()})
         self.write(RECORD, record.to_json().encode())
+        (self.path / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.path / WORK, ignore_errors=True)
+        return record
+
+    def _checksums(self) -> dict[str, str]:
+        names = (name for name in (CASE, TRACE, COMPARISON) if (self.path / name).is_file())
+        pictures = (f"{RECONSTRUCTIONS}/{path.name}" for path in (self.path / RECONSTRUCTIONS).glob("*.png"))
+        return {name: self._checksum(name) for name in sorted((*names, *pictures))}
+
+    def _checksum(self, name: str) -> str:
+        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+
+    def damaged(self, record: Record) -> list[str]:
+        """Files of a finished case that are missing or not what its record says; none where the record says nothing."""
+        return [name for name, known in record.files.items() if not self._is(name, known)]
+
+    def _is(self, name: str, checksum: str) -> bool:
+        try:
+            return self._checksum(name) == checksum
+        except OSError:
+            return False
+
+    # Failed cases
+
+    def failure(self) -> FailedCase | None:
+        """Why this very case could not be computed, None where nothing says so."""
+        try:
+            failure = FailedCase.load(self.path / FAILURE)
+        except UserError:
+            return None
+        return failure if failure.case_id == self.case.identity else None
+
+    def fail(self, reason: str) -> FailedCase:
+        """Keeps why the case could not be computed; what was finished of it stays.
+
+        Raises:
+            StoreError: The place cannot be written.
+        """
+        failure = FailedCase(
+            case_id=self.case.identity,
+            case=self.case,
+            reason=reason,
+            version=__version__,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.write(FAILURE, failure.to_json().encode())
+        return failure
+
+    def is_locked(self) -> bool:
+        """Whether a process computes this case now."""
+        return is_locked(self.path)
+
+    def forget_failure(self) -> None:
+        """Lets a failed case be tried again.
+
+        Raises:
+            StoreError: The folder is read-only.
+        """
+        try:
+            (self.path / FAILURE).unlink(missing_ok=True)
+        except OSError as error:
+            raise _refusal("clear", self.path, error) from None
 
     # The writer's side
 
@@ -191,16 +272,17 @@ class CaseFolder:
         """Claims the folder for this process; a folder that stays empty is removed again.
 
         Raises:
-            UserError: Another process computes this case, or the folder cannot be made.
+            BusyError: Another process computes this case.
+            StoreError: The folder cannot be made.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        lock_path = self.path / ".lock"
+        lock_path = self.path / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(lock_path)
             lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"another process computes {self.path}; wait for it or choose another --output") from None
+            raise BusyError(f"another process computes {self.path}; wait for it or choose another --output") from None
         except OSError as error:
             raise _refusal("write", self.path, error) from None
         try:
@@ -225,14 +307,14 @@ class CaseFolder:
         """Forgets everything computed for this case, the record first.
 
         Raises:
-            UserError: The folder is read-only.
+            StoreError: The folder is read-only.
         """
         try:
             (self.path / RECORD).unlink(missing_ok=True)
             for name in (WORK, RECONSTRUCTIONS, MEMBERS):
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
-            for name in (CASE, TRACE, COMPARISON):
+            for name in (CASE, TRACE, COMPARISON, FAILURE):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise _refusal("clear", self.path, error) from None
@@ -241,7 +323,7 @@ class CaseFolder:
         """Writes one file of the folder, whole or not at all.
 
         Raises:
-            UserError: The place cannot be written.
+            StoreError: The place cannot be written.
         """
         atomic_write(self.path / name, content)
 
@@ -266,7 +348,7 @@ class CaseFolder:
         """Keeps the state of an unfinished group.
 
         Raises:
-            UserError: The place cannot be written.
+            StoreError: The place cannot be written.
         """
         buffer = BytesIO()
         torch.save({**self._stamp(device), **vars(checkpoint), "state": dict(checkpoint.state)}, buffer)
@@ -313,7 +395,7 @@ class CaseFolder:
         """Keeps the results of a finished batch.
 
         Raises:
-            UserError: The place cannot be written.
+            StoreError: The place cannot be written.
         """
         content = {
             "format": _STATE_SCHEMA,
@@ -367,6 +449,23 @@ def _onto(device: torch.device) -> Callable[[Any, str], Any]:
     return place
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process computes the case of a folder now."""
+    path = folder / LOCK
+    if not path.exists():
+        return False
+    probe = FileLock(path)
+    try:
+        probe.acquire(blocking=False)
+    except (Timeout, OSError):
+        return True
+    # Left by a process that was killed, or made just now by this probe.
+    with suppress(OSError):
+        path.unlink()
+    probe.release()
+    return False
+
+
 def find_prices(folder: Path) -> list[Path]:
     """All price files below a folder, sorted by path; there may be none."""
     return sorted(folder.rglob("price--*.json"))
@@ -384,3 +483,8 @@ def find_records(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
     return found
+
+
+def find_failures(folder: Path) -> list[Path]:
+    """The files of all failed cases below a folder, sorted by path; there may be none."""
+    return sorted(path for path in folder.rglob(FAILURE) if not (path.parent / RECORD).exists())

@@ -1,0 +1,67 @@
+"""`privbench show`: one case."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from privbench.core import Record
+
+__all__ = ["show"]
+
+
+@click.command()
+@click.argument("case")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where to look for a hash.",
+)
+def show(case: str, output: Path) -> None:
+    """Show CASE, a case's folder or the first letters of its hash: numbers, flags, losses, pictures, or why it failed."""
+    from privbench.core import FailedCase, Record
+    from privbench.runs.store import FAILURE, RECORD, CaseFolder
+    from privbench.runs.survey import find_case
+
+    path = find_case(case, output)
+    if (path / RECORD).exists():
+        record = Record.load(path / RECORD)
+        _show(record, path)
+        for name in CaseFolder(path.parent, record.case).damaged(record):
+            click.echo(f"damaged: {path / name} is missing or was changed since the record was written")
+        return
+    if (path / FAILURE).exists():
+        failure = FailedCase.load(path / FAILURE)
+        click.echo(f"{path} failed at {failure.finished}: {failure.reason}")
+        return
+    click.echo(f"{path} is not finished; repeat its command to continue, or see privbench status {path.parent}")
+
+
+def _show(record: "Record", path: Path) -> None:
+    from privbench.cli.console import results_console
+    from privbench.cli.labels import defense_label
+    from privbench.cli.tables import case_table, footnotes, members_table
+    from privbench.runs.store import COMPARISON
+
+    label = defense_label(record.case)
+    console = results_console()
+    console.print(case_table(record, label))
+    if record.members:
+        console.print(members_table(record, label))
+    losses = {name: [image.losses[name] for image in record.images if name in image.losses] for name in record.images[0].losses}
+    if losses:
+        click.echo("final losses, means: " + ", ".join(f"{name} {sum(v) / len(v):.3g}" for name, v in losses.items()))
+    click.echo("flags: " + (", ".join(record.flags) or "none"))
+    for line in footnotes([record], [label]):
+        click.echo(line)
+    made = record.provenance
+    click.echo(
+        f"made by privbench {made.version} (commit {(made.commit or 'unknown')[:12]}), torch {made.torch}, {made.device}, "
+        f"{made.seconds:.0f} s, {made.finished}"
+    )
+    click.echo(f"again: privbench run --config {path / 'case.yaml'} --force")
+    if (path / COMPARISON).exists():
+        click.echo(f"picture: {path / COMPARISON}")

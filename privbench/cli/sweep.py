@@ -1,0 +1,214 @@
+"""`privbench sweep`: all cases of a study, resumable, in shards, on several processes or machines."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from privbench.runs.study import Study
+
+__all__ = ["sweep"]
+
+_EXAMPLES = """\b
+Examples:
+  privbench sweep study.yaml
+  privbench sweep study.yaml --limit 2 --budget 2h
+  privbench sweep study.yaml --shard 2/4
+  privbench sweep study.yaml --launcher ray --address auto --output /shared/runs
+"""
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _budget(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip())
+    if not found or float(found[1]) <= 0:
+        raise click.BadParameter(f"'{value}' is no time; accepted: 90s, 30m, 2h or 1d.", context, option)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _shard(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", value.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"'{value}' is no shard; accepted: I/N with I from 1 to N, such as 2/4.", context, option)
+    return int(found[1]), int(found[2])
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder of all cases.  [default: results/runs/NAME, the study's name]"
+)
+@click.option("--shard", callback=_shard, metavar="I/N", help="Compute every N-th case from the I-th on.")
+@click.option("--budget", callback=_budget, metavar="TIME", help="Stop after this time (90s, 30m, 2h), at a checkpoint.")
+@click.option("--limit", type=click.IntRange(min=1), help="So many images in every case, whatever the file says.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of every case, whatever the file says; repeatable."
+)
+@click.option("--retry-failed", is_flag=True, help="Try failed cases again.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or tasks of a Ray cluster (extra ray) whose nodes share the output folder.",
+)
+@click.option("--address", help="Of the Ray cluster, such as auto.  [default: one that is started on this machine]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Local processes.  [default: one per CUDA device, one on a CPU]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each process.")
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the optimisation step: auto where it saves more time than it takes.",
+)
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
+@click.option(
+    "--checkpoint-interval", type=click.FloatRange(min=0), default=20.0, show_default=True, help="Seconds between checkpoints."
+)
+@click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
+def sweep(
+    study: Path,
+    output: Path | None,
+    shard: tuple[int, int] | None,
+    settings: tuple[str, ...],
+    limit: int | None,
+    dry_run: bool,
+    **how: Any,
+) -> None:
+    """Compute all cases of STUDY, a YAML file of axes: every combination is a case, the same case is computed once.
+
+    Repeat the command to continue: what is finished stays. Several sweeps, on several machines with a shared folder, may
+    work on one study. A case that cannot be computed is kept with the reason, and tried again with --retry-failed.
+    """
+    from privbench.core import UserError
+    from privbench.runs.study import read_study
+
+    overrides: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not (key.strip() and equals and value.strip()):
+            raise UserError(f"cannot read --set '{text}'; accepted: KEY=VALUE, such as seed=1")
+        overrides[key.strip()] = value.strip()
+    if limit is not None:
+        overrides |= {"limit": limit, "indices": None}
+    found = read_study(study, overrides)
+    if shard is not None:
+        found = found.shard(*shard)
+        if not found.cases:
+            raise UserError(f"shard {shard[0]}/{shard[1]} of {study} has no case; choose fewer shards")
+    folder = output or Path("results") / "runs" / found.name
+    if dry_run:
+        _list(found, folder)
+        return
+    _compute(found, folder, **how)
+
+
+def _list(study: "Study", folder: Path) -> None:
+    from privbench.runs.store import CaseFolder
+    from privbench.runs.sweep import state_of
+
+    for case in study.cases:
+        click.echo(f"{state_of(CaseFolder(folder, case))[0]:8} {folder / case.folder}")
+    click.echo(f"{len(study.cases)} cases of {study.combinations} combinations")
+
+
+def _compute(
+    study: "Study",
+    folder: Path,
+    *,
+    budget: float | None,
+    retry_failed: bool,
+    launcher: Literal["local", "ray"],
+    address: str | None,
+    jobs: int | None,
+    device: str,
+    threads: int,
+    compile: Literal["auto", "on", "off"],  # noqa: A002 (the option's name)
+    lpips_weights: Path | None,
+    download: bool,
+    checkpoint_interval: float,
+) -> None:
+    from privbench.cli.console import notes_console
+    from privbench.cli.device import resolve_devices
+    from privbench.cli.drawing import draw_case
+    from privbench.cli.sweep_progress import sweep_progress
+    from privbench.core import Execution, UserError
+    from privbench.runs.interrupt import Interrupted
+    from privbench.runs.store import CaseFolder, atomic_write, check_output
+    from privbench.runs.sweep import CaseState, Ledger, Way
+    from privbench.runs.workers import BudgetUsedError, alone, in_processes
+
+    if address is not None and launcher != "ray":
+        raise UserError("--address is of a Ray cluster; add --launcher ray")
+    devices = [str(one) for one in resolve_devices(device)] if launcher == "local" else [device.replace("auto", "cpu")]
+    check_output(folder)
+    atomic_write(folder / f"study--{study.name}--{study.identity}.json", study.plan().encode())
+    if retry_failed:
+        for case in study.cases:
+            CaseFolder(folder, case).forget_failure()
+    ledger = Ledger(study.cases, folder)
+    way = Way(
+        output=folder.resolve() if launcher == "ray" else folder,
+        device=devices[0],
+        threads=threads,
+        lpips_weights=lpips_weights,
+        download=download,
+        checkpoint_interval=checkpoint_interval,
+        execution=Execution(compile=compile),
+        draw=draw_case,
+    )
+    todo = [case for case in study.cases if ledger.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
+    count = min(jobs or len(devices), max(len(todo), 1))
+    stopped: str | None = None
+    code = 0
+    try:
+        with sweep_progress(notes_console(), ledger, workers=count) as listener:
+            if launcher == "ray":
+                from privbench.runs.cluster import on_ray
+
+                on_ray(todo, way, listener, address=address, budget=budget)
+            elif count == 1:
+                alone(todo, way, listener, budget=budget)
+            else:
+                places = [devices[place % len(devices)] for place in range(count)]
+                in_processes(todo, way, listener, devices=places, budget=budget)
+    except BudgetUsedError:
+        stopped = "the budget is used"
+    except KeyboardInterrupt as stop:
+        stopped = "interrupted"
+        code = 128 + (stop.number if isinstance(stop, Interrupted) else 2)
+    _report(study, folder, stopped)
+    raise click.exceptions.Exit(code or (1 if _failed(study, folder) else 0))
+
+
+def _failed(study: "Study", folder: Path) -> bool:
+    from privbench.runs.store import CaseFolder
+
+    return any(CaseFolder(folder, case).failure() is not None for case in study.cases)
+
+
+def _report(study: "Study", folder: Path, stopped: str | None) -> None:
+    from privbench.runs.sweep import CaseState, Ledger
+
+    ledger = Ledger(study.cases, folder)
+    for identity, reason in ledger.reasons.items():
+        click.echo(f"failed: {ledger.cases[identity].folder}: {reason}")
+    done, failed = ledger.count(CaseState.DONE), ledger.count(CaseState.FAILED)
+    words = [f"{done} of {len(study.cases)} cases done"]
+    if failed:
+        words.append(f"{failed} failed (--retry-failed tries them again)")
+    if stopped:
+        words.append(f"{stopped}; repeat the command to continue")
+    click.echo(f"{', '.join(words)}; {folder}")
+    if done and not stopped:
+        click.echo(f"next: privbench leaderboard {folder}")

@@ -1,0 +1,177 @@
+"""The progress of a sweep on stderr: all cases, those that run, what failed, the time left."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from privbench.cli.labels import defense_label
+from privbench.cli.progress import Position, clock
+from privbench.core import Case
+from privbench.runs.sweep import CaseState, Ledger, SweepListener
+
+__all__ = ["sweep_progress"]
+
+_PLAIN_INTERVAL = 10.0
+
+
+def _label(case: Case) -> str:
+    return f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"
+
+
+class _Display(SweepListener):
+    """Keeps the ledger; says each note once."""
+
+    def __init__(self, console: Console, ledger: Ledger, workers: int) -> None:
+        self.console = console
+        self.ledger = ledger
+        self.workers = workers
+        self.positions: dict[str, Position] = {}
+        self._noted: set[str] = set()
+
+    def claimed(self, case: Case) -> None:
+        self.ledger.claimed(case)
+
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
+        if case.identity in self.ledger.states:
+            self.positions[case.identity] = Position(case, _label(case), batches, finished)
+
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
+        if (position := self.positions.get(case.identity)) is not None:
+            position.moved(batches, step, total, phase, losses)
+
+    def batch(self, case: Case, batch: int) -> None:
+        if (position := self.positions.get(case.identity)) is not None:
+            position.scored(batch)
+
+    def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
+        before = self.ledger.states.get(case.identity)
+        self.ledger.ended(case, state, reason)
+        self.positions.pop(case.identity, None)
+        if state is CaseState.FAILED and before is not CaseState.FAILED:
+            self.note(f"{_label(case)} failed: {reason}")
+
+    def note(self, message: str) -> None:
+        if message not in self._noted:
+            self._noted.add(message)
+            self.console.print(message, markup=False, soft_wrap=True)
+
+    @property
+    def text(self) -> str:
+        """Where the sweep stands."""
+        ledger = self.ledger
+        waiting = ledger.count(CaseState.WAITING, CaseState.BEGUN)
+        words = [f"{ledger.count(CaseState.DONE)} of {len(ledger.states)} done"]
+        words += [
+            f"{number} {word}"
+            for number, word in (
+                (ledger.count(CaseState.RUNNING), "running"),
+                (waiting, "waiting"),
+                (ledger.count(CaseState.FAILED), "failed"),
+            )
+            if number
+        ]
+        remaining = ledger.remaining(self.workers)
+        if remaining is not None and remaining > 0:
+            words.append(f"{clock(remaining)} left")
+        return ", ".join(words)
+
+
+class _Plain(_Display):
+    """A line when a case ends and every ten seconds."""
+
+    def __init__(self, console: Console, ledger: Ledger, workers: int) -> None:
+        super().__init__(console, ledger, workers)
+        self._said = time.monotonic()
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
+        before = self.ledger.states.get(case.identity)
+        super().ended(case, state, reason)
+        if state is CaseState.DONE and before is not CaseState.DONE:
+            self._say(f"{_label(case)}: done; {self.text}")
+
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
+        super().step(case, batches, step, total, phase, losses)
+        position = self.positions.get(case.identity)
+        if position is not None and time.monotonic() - self._said >= _PLAIN_INTERVAL:
+            self._say(f"{position.label}: {position.place}, {phase}; {self.text}")
+
+
+class _Live(_Display):
+    """A bar for the sweep and one for each case that runs."""
+
+    def __init__(self, console: Console, ledger: Ledger, workers: int, progress: Progress) -> None:
+        super().__init__(console, ledger, workers)
+        self._progress = progress
+        self._total = progress.add_task("sweep", total=len(ledger.states), detail="")
+        self._bars: dict[str, TaskID] = {}
+        self._draw()
+
+    def _draw(self) -> None:
+        ended = self.ledger.count(CaseState.DONE, CaseState.FAILED)
+        self._progress.update(self._total, completed=ended, detail=self.text)
+
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
+        super().started(case, batches, finished)
+        if case.identity in self.positions:
+            self._bars[case.identity] = self._progress.add_task(_label(case), total=1.0, detail="")
+        self._draw()
+
+    def step(
+        self,
+        case: Case,
+        batches: Sequence[int],
+        step: int,
+        total: int,
+        phase: str,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
+        super().step(case, batches, step, total, phase, losses)
+        position, bar = self.positions.get(case.identity), self._bars.get(case.identity)
+        if position is not None and bar is not None:
+            self._progress.update(bar, completed=position.fraction, detail=f"{position.place}, {phase}")
+
+    def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
+        super().ended(case, state, reason)
+        if (bar := self._bars.pop(case.identity, None)) is not None:
+            self._progress.remove_task(bar)
+        self._draw()
+
+
+@contextmanager
+def sweep_progress(console: Console, ledger: Ledger, *, workers: int) -> Iterator[SweepListener]:
+    """Shows a sweep: live on a terminal, an occasional line anywhere else.
+
+    Args:
+        console: Where to.
+        ledger: Where the cases stand; kept up to date from here on.
+        workers: How many cases are computed at a time.
+    """
+    if not console.is_terminal:
+        yield _Plain(console, ledger, workers)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _Live(console, ledger, workers, progress)

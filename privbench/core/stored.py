@@ -1,0 +1,42 @@
+"""What lies on disk as one JSON file: strict fields, a schema version, one line where it cannot be read."""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from privbench.core.component import one_line
+from privbench.core.errors import UserError
+
+__all__ = ["Stored", "StrictPart"]
+
+
+class StrictPart(BaseModel):
+    """A part of such a file: frozen, no unknown fields, no numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Stored(StrictPart):
+    """A whole file; subclasses have a field `schema_version` whose type allows the present version alone."""
+
+    described_as: ClassVar[str]
+    """What a message calls it, with its version, such as "record of schema 1"."""
+
+    def to_json(self) -> str:
+        """As indented JSON with a final newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads one.
+
+        Raises:
+            UserError: The file cannot be read, is of another schema version, or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read the {cls.described_as.partition(' of ')[0]} {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a {cls.described_as}: {one_line(error)[:300]}") from None
