@@ -5,14 +5,21 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from privbench.core import ImageResult, Interval, Price, Record
+from privbench.cli.labels import defense_label
+from privbench.core import Calibration, ImageResult, Interval, Price, Record
+from privbench.runs.compare import Comparison
 from privbench.runs.ensemble import FLAGS
 from privbench.runs.external import ScoredPictures
+from privbench.runs.verify import CAP, Check
+from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
 
 __all__ = [
     "METRICS",
+    "calibration_table",
     "caption",
     "case_table",
+    "checks_table",
+    "comparisons_table",
     "defenses_table",
     "footnotes",
     "interval_text",
@@ -164,6 +171,78 @@ def score_table(scored: ScoredPictures) -> Table:
     means = (value_text(metric, interval.mean if interval else None) for metric, interval in summary.items())
     table.add_row(f"mean, n = {n}", "", *means, style="bold")
     table.add_row("95 % interval", "", *(_bounds_text(metric, interval) for metric, interval in summary.items()))
+    return table
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """One row per picture that nobody reconstructed.
+
+    Args:
+        calibration: Their scores.
+    """
+    n = len(calibration.data.indices)
+    table = _table(
+        f"calibration, {calibration.data.source}, {calibration.image_size} pixels; mean [95 % interval] over n = {n}"
+    )
+    table.add_column("instead of a reconstruction")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    for name, row in calibration.rows.items():
+        label = f"{name}: {CALIBRATION_ROWS[name]}" if name in CALIBRATION_ROWS else name
+        table.add_row(label, *(interval_text(metric, row.get(metric)) for metric in METRICS))
+    return table
+
+
+def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: str) -> Table:
+    """One row per defense and attack: the paired difference from the baseline.
+
+    Args:
+        comparisons: What was compared.
+        metric: Whose differences.
+        baseline: The defense that they are from.
+    """
+    table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
+    for heading in ("defense", "attack", "adversary"):
+        table.add_column(heading)
+    for heading in ("difference", "95 % interval", "p", "n"):
+        table.add_column(heading, justify="right")
+    for one in comparisons:
+        case, interval = one.record.case, one.difference.interval
+        table.add_row(
+            defense_label(case),
+            case.attack.name,
+            case.threat_model.adversary,
+            f"{interval.mean:+.3f}",
+            f"[{interval.low:+.3f}, {interval.high:+.3f}]",
+            f"{one.difference.p:.2g}",
+            str(interval.n),
+        )
+    return table
+
+
+def checks_table(record: Record, checks: Sequence[Check], label: str) -> Table:
+    """One row per metric: recorded, computed again, and whether that agrees.
+
+    Args:
+        record: The record that was verified.
+        checks: What came out.
+        label: What to call its defense.
+    """
+    table = _table(_title(record, label))
+    for heading in ("metric", "recorded", "now", "difference", "tolerance", ""):
+        table.add_column(heading, justify="left" if heading in {"metric", ""} else "right")
+    words = {True: "holds", False: "differs", None: _ABSENT}
+    for check in checks:
+        difference = _ABSENT if check.computed is None else f"{check.computed - check.recorded:+.4f}"
+        both_high = check.metric.startswith("psnr") and min(check.recorded, check.computed or 0) > CAP
+        table.add_row(
+            check.metric,
+            f"{check.recorded:.4f}",
+            _ABSENT if check.computed is None else f"{check.computed:.4f}",
+            difference,
+            f"both above {CAP:.0f}" if both_high else f"{check.tolerance:.3g}",
+            words[check.holds],
+        )
     return table
 
 

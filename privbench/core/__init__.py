@@ -15,6 +15,7 @@ from privbench.core.reconstruction import Failure, Progress, Reconstruction
 from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
 from privbench.core.spec import Spec, parse_spec, parse_specs
+from privbench.core.yardstick import Calibration, Identification
 
 __all__ = [
     "ATTACKS",
@@ -27,6 +28,7 @@ __all__ = [
     "Attack",
     "AttackerView",
     "BusyError",
+    "Calibration",
     "Case",
     "Component",
     "ComponentSpec",
@@ -38,6 +40,7 @@ __all__ = [
     "FailedCase",
     "Failure",
     "GroupAttack",
+    "Identification",
     "ImageResult",
     "Interval",
     "MemberResult",

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from privbench.core import Case, FailedCase, Interval, Price, Record, UserError, is_ensemble
+from privbench.core import Calibration, Case, FailedCase, Identification, Interval, Price, Record, UserError, is_ensemble
 from privbench.runs.store import atomic_write, find_failures, find_prices, find_records
+from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
 
-__all__ = ["leaderboard", "leaderboard_csv", "write_leaderboard"]
+__all__ = ["leaderboard", "leaderboard_csv", "read_records", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
 
@@ -34,8 +35,11 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: There is no record, or one cannot be read.
     """
-    prices = _prices(folder)
-    measured = [{**_row(record), **_price(record.case, prices), "failure": None} for record in _records(folder)]
+    prices, yardsticks = _prices(folder), _Yardsticks(folder)
+    measured = [
+        {**_row(record), **_price(record.case, prices), **yardsticks.columns(record), "failure": None}
+        for record in read_records(folder)
+    ]
     failed = [_failed_row(FailedCase.load(path)) for path in find_failures(folder)]
     rows = pd.DataFrame([*measured, *failed])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
@@ -46,7 +50,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
-    return rows.astype(dict.fromkeys(("steps", "trials", "failures", "price_images"), "Int64"))
+    return rows.astype(dict.fromkeys(("steps", "trials", "failures", "price_images", "identified_of"), "Int64"))
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
@@ -67,7 +71,12 @@ def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
     return rows
 
 
-def _records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, by path.
+
+    Raises:
+        UserError: There is none, one cannot be read, or one was changed.
+    """
     records = []
     for path in find_records(folder):
         record = Record.load(path)
@@ -115,6 +124,47 @@ def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | N
     """The columns of the price; empty where nobody evaluated this victim under this defense."""
     price = prices.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
     return dict.fromkeys(_PRICE) if price is None else {name: read(price) for name, read in _PRICE.items()}
+
+
+class _Yardsticks:
+    """Calibrations and identifications below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._calibrations = {path.name: path for path in sorted(folder.rglob("calibration--*.json"))}
+        self._read: dict[str, Calibration] = {}
+        found = (Identification.load(path) for path in sorted(folder.rglob(IDENTIFICATION)))
+        self._identifications = {one.case_id: one for one in found}
+
+    def columns(self, record: Record) -> dict[str, Any]:
+        """The columns of one record; empty where nobody made a yardstick for it."""
+        columns: dict[str, Any] = dict.fromkeys(_YARDSTICKS)
+        if (calibration := self._calibration(record.case)) is not None:
+            for metric in ("psnr", "lpips"):
+                if metric in record.summary:
+                    columns[f"{metric}_between"] = stands_between(
+                        record.summary[metric].mean, calibration.rows, metric, higher_is_leakier=metric == "psnr"
+                    )
+        if (found := self._identifications.get(record.case_id)) is not None:
+            columns["identified_of"] = found.candidates
+            for distance in found.ranks:
+                columns |= {f"identified_{distance}_top{k}": found.top(distance, k) for k in (1, 5)}
+        return columns
+
+    def _calibration(self, case: Case) -> Calibration | None:
+        name = calibration_name(case)
+        if name not in self._calibrations:
+            return None
+        if name not in self._read:
+            self._read[name] = Calibration.load(self._calibrations[name])
+        return self._read[name]
+
+
+_YARDSTICKS = (
+    "psnr_between",
+    "lpips_between",
+    "identified_of",
+    *(f"identified_{distance}_top{k}" for distance in ("pixel", "lpips", "feature") for k in (1, 5)),
+)
 
 
 def _row(record: Record) -> dict[str, Any]:

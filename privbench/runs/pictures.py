@@ -18,7 +18,7 @@ from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.store import RECONSTRUCTIONS
 from privbench.scoring import to_uint8
 
-__all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "picture_names", "png", "shown_case", "shown_results"]
+__all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "picture_names", "png", "read_picture", "shown_case", "shown_results"]
 
 SHOWN_IMAGES = 16
 """At most so many images of a case appear in a comparison picture."""
@@ -94,7 +94,7 @@ def shown_results(prepared: Prepared, results: tuple[ImageResult, ...], folder: 
         originals=tuple(_each(secret.images for secret in secrets))[: len(shown)],
         fed=tuple(_each(secret.fed for secret in secrets))[: len(shown)],
         reconstructions=tuple(
-            None if image.reconstruction is None else _read(folder / image.reconstruction) for image in shown
+            None if image.reconstruction is None else read_picture(folder / image.reconstruction) for image in shown
         ),
         results=shown,
     )
@@ -110,7 +110,12 @@ def _pixels(image: Tensor) -> Pixels:
     return pixels
 
 
-def _read(path: Path) -> Pixels:
+def read_picture(path: Path) -> Pixels:
+    """A saved reconstruction, `[height, width, 3]` uint8.
+
+    Raises:
+        UserError: It is gone or damaged.
+    """
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))

@@ -4,10 +4,12 @@ A third party adds a metric as a `privbench.core.Metric` (or a `MetricFactory`) 
 `privbench.metrics`; `metric_suite` then includes it.
 """
 
+from privbench.scoring.calibration import CALIBRATION_ROWS, calibration_pictures
 from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accuracy, score_choices
 from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
 from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
 from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim
+from privbench.scoring.paired import PAIRED_TEST, PairedDifference, paired_difference
 from privbench.scoring.pairing import pair
 from privbench.scoring.patches import best_placement
 from privbench.scoring.perceptual import LPIPS_MINIMUM
@@ -18,7 +20,9 @@ from privbench.scoring.summary import bootstrap_interval
 
 __all__ = [
     "BUILT_IN",
+    "CALIBRATION_ROWS",
     "LPIPS_MINIMUM",
+    "PAIRED_TEST",
     "PSNR_CAP",
     "SSIM_WINDOW",
     "ChoiceScores",
@@ -27,9 +31,11 @@ __all__ = [
     "MetricFactory",
     "MetricSuite",
     "MetricUnavailable",
+    "PairedDifference",
     "SuiteOptions",
     "best_placement",
     "bootstrap_interval",
+    "calibration_pictures",
     "failed_scores",
     "fft2d_cosine",
     "fft2d_mse",
@@ -39,6 +45,7 @@ __all__ = [
     "mse",
     "order_accuracy",
     "pair",
+    "paired_difference",
     "psnr",
     "registered_metric",
     "score_batch",

@@ -1,0 +1,14 @@
+"""`privbench schema`: the JSON Schema of what lies on disk."""
+
+import click
+
+__all__ = ["schema"]
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["record", "case", "failure", "price", "calibration", "identification", "study"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema (draft 2020-12) of the files of one KIND."""
+    from privbench.runs.schema import json_schema
+
+    click.echo(json_schema(kind), nl=False)

@@ -1,0 +1,66 @@
+"""`privbench verify`: one row of a leaderboard, computed again."""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("row")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where to look for a hash."
+)
+@click.option(
+    "--tolerance", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Factor on the tolerances of the metrics."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def verify(
+    row: str, output: Path, tolerance: float, device: str, lpips_weights: Path | None, download: bool, quiet: bool
+) -> None:
+    """Compute ROW again, a case's folder or the hash in the leaderboard's column `case`, and say whether its record holds.
+
+    The means may differ by 0.5 dB of PSNR (above 60 dB they count as equal) and 0.02 of SSIM and LPIPS, times --tolerance. Exit
+    code 0: it holds; 1: it does not.
+    """
+    import torch
+
+    from privbench.cli.console import notes_console, results_console
+    from privbench.cli.device import cpu_threads, resolve_devices
+    from privbench.cli.labels import defense_label
+    from privbench.cli.progress import PlainProgress, QuietProgress
+    from privbench.cli.tables import checks_table
+    from privbench.core import Record, UserError
+    from privbench.runs.execute import Suites
+    from privbench.runs.store import RECORD
+    from privbench.runs.survey import find_case
+    from privbench.runs.verify import verify as compute
+
+    path = find_case(row, output)
+    record = Record.load(path / RECORD)
+    if record.case_id != record.case.identity:
+        raise UserError(f"{path} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
+    devices, made = resolve_devices(device), record.provenance
+    display = (QuietProgress if quiet else PlainProgress)(notes_console(), defense_label)
+    threads = cpu_threads(made.threads, record.case.victim.model.image_size)
+    with tempfile.TemporaryDirectory(prefix="privbench-verify-") as scratch, display as listener, threads:
+        checks, equal = compute(
+            record,
+            scratch=Path(scratch),
+            devices=devices,
+            suites=Suites(lpips_weights, download=download),
+            listener=listener,
+            factor=tolerance,
+        )
+    results_console().print(checks_table(record, checks, defense_label(record.case)))
+    click.echo(f"recorded with privbench {made.version}, torch {made.torch}, {made.device}; here torch {torch.__version__}")
+    wrong = [check.metric for check in checks if check.holds is False]
+    if wrong:
+        click.echo(f"does not hold: {', '.join(wrong)}")
+        raise click.exceptions.Exit(1)
+    click.echo("holds, equal to the last bit" if equal else "holds within the tolerance")

@@ -1,0 +1,88 @@
+"""`privbench calibrate` and `privbench identify`: what the scores of finished cases mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["calibrate", "identify"]
+
+
+def _lpips_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached."
+        ),
+        click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_lpips_options
+def calibrate(folder: Path, lpips_weights: Path | None, download: bool) -> None:
+    """Score pictures that nobody reconstructed for the images of all records below FOLDER.
+
+    Uniform noise, the mean image, another image of the class, the truth with shuffled patches, and a JPEG of quality 10: one
+    file for each selection of images; the leaderboard then says between which of them a score stands.
+    """
+    import torch
+
+    from privbench.cli.console import results_console
+    from privbench.cli.tables import calibration_table
+    from privbench.core import UserError
+    from privbench.runs.execute import Suites
+    from privbench.runs.leaderboard import read_records
+    from privbench.runs.prepare import prepare
+    from privbench.runs.store import atomic_write
+    from privbench.runs.yardsticks import calibrate as compute
+    from privbench.runs.yardsticks import calibration_name
+
+    suites, seen = Suites(lpips_weights, download=download), set[str]()
+    for record in read_records(folder):
+        name = calibration_name(record.case)
+        if name in seen:
+            continue
+        seen.add(name)
+        prepared = prepare(record.case, torch.device("cpu"))
+        if prepared.victim.patch_size is None:
+            raise UserError(f"case {record.case_id} has a model without patches; calibration shuffles patches")
+        found = compute(record.case, patch_size=prepared.victim.patch_size, suite=suites.suite(prepared))
+        atomic_write(folder / name, found.to_json().encode())
+        results_console().print(calibration_table(found))
+        click.echo(str(folder / name))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=2),
+    help="Images to choose from, the true one included.  [default: 100, or all of a smaller data set]",
+)
+@_lpips_options
+def identify(folder: Path, candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
+    """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER.
+
+    By pixels, LPIPS and the features of the embedded CNN; the leaderboard then has the share of images that are found first,
+    and among the first five. By chance these are 1 and 5 in the number of candidates.
+    """
+    import torch
+
+    from privbench.runs.execute import Suites
+    from privbench.runs.prepare import prepare
+    from privbench.runs.store import atomic_write
+    from privbench.runs.survey import records_with_folders
+    from privbench.runs.yardsticks import IDENTIFICATION
+    from privbench.runs.yardsticks import identify as compute
+
+    suites = Suites(lpips_weights, download=download)
+    for path, record in records_with_folders(folder):
+        suite = suites.suite(prepare(record.case, torch.device("cpu")))
+        found = compute(record, path, candidates=candidates, suite=suite)
+        atomic_write(path / IDENTIFICATION, found.to_json().encode())
+        shares = ", ".join(f"{name} {found.top(name, 1):.0%} / {found.top(name, 5):.0%}" for name in found.ranks)
+        click.echo(f"{path.name}: top-1 / top-5 of {found.candidates}: {shares}")

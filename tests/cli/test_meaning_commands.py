@@ -1,0 +1,86 @@
+"""`privbench calibrate`, `identify`, `compare`, `verify` and `schema`, as a user meets them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+
+from privbench.core import Calibration, Identification
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def finished(small_run: Cli, tmp_path: Path) -> Path:
+    """Two cases of two photos in `out`."""
+    answer = small_run("--defense", "none,mjp")
+    assert answer.exit_code == 0, answer.output
+    return tmp_path / "out"
+
+
+def test_scores_are_placed_and_images_found_among_candidates(finished: Path, privbench: Cli) -> None:
+    answer = privbench("calibrate", "out", "--no-download")
+    assert answer.exit_code == 0, answer.output
+    assert "jpeg-10: the truth as a JPEG of quality 10" in answer.stdout
+    (path,) = finished.glob("calibration--*.json")
+    rows = Calibration.load(path).rows
+    assert rows["jpeg-10"]["psnr"].mean > rows["uniform-noise"]["psnr"].mean
+
+    answer = privbench("identify", "out", "--candidates", "6", "--no-download")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.count("top-1 / top-5 of 6: pixel") == 2
+    found = [Identification.load(path) for path in finished.glob("*/identification.json")]
+    assert {tuple(one.ranks) for one in found} == {("pixel", "feature")}
+    assert all(1 <= rank <= 6 for one in found for ranks in one.ranks.values() for rank in ranks)
+
+    assert privbench("leaderboard", "out", "-o", "board.csv").exit_code == 0
+    board = pd.read_csv("board.csv")
+    assert board["psnr_between"].str.contains("..", regex=False).all()
+    assert (board["identified_of"] == 6).all()
+    assert board["identified_pixel_top1"].notna().all()
+    assert board["identified_lpips_top1"].isna().all()
+
+
+def test_too_many_candidates_are_refused(finished: Path, privbench: Cli) -> None:
+    answer = privbench("identify", "out", "--candidates", "100", "--no-download")
+    assert answer.exit_code == 2
+    assert "accepted: 2 to 7" in answer.stderr
+
+
+def test_defenses_are_compared_on_the_same_images(finished: Path, privbench: Cli) -> None:
+    answer = privbench("compare", "out")
+    assert answer.exit_code == 0, answer.output
+    assert "difference from none on the same images; Wilcoxon signed-rank" in answer.stdout
+    (row,) = [line for line in answer.stdout.splitlines() if "test-walk" in line]
+    assert row.split()[0] == "mjp"
+    assert row.split()[-1] == "2"
+    assert "the defenses there: mjp, none" in privbench("compare", "out", "--baseline", "no-pe").stderr
+    assert "accepted: fft2d_cosine" in privbench("compare", "out", "--metric", "sharpness").stderr
+
+
+def test_a_record_holds_and_one_that_was_improved_does_not(finished: Path, privbench: Cli) -> None:
+    path = next(finished.glob("none--*/record.json"))
+    answer = privbench("verify", str(path.parent), "--no-download", "--quiet")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.splitlines()[-1] == "holds, equal to the last bit"
+    content = json.loads(path.read_bytes())
+    for bound in ("mean", "low", "high"):
+        content["summary"]["psnr"][bound] += 0.7
+    path.write_text(json.dumps(content), encoding="utf-8")
+    answer = privbench("verify", str(path.parent), "--no-download", "--quiet")
+    assert answer.exit_code == 1
+    assert answer.stdout.splitlines()[-1] == "does not hold: psnr"
+    assert privbench("verify", str(path.parent), "--no-download", "--quiet", "--tolerance", "2").exit_code == 0
+    content["case"]["seed"] = 5
+    path.write_text(json.dumps(content), encoding="utf-8")
+    answer = privbench("verify", str(path.parent), "--no-download", "--quiet")
+    assert answer.exit_code == 2
+    assert "was changed" in answer.stderr
+
+
+def test_a_schema_is_printed(privbench: Cli) -> None:
+    assert json.loads(privbench("schema", "record").stdout)["title"] == "Record"
+    assert privbench("schema", "picture").exit_code == 2
