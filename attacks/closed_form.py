@@ -1,15 +1,18 @@
 """Closed form for every vision transformer with learned position rows and a batch of one: one linear system, no label.
 
 The gradient of a position row is the gradient δ of its token, and the patch embedding's is `∂W = Σ δ xᵀ` over the patches x.
-Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention.
+Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention. Who
+knows the gradient to be noisy, rounded or pruned looks for the most likely image instead (ours, `inversion/likely.py`).
 """
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from privbench.adversary import concluded, inferred_choices, simulate
+from privbench.adversary import Simulation, concluded, inferred_choices, simulate
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.inversion.algebra import (
     PatchEmbedding,
@@ -19,6 +22,7 @@ from privbench.inversion.algebra import (
     sum_of_shared_row,
     token_gradients,
 )
+from privbench.inversion.likely import likely_patches
 
 __all__ = ["ClosedForm"]
 
@@ -40,7 +44,9 @@ class ClosedForm(Attack):
 
         Patches that share one position row (MJP) have only the sum of their gradients: one common patch stands for all of them,
         what they differ by spoils the others too, and the flag `masked-patches-not-separated` says so. Where the client is
-        known to shuffle (`aware`) the patches are put in the order in which their borders fit.
+        known to shuffle (`aware`) the patches are put in the order in which their borders fit. Where it is known not to send
+        exact entries, the smoothness of images is weighed against the noise that the equations show; with as many patches as
+        the width they show none.
         """
         simulation = simulate(observation)
         model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
@@ -53,7 +59,11 @@ class ClosedForm(Attack):
             flags.append("masked-patches-not-separated")
         if len(gradients) > gradients.shape[1]:
             flags.append("more-patches-than-width")
-        solution = least_squares(gradients.T, gradient, cutoff=_CUTOFF)
+        if simulation.view.exact or len(gradients) >= gradients.shape[1]:
+            solution = least_squares(gradients.T, gradient, cutoff=_CUTOFF)
+        else:
+            whole = not masked.any() and _stands_as_it_is(simulation, observation)
+            solution = likely_patches(gradients, gradient, embedding.patch_size, whole=whole)
         patches = solution[-1:].repeat(len(masked), 1)
         patches[~masked] = solution[: int((~masked).sum())]
         images, undone = candidate_images(model, simulation.logits, embedding.images(patches))
@@ -62,3 +72,12 @@ class ClosedForm(Attack):
         if masked.any():
             return replace(result, inferred=inferred_choices(simulation.view))
         return concluded(result, simulation, generator=generator)
+
+
+def _stands_as_it_is(simulation: Simulation, observation: Observation) -> bool:
+    """Whether the client's model is fed the image itself, as far as the adversary knows."""
+    numbers = torch.arange(math.prod(observation.image_shape), device=observation.device)
+    image: Tensor = numbers.float().reshape(1, *observation.image_shape)
+    return simulation.view.movable is None and torch.equal(
+        candidate_images(simulation.model, simulation.logits, image)[0], image
+    )

@@ -40,11 +40,13 @@ class DPSGD(Defense):
     """Accounting: the delta at which epsilon is stated."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Accounting: probability with which an image takes part in an update (Poisson sampling); 1 where the attacker knows
-    that it did."""
+    that it did. `privbench train` counts its own."""
     steps: Annotated[int, Field(gt=0)] = 1
-    """Accounting: number of updates that the client sends; the attack sees one of them."""
+    """Accounting: number of updates that the client sends; the attack sees one of them. `privbench train` counts its own."""
 
-    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def protect_samples(
+        self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
+    ) -> dict[str, Tensor]:
         """One step of Opacus' optimizer on the CPU, where its noise is the same for every device.
 
         Raises:
@@ -58,11 +60,15 @@ class DPSGD(Defense):
             torch.optim.SGD(parameters.values(), lr=1.0),
             noise_multiplier=self.noise_multiplier,
             max_grad_norm=self.max_grad_norm,
-            expected_batch_size=len(next(iter(samples.values()))),
+            expected_batch_size=expected or len(next(iter(samples.values()))),
             generator=generator,
         )
         optimizer.pre_step()
         return {name: cast(Tensor, parameter.grad).to(samples[name].device) for name, parameter in parameters.items()}
+
+    def accounted(self, *, steps: int, sample_rate: float) -> "DPSGD":
+        """With the number of updates and the sampling rate of a run in place of the parameters."""
+        return self.model_copy(update={"steps": steps, "sample_rate": sample_rate})
 
     def epsilon(self) -> float:
         """Epsilon at `delta` after `steps` updates by Opacus' Renyi accountant, an upper bound; infinite without noise.

@@ -14,10 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Observation, TrainingRule, UserError
+from privbench.defenses.quantization import straight_through
 from privbench.models import Victim
 
 __all__ = ["NearestOrthogonalGradient", "nearest_orthogonal", "optimal_learning_rate"]
 
+_TINY = 1e-30
 _GROUPS = {"all": ("",), "attention": (".attn.",), "mlp": (".mlp.",), "embedding": ("patch_embed.", "pos_embed")}
 
 
@@ -45,10 +47,9 @@ class NearestOrthogonalGradient(Defense):
         return model
 
     def training_rules(self, model: nn.Module) -> tuple[TrainingRule, ...]:
-        """The published use: the optimiser gets U Vᵀ, and OLR is computed from it."""
+        """OLR, computed from U Vᵀ, where it is asked for; the optimiser gets U Vᵀ as the server does."""
         chosen = tuple(self._chosen({name: value.shape for name, value in model.named_parameters()}))
-        given = (chosen, lambda gradient: nearest_orthogonal(gradient, self.cutoff))
-        return (TrainingRule(*given, optimal_learning_rate) if self.olr else TrainingRule(*given),)
+        return (TrainingRule(chosen, optimal_learning_rate),) if self.olr else ()
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Replaces the chosen gradients; draws nothing."""
@@ -56,12 +57,19 @@ class NearestOrthogonalGradient(Defense):
         return gradients | {name: nearest_orthogonal(gradients[name], self.cutoff) for name in chosen}
 
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """The plain pass for all; the aware and the oracle know that matrices were transformed (flag).
+        """Simulates the transformation.
 
-        There is no secret choice.
+        Unaware: the plain gradient. Aware and oracle: the simulated gradients of the same weights are transformed as the
+        client's were; there is no random choice to be told. Directions below the rank of the observed gradient are the client's
+        rounding, which only the very same computation repeats; what is matched in them is chance.
         """
-        aware = observation.threat_model.adversary != "unaware"
-        return AttackerView(flags=("transform-not-simulated",) if aware else ())
+        return AttackerView() if observation.threat_model.adversary == "unaware" else AttackerView(send=self._sent)
+
+    def _sent(
+        self, simulated: Mapping[str, Tensor], _observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        chosen = self._chosen({name: value.shape for name, value in simulated.items()})
+        return dict(simulated) | {name: _simulated(simulated[name], self.cutoff) for name in chosen}
 
     def claim(self) -> str:
         """Nothing was claimed."""
@@ -97,10 +105,25 @@ def nearest_orthogonal(gradient: Tensor, cutoff: float = 0.0) -> Tensor:
         gradient: Of a weight.
         cutoff: Singular values below this share of the largest become zero.
     """
-    left, values, right = torch.linalg.svd(gradient.reshape(_as_matrix(gradient.shape)), full_matrices=False)
+    matrix = gradient.reshape(_as_matrix(gradient.shape))
+    wide = matrix.shape[0] < matrix.shape[1]
+    # Twice as fast of a tall matrix as of its transpose.
+    left, values, right = torch.linalg.svd(matrix.mT if wide else matrix, full_matrices=False)
     kept = (values >= cutoff * values[0]) & (values[0] > 0)
     orthogonal: Tensor = (left * kept) @ right
-    return orthogonal.reshape(gradient.shape)
+    return (orthogonal.mT if wide else orthogonal).reshape(gradient.shape)
+
+
+def _simulated(gradient: Tensor, cutoff: float) -> Tensor:
+    """U Vᵀ of a simulated gradient G, with the derivative of G scaled to its length.
+
+    The true derivative divides by sums of singular values, which reach down to rounding, and below the rank it is that of the
+    rounding. With this one the slope of `<O, U Vᵀ>`, compared by cosine with the observed O, is along `O - cos U Vᵀ`: that of
+    `<O, G> / sum of G's singular values`, which is at most 1, and 1 exactly where O is an orthogonal factor of G.
+    """
+    orthogonal = nearest_orthogonal(gradient.detach(), cutoff)
+    length = orthogonal.norm() / gradient.detach().norm().clamp(min=_TINY)
+    return straight_through(gradient * length, orthogonal)
 
 
 def optimal_learning_rate(weight: Tensor, gradient: Tensor, scheduled: float) -> float:

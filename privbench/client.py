@@ -2,12 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad_and_value, vmap
 
 from privbench.core import Defense, ModelInput, ModelSpec, Observation, Secret, ThreatModel, UserError
 from privbench.models import Victim
 
-__all__ = ["observe"]
+__all__ = ["observe", "sample_gradients"]
+
+_CHUNK = 16
+"""Samples whose gradients are computed at a time: more are hardly faster and take more memory."""
 
 
 def observe(
@@ -57,7 +60,8 @@ def observe(
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim.train(threat_model.model_mode == "train")
         if defense.takes_samples():
-            gradients = defense.protect_samples(_of_samples(victim, protected.model_input, labels), generator)
+            samples, _ = sample_gradients(victim, protected.model_input, labels)
+            gradients = defense.protect_samples(samples, generator)
         else:
             gradients = _of_batch(victim, protected.model_input, labels)
     victim.train(was_training)
@@ -83,11 +87,19 @@ def _of_batch(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Te
     return dict(zip(parameters, values, strict=True))
 
 
-def _of_samples(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:
-    """Gradients of each sample's cross-entropy, parameter name to `[batch, *shape]`.
+def sample_gradients(victim: Victim, given: ModelInput, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients of each sample's own cross-entropy, a few samples at a time.
 
     By `torch.func`, which takes any model: hooks on layers, as Opacus sets them, see neither a class token nor a position
     table, which are parameters without a layer of their own, nor the table that MJP exchanges for one pass.
+
+    Args:
+        victim: The model; its mode decides.
+        given: What the model is fed; may be no image at all.
+        labels: `[batch]` int64.
+
+    Returns:
+        Parameter name to `[batch, *shape]`, and the losses `[batch]`.
 
     Raises:
         UserError: The samples of a batch do not have gradients of their own.
@@ -95,16 +107,24 @@ def _of_samples(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, 
     if victim.training and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in victim.modules()):
         raise UserError(
             "a defense on single samples (dpsgd) needs a model that treats them one by one, and batch normalisation in train "
-            "mode mixes them; use --set threat_model.model_mode=eval or a model without batch normalisation"
+            "mode mixes them; choose a model without batch normalisation, or, for an attack, --set threat_model.model_mode=eval"
         )
 
     def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor, noise: dict[str, Tensor]) -> Tensor:
         alone = ModelInput(image[None], given.unknown_positions, {name: value[:, None] for name, value in noise.items()})
         logits = functional_call(victim, parameters, alone.arguments)
-        return nn.functional.cross_entropy(logits, label[None])
+        # Under autocast logits are in half precision, and no loss should be.
+        return nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), label[None])
 
+    of_several = vmap(grad_and_value(loss), in_dims=(None, 0, 0, 1), randomness="different")
     parameters = {name: value.detach() for name, value in victim.named_parameters()}
-    samples: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0, 1), randomness="different")(
-        parameters, given.images, labels, dict(given.layer_noise)
-    )
-    return samples
+    batch = len(given.images)
+    samples = {name: value.new_empty(batch, *value.shape) for name, value in parameters.items()}
+    losses = given.images.new_empty(batch)
+    for start in range(0, batch, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        noise = {name: value[:, chunk] for name, value in given.layer_noise.items()}
+        gradients, losses[chunk] = of_several(parameters, given.images[chunk], labels[chunk], noise)
+        for name, values in gradients.items():
+            samples[name][chunk] = values
+    return samples, losses

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import click
@@ -38,12 +38,14 @@ class Entry:
         summary: What it is, in one line.
         parameters: Its hyper-parameters.
         presets: Named parameter sets of an attack; the first one is the default.
+        claim: What a defense promises at its defaults; None for everything else.
     """
 
     name: str
     summary: str
     parameters: tuple[Parameter, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    claim: str | None = None
 
 
 @click.command(name="list")
@@ -76,9 +78,12 @@ def _ensembles() -> list[Entry]:
 
 
 def _defenses() -> list[Entry]:
-    from privbench.core import DEFENSES
+    from privbench.cli.labels import claim_text
+    from privbench.core import DEFENSES, ComponentSpec
 
-    return [_component(name, DEFENSES.get(name)) for name in DEFENSES.names()]
+    return [
+        replace(_component(name, DEFENSES.get(name)), claim=claim_text([ComponentSpec(name=name)])) for name in DEFENSES.names()
+    ]
 
 
 def _models() -> list[Entry]:
@@ -172,6 +177,8 @@ def _print(kind: str, entries: list[Entry]) -> None:
     table.add_column("")
     for entry in entries:
         table.add_row(entry.name, Text(entry.summary))
+        if entry.claim is not None:
+            table.add_row("", Text(f"Claim: {entry.claim}", style="italic"))
         for name, values in entry.presets.items():
             inside = ", ".join(f"{key}={value}" for key, value in values.items())
             table.add_row("", Text(f"preset {name}" + (f": {inside}" if inside else ""), style="cyan"))

@@ -9,7 +9,7 @@ import torch
 
 from privbench.cli.console import notes_console, results_console
 from privbench.cli.drawing import draw_case, draw_defenses
-from privbench.cli.labels import defense_label
+from privbench.cli.labels import claim_text, defense_label
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
 from privbench.core import Case, Execution, Record
@@ -105,6 +105,9 @@ class Session:
         for record, label in zip(records, labels, strict=True):
             if record.members:
                 console.print(members_table(record, label))
+        claims = {label: claim_text(record.case.defense) for record, label in zip(records, labels, strict=True)}
+        for label, claim in claims.items():
+            click.echo(f"claim of {label}: {claim}")
         for line in footnotes(records, labels):
             click.echo(line)
         for record in records:

@@ -93,6 +93,7 @@ def train(
         f"{card.model} trained with {defense}: top-1 {card.accuracy:.2%} on {card.test_images} test images "
         f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"
     )
+    click.echo(f"claim of {defense}: {card.claim}")
 
 
 def _command(context: click.Context) -> str:

@@ -81,10 +81,13 @@ class Composition(Defense):
         """Whether one of the parts does; a second one cannot follow it."""
         return any(part.takes_samples() for part in self.parts)
 
-    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def protect_samples(
+        self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
+    ) -> dict[str, Tensor]:
         """Applies the part that takes samples; the others' gradient hooks come after it, as the order is checked."""
         taking = next((part for part in self.parts if part.takes_samples()), None)
-        return super().protect_samples(samples, generator) if taking is None else taking.protect_samples(samples, generator)
+        protect = super().protect_samples if taking is None else taking.protect_samples
+        return protect(samples, generator, expected)
 
     def training_rules(self, model: nn.Module) -> tuple[TrainingRule, ...]:
         """All rules of all parts, in order."""
@@ -125,6 +128,10 @@ class Composition(Defense):
             send=send if sends else None,
             exact=all(view.exact for view in views),
         )
+
+    def accounted(self, *, steps: int, sample_rate: float) -> Defense:
+        """Every part, accounted."""
+        return Composition(parts=tuple(part.accounted(steps=steps, sample_rate=sample_rate) for part in self.parts))
 
     def is_simulated(self) -> bool:
         """Whether one of the parts is."""

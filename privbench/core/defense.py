@@ -81,17 +81,16 @@ class AttackerView:
 
 @dataclass(frozen=True)
 class TrainingRule:
-    """How a training step treats certain weights, after backward pass and clipping and before the optimiser's step.
+    """The learning rate of certain weights.
 
     Attributes:
         names: The weights.
-        gradient: What the optimiser gets of a weight's gradient.
-        rate: The learning rate of a weight for this step, from the weight, what `gradient` returned, and the schedule's rate.
+        rate: The learning rate of a weight for this step, from the weight, its gradient as the client sent it, and the
+            schedule's rate.
     """
 
     names: tuple[str, ...]
-    gradient: Callable[[Tensor], Tensor]
-    rate: Callable[[Tensor, Tensor, float], float] = lambda _weight, _gradient, scheduled: scheduled
+    rate: Callable[[Tensor, Tensor, float], float]
 
 
 class Defense(Component, ABC):
@@ -135,19 +134,23 @@ class Defense(Component, ABC):
         """
         return None
 
-    def protect_samples(self, samples: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def protect_samples(
+        self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
+    ) -> dict[str, Tensor]:
         """Makes the batch's gradient of the gradients of its samples; by default their mean.
 
-        A defense that overrides it makes the client compute a gradient for every sample.
+        A defense that overrides it makes the client compute a gradient for every sample, and training draw its batches as
+        accountants of privacy assume: every image independently, so that the size of a batch varies and may be 0.
 
         Args:
             samples: Parameter name to `[batch, *shape]`.
             generator: Source of noise.
+            expected: What their sum is divided by, the expected size of a batch that was drawn at random; None: its size.
 
         Returns:
             Parameter name to `[*shape]`.
         """
-        return {name: values.mean(0) for name, values in samples.items()}
+        return {name: values.sum(0) / (expected or len(values)) for name, values in samples.items()}
 
     def takes_samples(self) -> bool:
         """Whether it works on the gradients of single samples."""
@@ -156,6 +159,15 @@ class Defense(Component, ABC):
     def training_rules(self, model: nn.Module) -> tuple[TrainingRule, ...]:
         """Rules for the training step, applied in order; without one the recipe alone decides."""
         return ()
+
+    def accounted(self, *, steps: int, sample_rate: float) -> "Defense":
+        """The same defense, its claim counted for a run of so many updates; by default it does not depend on them.
+
+        Args:
+            steps: Number of updates.
+            sample_rate: Probability with which an image takes part in each of them, in (0, 1].
+        """
+        return self
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Changes the update before it is sent (clip, noise, prune, quantise)."""

@@ -17,13 +17,16 @@ from privbench.core.patches import from_patches
 from privbench.models import Victim
 
 __all__ = [
+    "CORRELATION_LENGTH",
     "FirstBlock",
     "Moments",
     "PatchEmbedding",
     "RowSpace",
     "Tokens",
     "candidate_images",
+    "channel_correlation",
     "class_token",
+    "grid_correlation",
     "least_squares",
     "require_tokens",
     "row_space",
@@ -32,6 +35,8 @@ __all__ = [
     "token_gradients",
 ]
 
+CORRELATION_LENGTH = 8.0
+"""Pixels over which the correlation of an image falls by a factor of e, as closed forms expect it."""
 _FLOOR = 0.03
 """Share of the first singular value behind the rank below which directions count as equally free of the signal."""
 _NO_SOLUTION: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -233,12 +238,25 @@ def smooth_precision(patch_size: int) -> Tensor:
     Returns:
         `[pixels, pixels]` float64, pixels counted channel by channel.
     """
-    axis = torch.arange(patch_size, dtype=torch.float64)
-    places = torch.cartesian_prod(axis, axis)
-    space = torch.exp(-torch.cdist(places, places) / 8)
-    channels = torch.full((3, 3), 0.9, dtype=torch.float64).fill_diagonal_(1)
-    precision: Tensor = torch.linalg.inv(torch.kron(channels, space))
+    precision: Tensor = torch.linalg.inv(torch.kron(channel_correlation(), grid_correlation(patch_size)))
     return precision
+
+
+def channel_correlation() -> Tensor:
+    """`[3, 3]`, how pixels at one place resemble each other."""
+    return torch.full((3, 3), 0.9, dtype=torch.float64).fill_diagonal_(1)
+
+
+def grid_correlation(side: int, spacing: float = 1.0) -> Tensor:
+    """`[places, places]`, how the points of a square grid resemble each other within a channel.
+
+    Args:
+        side: Number of rows and columns.
+        spacing: Distance of neighbours in pixels.
+    """
+    axis = spacing * torch.arange(side, dtype=torch.float64)
+    places = torch.cartesian_prod(axis, axis)
+    return torch.exp(-torch.cdist(places, places) / CORRELATION_LENGTH)
 
 
 # The first block

@@ -54,6 +54,7 @@ class VictimCard:
         torch: Version of torch.
         device: Where it was trained.
         seconds: Training time.
+        claim: What the defense promises of this very run, epsilon included where there is one; None in older cards.
     """
 
     model: str
@@ -70,6 +71,7 @@ class VictimCard:
     torch: str
     device: str
     seconds: float
+    claim: str | None = None
 
 
 def embedded_name(model: str, trained_as: str) -> str:

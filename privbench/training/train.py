@@ -1,14 +1,15 @@
 """Trains a victim under a defense: one recipe for all of them, so that their accuracies compare.
 
-AdamW with one cycle of the learning rate, random crops and flips, bf16 autocast (fp32 weights), gradient clipping. The state
-is kept after every epoch, and a run that is started again goes on from there.
+AdamW with one cycle of the learning rate, random crops and flips, bf16 autocast on CUDA (fp32 weights), gradient clipping.
+Every step is one client's update: what the defense makes of its gradient is what the recipe clips and the optimiser gets. The
+state is kept after every epoch, and a run that is started again goes on from there.
 """
 
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from privbench.client import sample_gradients
 from privbench.core import ComponentSpec, Defense, ModelInput, UserError, build_defense
 from privbench.models import Victim, VictimCard, build_model, default_spec, embedded_name, file_sha256
 from privbench.training.augment import random_crop_and_flip
@@ -136,47 +138,84 @@ class _Run:
         self.generator.set_state(state["generator"])
 
     def train_epoch(self, plan: TrainingPlan, data: LabelledImages, report: Callable[[EpochReport], None]) -> None:
-        """One pass over the data in random order; the last, smaller batch is left out."""
+        """As many steps as there are whole batches in the data."""
         device = self.victim.mean.device
-        order = torch.randperm(len(data.images), generator=self.generator)
-        batches = len(order) // plan.batch_size
+        batches = len(data.images) // plan.batch_size
         self.victim.train()
-        for number in range(batches):
-            chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+        for number, chosen in enumerate(self._drawn(len(data.images), plan.batch_size)):
             images = random_crop_and_flip(data.images[chosen], _CROP_PADDING, self.generator)
             progress = (self.epoch + number / batches) / plan.epochs
-            loss = self._step(images.to(device), data.labels[chosen].to(device), progress, plan.clip)
+            loss = self._step(images.to(device), data.labels[chosen].to(device), progress, plan)
             report(EpochReport(self.epoch + 1, plan.epochs, number + 1, batches, loss))
         self.epoch += 1
 
-    def _step(self, images: Tensor, labels: Tensor, progress: float, clip: float) -> float:
+    def _drawn(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """An epoch's batches, as indices of images: all images in random order without the last, smaller batch.
+
+        A defense on single samples gets every image independently with the same probability (Poisson sampling), as its
+        accountant assumes; the size of a batch then varies and may be 0.
+        """
+        if self.defense.takes_samples():
+            for _ in range(count // batch_size):
+                yield (torch.rand(count, generator=self.generator) < batch_size / count).nonzero().flatten()
+            return
+        order = torch.randperm(count, generator=self.generator)
+        for number in range(count // batch_size):
+            yield order[number * batch_size : (number + 1) * batch_size]
+
+    def _step(self, images: Tensor, labels: Tensor, progress: float, plan: TrainingPlan) -> float:
+        """One client's update and what the server makes of it; returns the loss.
+
+        Training losses of the defense carry nothing of the images (`client.observe`) and come after the update.
+        """
         batch = ModelInput(images.float() / 255)
         fed = self.defense.training_batch(self.victim, batch, self.generator, progress).model_input
-        with torch.autocast(images.device.type, torch.bfloat16):
-            logits = self.victim(*fed.arguments)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
-        if self.extra_loss is not None:
-            loss = loss + self.extra_loss(self.victim, fed, progress)
+        gradients, loss = self._update(fed, labels, plan.batch_size)
+        if not math.isfinite(loss):
+            raise UserError(f"training diverged at {progress:.1%} (loss {loss}); lower --learning-rate")
+        with torch.no_grad():
+            sent = self.defense.protect_gradients(gradients, self.generator)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.victim.parameters(), clip)
-        self._apply_rules()
+        for name, parameter in self.victim.named_parameters():
+            parameter.grad = sent.get(name)
+        self._set_rates(sent)
+        if self.extra_loss is not None:
+            extra = self.extra_loss(self.victim, fed, progress)
+            extra.backward()
+            loss += float(extra.detach())
+        nn.utils.clip_grad_norm_(self.victim.parameters(), plan.clip)
         self.optimizer.step()
         self.schedule.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise UserError(f"training diverged at {progress:.1%} (loss {value}); lower --learning-rate")
-        return value
+        return loss
+
+    def _update(self, fed: ModelInput, labels: Tensor, batch_size: int) -> tuple[dict[str, Tensor], float]:
+        """The gradient by parameter name, as far as the defense takes single samples protected, and the mean loss."""
+        device = fed.images.device.type
+        if self.defense.takes_samples():
+            # A cache of casts would outlive the functional transform.
+            with _mixed(device, cache=False):
+                samples, losses = sample_gradients(self.victim, fed, labels)
+            mean = float(losses.sum() / max(1, len(losses)))
+            return self.defense.protect_samples(samples, self.generator, batch_size), mean
+        with _mixed(device):
+            logits = self.victim(*fed.arguments)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        parameters = dict(self.victim.named_parameters())
+        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {name: one for name, one in zip(parameters, values, strict=True) if one is not None}, float(loss.detach())
 
     @torch.no_grad()
-    def _apply_rules(self) -> None:
-        """Lets the defense's rules change gradients and learning rates of this step; the schedule sets the next rates anew."""
+    def _set_rates(self, sent: dict[str, Tensor]) -> None:
+        """Lets the defense's rules set learning rates of this step; the schedule sets the next ones anew."""
         for rule in self.rules:
             for name in rule.names:
                 group = self.optimizer.param_groups[self.rule_groups[name]]
-                weight = group["params"][0]
-                weight.grad = rule.gradient(weight.grad)
-                group["lr"] = rule.rate(weight, weight.grad, group["lr"])
+                group["lr"] = rule.rate(group["params"][0], sent[name], group["lr"])
+
+
+def _mixed(device: str, *, cache: bool = True) -> torch.autocast:
+    """bf16 where the device has it: most CPUs emulate it, more than ten times slower than float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=cache)
 
 
 def _with_own_groups(
@@ -259,10 +298,10 @@ def train(
         run.seconds += time.monotonic() - started
         run.save(checkpoint, plan)
     calibrate_batch_norm(run.victim, training.images[:_CALIBRATION_IMAGES])
-    return _publish(run, plan, test, output / f"{stem}.safetensors", command)
+    return _publish(run, plan, len(training.images), test, output / f"{stem}.safetensors", command)
 
 
-def _publish(run: _Run, plan: TrainingPlan, test: LabelledImages, path: Path, command: str) -> VictimCard:
+def _publish(run: _Run, plan: TrainingPlan, images: int, test: LabelledImages, path: Path, command: str) -> VictimCard:
     victim = run.victim
     # What is evaluated is what is shipped: the weights after rounding to half precision.
     half = {
@@ -274,6 +313,7 @@ def _publish(run: _Run, plan: TrainingPlan, test: LabelledImages, path: Path, co
     save_file(half, str(temporary))
     temporary.chmod(0o644)
     temporary.replace(path)
+    accounted = run.defense.accounted(steps=run.schedule.total_steps, sample_rate=plan.batch_size / images)
     card = VictimCard(
         model=plan.model,
         defense="+".join(map(str, plan.defense)),
@@ -289,6 +329,7 @@ def _publish(run: _Run, plan: TrainingPlan, test: LabelledImages, path: Path, co
         torch=torch.__version__,
         device=str(victim.mean.device),
         seconds=round(run.seconds, 1),
+        claim=accounted.claim(),
     )
     text = json.dumps(dataclasses.asdict(card), indent=2) + "\n"
     path.with_suffix(".json").write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ import torch
 
 from privbench.attacks.closed_form import ClosedForm
 from privbench.core import UserError
+from privbench.inversion.likely import likely_patches
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
 
@@ -86,3 +87,28 @@ def test_a_model_with_more_patches_than_width_is_flagged() -> None:
     assert "more-patches-than-width" in result.flags
     assert torch.isfinite(result.images).all()
     assert 25 < psnr(result.images, secret.images) < 60
+
+
+@pytest.mark.parametrize(
+    ("defense", "gain"),
+    [("gradient-noise:deviation=1e-3", 2.0), ("quantization:bits=8", 2.0), ("pruning:p=0.1", 2.0), ("pruning:p=0.5", 5.0)],
+)
+def test_who_knows_that_entries_are_not_exact_weighs_the_noise_against_smoothness(defense: str, gain: float) -> None:
+    found = {}
+    for adversary in ("unaware", "aware"):
+        observation, secret = update(defense, photo=1, adversary=adversary)
+        found[adversary] = psnr(attacked(ClosedForm(), observation).images, secret.images)
+    assert found["aware"] > found["unaware"] + gain
+
+
+def test_patches_in_an_unknown_order_are_not_expected_to_fit_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watched(gradients: torch.Tensor, target: torch.Tensor, patch_size: int, *, whole: bool) -> torch.Tensor:
+        asked.append(whole)
+        return likely_patches(gradients, target, patch_size, whole=whole)
+
+    monkeypatch.setattr("privbench.attacks.closed_form.likely_patches", watched)
+    for defense, adversary in (("none", "aware"), ("naive-shuffle", "aware"), ("naive-shuffle", "oracle"), ("mjp", "aware")):
+        attacked(ClosedForm(), update(f"{defense}+quantization:bits=8", adversary=adversary)[0])
+    assert asked == [True, False, False, False]

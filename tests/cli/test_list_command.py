@@ -71,6 +71,14 @@ def test_the_table_shows_parameters_and_presets(privbench: Callable[..., Result]
     assert "preset long: steps=60" in shown
 
 
+def test_defenses_say_what_they_claim(privbench: Callable[..., Result]) -> None:
+    entries = listed(privbench, "defenses")
+    assert all(entry["claim"].endswith(".") for entry in entries.values())
+    assert "epsilon 4.729 at delta 1e-05" in entries["dpsgd"]["claim"]
+    assert "Claim: Promises nothing." in privbench("list", "defenses").stdout
+    assert listed(privbench, "attacks")["gradvit"]["claim"] is None
+
+
 @pytest.mark.parametrize("kind", ["attacks", "defenses"])
 def test_every_built_in_parameter_says_what_it_does(kind: str, privbench: Callable[..., Result]) -> None:
     silent = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from privbench.core import UserError, build_defense, resolve_defense
+from privbench.core import ATTACKS, Observation, UserError, build_defense, resolve_defense
 from privbench.defenses.nog import (
     nearest_orthogonal,
     optimal_learning_rate,
@@ -15,6 +15,10 @@ from tests.conformance import client_update
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def aware() -> Observation:
+    return client_update("nog", adversary="aware").observation
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2), (1, 5, 4)])
@@ -101,3 +105,31 @@ def test_what_does_not_fit_is_one_line() -> None:
     for wrong in ("cutoff=1", "cutoff=-0.1"):
         with pytest.raises(UserError, match="defense nog: cutoff"):
             resolve_defense(f"nog:{wrong}")
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5, 4)])
+def test_the_simulated_factor_is_the_clients_and_its_slope_that_of_the_share_of_nuclear_norm(shape: tuple[int, ...]) -> None:
+    gradient, observed = _random(*shape).double().requires_grad_(), nearest_orthogonal(_random(*shape, seed=1).double())
+    send = build_defense(resolve_defense("nog")).attacker_view(torch.nn.Identity(), aware()).send
+    assert send is not None
+    sent = send({"weight": gradient}, {"weight": observed}, {})["weight"]
+    assert torch.allclose(sent, nearest_orthogonal(gradient.detach()), atol=1e-12)
+    (ours,) = torch.autograd.grad(torch.cosine_similarity(sent.flatten(), observed.flatten(), dim=0), gradient)
+    # The slope of <O, G> / |G|* is along O - share U V, with the share in place of the cosine.
+    factor, cosine = sent.detach(), torch.cosine_similarity(sent.flatten(), observed.flatten(), dim=0).detach()
+    expected = observed - cosine * factor
+    assert torch.allclose(ours / ours.norm(), expected / expected.norm(), atol=1e-10)
+    flat = gradient.reshape(5, 4) if len(shape) == 3 else gradient
+    share = (gradient * observed).sum() / torch.linalg.svdvals(flat).sum()
+    (true,) = torch.autograd.grad(share, gradient)
+    expected = observed - share.detach() * factor
+    assert torch.allclose(true / true.norm(), expected / expected.norm(), atol=1e-10)
+
+
+def test_an_attack_that_knows_the_transformation_does_another_step() -> None:
+    images = {}
+    for adversary in ("unaware", "aware"):
+        update = client_update("nog", adversary=adversary, labels="known")
+        attack = ATTACKS.get("gradvit").from_preset(None, {"steps": 3, "bn_prior": 0})
+        images[adversary] = attack(update.observation, generator=torch.Generator().manual_seed(1)).images
+    assert not torch.equal(images["unaware"], images["aware"])

@@ -31,7 +31,8 @@ def test_every_reference_record_and_case_validates() -> None:
 def test_a_changed_record_does_not_validate() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(json_schema("record")))
     content = json.loads(RECORDS[0].read_bytes())
-    for change in ({"schema_version": 2}, {"images": []}, {"unknown": 1}, {"case_id": 3}):
+    changes: tuple[dict[str, object], ...] = ({"schema_version": 2}, {"images": []}, {"unknown": 1}, {"case_id": 3})
+    for change in changes:
         assert not validator.is_valid({**content, **change}), change
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from privbench.core import UserError, build_defense, resolve_defense
+from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
 from privbench.training.augment import random_crop_and_flip
-from privbench.training.train import calibrate_batch_norm
+from privbench.training.train import _Run, calibrate_batch_norm
 
 CPU = torch.device("cpu")
 
@@ -44,7 +46,7 @@ def _train(plan: TrainingPlan, output: Path, stop_after: int | None = None) -> N
     train(plan, _easy(64), _easy(40), output=output, device=CPU, command="privbench train", report=report)
 
 
-@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0"])
+@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0", "gradient-noise:deviation=0.001"])
 def test_training_learns_and_an_interrupted_run_ends_with_the_same_weights(defense: str, tmp_path: Path) -> None:
     plan = _plan(defense)
     stem = f"vit_mini_patch4_32.{plan.defense_name}"
@@ -139,9 +141,6 @@ def test_calibrated_statistics_are_those_of_the_images(generator: torch.Generato
 
 
 def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
-    from privbench.defenses.nog import optimal_learning_rate
-    from privbench.training.train import _Run
-
     run = _Run(_plan("nog:layers=mlp,olr=true", learning_rate=1.0), CPU, total_steps=8)
     weights = dict(run.victim.named_parameters())
     names = set(run.rule_groups)
@@ -159,7 +158,7 @@ def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
         taken["shared"] = run.optimizer.param_groups[0]["lr"]
 
     run.optimizer.register_step_pre_hook(watched)
-    run._step(data.images, data.labels, 0.0, 1.0)
+    run._step(data.images, data.labels, 0.0, _plan(clip=1e9))
     assert taken.pop("shared") == scheduled
     for name, rate in taken.items():
         gradient = weights[name].grad
@@ -177,3 +176,96 @@ def test_defenses_without_an_embedded_victim_can_be_trained(defense: str, tmp_pa
     _train(plan, tmp_path)
     card = json.loads((tmp_path / f"vit_mini_patch4_32.{plan.defense_name}.json").read_text())
     assert card["defended_accuracy"] > 0.9
+
+
+# Defenses on the gradient
+
+
+def _stepped(defense: str, images: Tensor, labels: Tensor, **changes: object) -> dict[str, Tensor]:
+    """What the optimiser gets in the first step of a run, by parameter name."""
+    plan = _plan(defense, **({"clip": 1e9} | changes))
+    run = _Run(plan, CPU, total_steps=8)
+    run.victim.train()
+    run._step(images, labels, 0.0, plan)
+    return {name: weight.grad for name, weight in run.victim.named_parameters() if weight.grad is not None}
+
+
+def _norm(gradients: dict[str, Tensor]) -> float:
+    return float(torch.stack([value.norm() for value in gradients.values()]).norm())
+
+
+def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return _norm({name: one[name] - other[name] for name in one}) / _norm(other)
+
+
+def test_a_step_gets_what_the_defense_makes_of_the_gradient() -> None:
+    data = _easy(8)
+    plain = _stepped("none", data.images, data.labels)
+    seen = []
+    for text in ("pruning:p=0.5", "sign", "clipping:max_norm=0.01+quantization:bits=3"):
+        expected = build_defense(resolve_defense(text)).protect_gradients(dict(plain), torch.Generator())
+        seen.append(_distance(_stepped(text, data.images, data.labels), expected))
+    assert seen == [0.0, 0.0, 0.0]
+    noise = {name: value - plain[name] for name, value in _stepped("gradient-noise", data.images, data.labels).items()}
+    whole = torch.cat([value.flatten() for value in noise.values()])
+    assert float(whole.std()) == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_the_recipes_clip_comes_after_the_defense() -> None:
+    data = _easy(8)
+    assert _norm(_stepped("gradient-noise:deviation=1", data.images, data.labels, clip=0.5)) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_single_samples_are_clipped_and_their_sum_is_divided_by_the_expected_size() -> None:
+    data = _easy(8)
+    text, bound = "dpsgd:noise_multiplier=0,max_grad_norm=", 0.05
+    # One sample after another, each in a batch of its own.
+    alone = [_stepped(f"{text}{bound}", data.images[[i]], data.labels[[i]], batch_size=1) for i in range(8)]
+    assert [_norm(one) for one in alone] == pytest.approx([bound] * 8, rel=1e-3)
+    mean = {name: torch.stack([one[name] for one in alone]).mean(0) for name in alone[0]}
+    assert _distance(_stepped(f"{text}{bound}", data.images, data.labels, batch_size=8), mean) < 0.02
+    half = _stepped(f"{text}{bound}", data.images, data.labels, batch_size=16)
+    assert _norm(half) == pytest.approx(_norm(mean) / 2, rel=0.02)
+    wide = _stepped(f"{text}1e6", data.images, data.labels, batch_size=8)
+    assert _distance(wide, _stepped("none", data.images, data.labels)) < 0.02
+
+
+def test_batches_of_single_samples_are_drawn_image_by_image_and_others_shuffled() -> None:
+    run = _Run(_plan("mjp+dpsgd"), CPU, total_steps=8)
+    drawn = list(run._drawn(1000, 100))
+    sizes = torch.tensor([float(len(one)) for one in drawn])
+    assert len(drawn) == 10
+    assert len(set(sizes.tolist())) > 3
+    assert 85 < sizes.mean() < 115
+    assert all(len(set(one.tolist())) == len(one) for one in drawn)
+    # Independent draws meet again; batches of one order never do.
+    assert len(set(torch.cat(drawn).tolist())) < 900
+    shuffled = torch.cat(list(_Run(_plan("sign"), CPU, total_steps=8)._drawn(1003, 100)))
+    assert len(set(shuffled.tolist())) == len(shuffled) == 1000
+
+
+def test_a_batch_without_any_image_is_noise_alone() -> None:
+    data = _easy(8)
+    sent = _stepped("dpsgd:noise_multiplier=2,max_grad_norm=0.1", data.images[:0], data.labels[:0], batch_size=10)
+    whole = torch.cat([value.flatten() for value in sent.values()])
+    assert float(whole.std()) == pytest.approx(2 * 0.1 / 10, rel=1e-2)
+
+
+def test_under_dpsgd_an_interrupted_run_ends_with_the_same_weights_and_its_own_epsilon(tmp_path: Path) -> None:
+    plan = _plan("dpsgd:noise_multiplier=0.7,steps=3")
+    _train(plan, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _train(plan, tmp_path / "broken", stop_after=1)
+    _train(plan, tmp_path / "broken")
+    weights = [load_file(tmp_path / folder / "vit_mini_patch4_32.dpsgd.safetensors") for folder in ("whole", "broken")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    card = json.loads((tmp_path / "whole" / "vit_mini_patch4_32.dpsgd.json").read_text())
+    # 64 images in batches of 16 for two epochs.
+    counted = build_defense(resolve_defense("dpsgd:noise_multiplier=0.7,steps=8,sample_rate=0.25"))
+    assert card["claim"] == counted.claim()
+    assert "8 updates sent, sampling rate 0.25" in card["claim"]
+
+
+def test_batch_normalisation_under_dpsgd_is_refused_in_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="choose a model without batch normalisation"):
+        _train(_plan("dpsgd", model="cnn_mini_32"), tmp_path)
