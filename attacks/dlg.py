@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from privbench.adversary import Simulation, Start, concluded, mean_cross_entropy, simulate, start_images
 from privbench.core import Attack, Observation, Progress, Reconstruction
@@ -137,6 +137,4 @@ def _leak(
 
 
 def _soft_cross_entropy(simulation: Simulation) -> Simulator:
-    return lambda parameters, images, context: nn.functional.cross_entropy(
-        simulation.logits(images, context, parameters), context["label-logits"].softmax(-1)
-    )
+    return lambda parameters, images, context: simulation.loss(images, context["label-logits"].softmax(-1), context, parameters)

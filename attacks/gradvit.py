@@ -174,14 +174,12 @@ class GradViT(GroupAttack):
 
     def _simulator(self, simulation: Simulation, observation: Observation) -> Simulator:
         if self._observes_residual(simulation, observation):
-            return lambda parameters, images, context: (
-                simulation.logits(images, context, parameters) * context["residual"]
-            ).sum()
+            return _with_residual(simulation)
         return mean_cross_entropy(simulation)
 
     def _matched(self, name: str) -> bool:
         block = "blocks." in name
-        deep = "head." in name or ".norm." in name or (block and "blocks.0." not in name)
+        deep = ".head" in name or ".norm." in name or (block and "blocks.0." not in name)
         return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
 
     def _matching_terms(self, simulation: Simulation) -> list[MatchingTerm]:
@@ -237,3 +235,14 @@ class GradViT(GroupAttack):
         if self.schedule == "constant" or not self.bn_prior:
             return "matching" if not self.bn_prior else "matching and prior"
         return "matching" if share <= 0.5 else "matching and prior"
+
+
+def _with_residual(simulation: Simulation) -> Simulator:
+    """A loss that is linear in the logits and has the client's gradient at the client's images."""
+
+    def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        logits, penalty = simulation.forward(images, context, parameters)
+        linear = (logits * context["residual"]).sum()
+        return linear if penalty is None else linear + penalty
+
+    return loss

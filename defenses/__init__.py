@@ -13,6 +13,10 @@ BUILT_IN = {
     "sign": "privbench.defenses.sign:GradientSign",
     "pixel-shuffle": "privbench.defenses.pixel_shuffle:PixelShuffle",
     "stochastic-layers": "privbench.defenses.stochastic_layers:StochasticLayers",
+    "soteria": "privbench.defenses.soteria:Soteria",
+    "precode": "privbench.defenses.precode:Precode",
+    "mixup": "privbench.defenses.mixup:Mixup",
+    "instahide": "privbench.defenses.instahide:InstaHide",
     "nog": "privbench.defenses.nog:NearestOrthogonalGradient",
 }
 """Registered name to `module:class`."""

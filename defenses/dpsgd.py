@@ -28,7 +28,7 @@ class DPSGD(Defense):
     not_after: ClassVar[Mapping[Effect, str]] = MappingProxyType(
         {
             "batch-gradient": "it clips the gradient of each sample, and after that defense there is only the batch's",
-            "mixed-samples": "one image would be part of several samples, and clipping each would not bound what it does",
+            "mixed-samples": "one image would act through several samples, and clipping each would not bound what it does",
         }
     )
 

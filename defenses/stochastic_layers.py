@@ -7,7 +7,6 @@ mean is the identity, so that the model without the layers is its mean, or zero.
 """
 
 import math
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -130,4 +129,4 @@ def _module(buffer: str) -> str:
 
 def _with_noise(batch: ModelInput, names: list[str], transforms: Tensor) -> ModelInput:
     """The input with `transforms` `[layers, draws, batch, ...]` for the layers of these names."""
-    return replace(batch, layer_noise={**batch.layer_noise, **{name: transforms[i] for i, name in enumerate(names)}})
+    return batch.with_noise({name: transforms[i] for i, name in enumerate(names)})

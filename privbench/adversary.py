@@ -25,7 +25,7 @@ from privbench.core import (
     resolve_defense,
 )
 from privbench.inversion import Inversion, LabelRule, Simulator, Target, group_size, reassembled, recover_labels
-from privbench.models import Victim, build_model
+from privbench.models import Victim, build_model, client_loss, forward
 
 __all__ = [
     "Clients",
@@ -68,9 +68,33 @@ class Simulation:
         Returns:
             `[batch, classes]`.
         """
-        fed = self.view.feed(ModelInput(images), self.view.known if known is None else known)
-        logits: Tensor = torch.func.functional_call(self.model, dict(parameters or {}), fed.arguments)
-        return logits
+        return self.forward(images, known, parameters)[0]
+
+    def forward(
+        self, images: Tensor, known: Mapping[str, Tensor] | None = None, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits, and what the network's layers add to the loss, as `models.forward` has them; arguments of `logits`."""
+        return forward(self.model, self._fed(images, known), parameters)
+
+    def loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        known: Mapping[str, Tensor] | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The simulated client's loss of candidates, a scalar.
+
+        Args:
+            images: `[batch, 3, height, width]` in [0, 1].
+            labels: `[batch]` int64, or `[batch, classes]` probabilities, of the private images.
+            known: As in `logits`.
+            parameters: As in `logits`.
+        """
+        return client_loss(self.model, self._fed(images, known), labels, parameters)
+
+    def _fed(self, images: Tensor, known: Mapping[str, Tensor] | None) -> ModelInput:
+        return self.view.feed(ModelInput(images), self.view.known if known is None else known)
 
 
 def simulate(observation: Observation) -> Simulation:
@@ -96,9 +120,7 @@ def simulate(observation: Observation) -> Simulation:
 
 def mean_cross_entropy(simulation: Simulation) -> Simulator:
     """The client's loss as the engine takes it, with the labels in the context."""
-    return lambda parameters, images, context: nn.functional.cross_entropy(
-        simulation.logits(images, context, parameters), context["labels"]
-    )
+    return lambda parameters, images, context: simulation.loss(images, context["labels"], context, parameters)
 
 
 def start_images(start: Start, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:

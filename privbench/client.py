@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from privbench.core import Defense, ModelInput, ModelSpec, Observation, Secret, ThreatModel, UserError
-from privbench.models import Victim
+from privbench.models import Victim, client_loss
 
 __all__ = ["observe", "sample_gradients"]
 
@@ -24,10 +24,10 @@ def observe(
     threat_model: ThreatModel,
     generator: torch.Generator,
 ) -> tuple[Observation, Secret]:
-    """Computes one client update: the gradient of the mean cross-entropy over the batch.
+    """Computes one client update: the gradient of the mean cross-entropy over the batch, and of what layers add to it.
 
     Training losses of the defense (MJP's DAL) are not part of the update: they depend on weights and mask alone and carry
-    nothing of the images. A defense that works on single samples is given the gradient of each sample's own cross-entropy.
+    nothing of the images. A defense that works on single samples is given the gradient of each sample's own loss.
 
     Args:
         victim: The client's model; its mode and gradients are left as found.
@@ -43,8 +43,8 @@ def observe(
         The observation for the attacker and the secret for scoring.
 
     Raises:
-        UserError: Images or labels do not fit the model, the gradient is not finite, or a defense needs the gradient of
-            each sample and the model mixes them.
+        UserError: Images or labels do not fit the model, they are too few for the defense, the gradient is not finite, or a
+            defense needs the gradient of each sample and the model mixes them.
     """
     expected = (3, victim.image_size, victim.image_size)
     if tuple(images.shape[1:]) != expected:
@@ -54,6 +54,7 @@ def observe(
             f"labels from {int(labels.min())} to {int(labels.max())}; the model has classes 0 to {model.num_classes - 1}; "
             "choose a data set or model that fits"
         )
+    defense.require_batch(len(images))
     protected = defense.prepare_batch(victim, ModelInput(images), generator)
     was_training = victim.training
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
@@ -80,15 +81,15 @@ def observe(
 
 
 def _of_batch(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:
-    """Gradient of the mean cross-entropy by parameter name."""
-    loss = nn.functional.cross_entropy(victim(*given.arguments), labels)
+    """Gradient of the batch's loss by parameter name."""
+    loss = client_loss(victim, given, labels)
     parameters = dict(victim.named_parameters())
     values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(parameters, values, strict=True))
 
 
 def sample_gradients(victim: Victim, given: ModelInput, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients of each sample's own cross-entropy, a few samples at a time.
+    """Gradients of each sample's own loss, a few samples at a time.
 
     By `torch.func`, which takes any model: hooks on layers, as Opacus sets them, see neither a class token nor a position
     table, which are parameters without a layer of their own, nor the table that MJP exchanges for one pass.
@@ -112,9 +113,7 @@ def sample_gradients(victim: Victim, given: ModelInput, labels: Tensor) -> tuple
 
     def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor, noise: dict[str, Tensor]) -> Tensor:
         alone = ModelInput(image[None], given.unknown_positions, {name: value[:, None] for name, value in noise.items()})
-        logits = functional_call(victim, parameters, alone.arguments)
-        # Under autocast logits are in half precision, and no loss should be.
-        return nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), label[None])
+        return client_loss(victim, alone, label[None], parameters)
 
     of_several = vmap(grad_and_value(loss), in_dims=(None, 0, 0, 1), randomness="different")
     parameters = {name: value.detach() for name, value in victim.named_parameters()}

@@ -38,21 +38,22 @@ def client_update(
 
     Args:
         defense: As on the command line.
-        batch: Number of images.
+        batch: Number of images; more where the defense needs more.
         seed: Of the client's own random choices.
-        images: The private images; None for `some_images(batch)`.
+        images: The private images; None for those of `some_images`.
         **threat: Fields of the threat model.
     """
     specs = resolve_defense(defense)
     built = build_defense(specs)
     model = default_spec(DEFAULT_MODEL)
+    images = some_images(max(batch, built.smallest_batch())) if images is None else images
     victim = load_victim(VictimSpec(model=model, weights="random"), built, generator=torch.Generator().manual_seed(2))
     observation, secret = observe(
         victim,
         model,
         built,
-        some_images(batch) if images is None else images,
-        torch.arange(3, 3 + batch),
+        images,
+        torch.arange(3, 3 + len(images)),
         declared="+".join(map(str, specs)),
         threat_model=ThreatModel.model_validate(threat),
         generator=torch.Generator().manual_seed(seed),
@@ -65,7 +66,7 @@ def simulated_gradients(observation: Observation, images: Tensor, labels: Tensor
     simulation = simulate(observation)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(simulation.logits(images, parameters=parameters), labels)
+        return simulation.loss(images, labels, parameters=parameters)
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)(dict(simulation.model.named_parameters()))
     view = simulation.view

@@ -82,7 +82,8 @@ def test_the_wheel_holds_the_suite_and_nothing_beside_it(wheel: Path) -> None:
 def test_the_wheel_holds_every_embedded_model_with_its_card(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    trained = {DEFENSES.get(name)().trained_as() for name in DEFENSES.names()}
+    # PRECODE's bottleneck has weights, and no victim with one is embedded; its card says so.
+    trained = {DEFENSES.get(name)().trained_as() for name in DEFENSES.names()} - {"precode"}
     models = [embedded_name(DEFAULT_MODEL, name) for name in sorted(trained)] + [embedded_name("cnn_mini_32", "none")]
     needed = {f"privbench/models/weights/{model}.{ending}" for model in models for ending in ("safetensors", "json")}
     assert needed <= names

@@ -31,8 +31,9 @@ class _SumOfLosses(nn.Module):
 
 
 def _kept(earlier: ModelInput, later: ModelInput) -> ModelInput:
-    """The later input with the layer noise of the earlier: what one part drew for the layers, no other part takes back."""
-    return replace(later, layer_noise={**earlier.layer_noise, **later.layer_noise})
+    """The later input with layer noise and mixing of the earlier: what one part drew or mixed, no other part takes back."""
+    mixing = earlier.label_mixing if later.label_mixing is None else later.label_mixing
+    return replace(later, layer_noise={**earlier.layer_noise, **later.layer_noise}, label_mixing=mixing)
 
 
 class Composition(Defense):
@@ -47,6 +48,15 @@ class Composition(Defense):
         if len(needed) > 1:
             raise UserError(f"defenses that need different victims ({', '.join(needed)}) do not compose; keep one of them")
         return needed[0] if needed else "none"
+
+    def smallest_batch(self) -> int:
+        """What the most demanding part needs."""
+        return max(part.smallest_batch() for part in self.parts)
+
+    def require_batch(self, size: int) -> None:
+        """Asks every part."""
+        for part in self.parts:
+            part.require_batch(size)
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Applies the architecture hooks in order."""

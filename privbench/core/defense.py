@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from privbench.core.component import Component
+from privbench.core.errors import UserError
 from privbench.core.observation import ModelInput, Observation
 
 __all__ = ["AttackerView", "Defense", "Effect", "ProtectedInput", "Send", "TrainingRule"]
@@ -19,7 +20,8 @@ Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
 
 `batch-gradient`: it takes the gradient of the whole batch, so that no sample's own gradient is left; every defense with a
 `protect_gradients` of its own does. `noise-of-given-size`: it promises the size of its noise in what is sent. `mixed-samples`:
-it makes one sample of several, before any gradient is computed and so wherever it is written.
+what one sample gives depends on the others (one is made of several, or one mask is chosen for all), before any gradient is
+computed and so wherever it is written.
 """
 
 Send = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
@@ -109,6 +111,18 @@ class Defense(Component, ABC):
         """Which embedded victim this defense runs on: the name of the defense that it was trained with."""
         return "none"
 
+    def smallest_batch(self) -> int:
+        """How many images a client must have at least."""
+        return 1
+
+    def require_batch(self, size: int) -> None:
+        """Raises `UserError` where a batch has too few images."""
+        if size < self.smallest_batch():
+            raise UserError(
+                f"defense {self.name} mixes the images of a batch and needs {self.smallest_batch()} or more, given {size}; "
+                "raise --batch-size"
+            )
+
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Changes the architecture (public: the server knows it). Called before weights are loaded.
 
@@ -128,7 +142,9 @@ class Defense(Component, ABC):
         return self.prepare_batch(model, batch, generator)
 
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
-        """A training loss of the defense, or None.
+        """A training loss of the defense that carries nothing of the images and so is no part of an update, or None.
+
+        A loss that reads the images' features belongs to the layer that makes them (`models.PenalisedLayer`).
 
         A module `(model, model_input, progress) -> scalar`; its own parameters are trained with the model and then dropped.
         """

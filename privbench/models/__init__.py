@@ -11,6 +11,7 @@ from privbench.models.loading import (
     resolve_victim,
     victim_accuracy,
 )
+from privbench.models.loss import PenalisedLayer, client_loss, forward
 from privbench.models.victim import TransformerParts, Victim
 from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
 
@@ -24,13 +25,16 @@ __all__ = [
     "BUILT_IN",
     "DEFAULT_MODEL",
     "Architecture",
+    "PenalisedLayer",
     "TransformerParts",
     "Victim",
     "VictimCard",
     "build_model",
+    "client_loss",
     "default_spec",
     "embedded_name",
     "file_sha256",
+    "forward",
     "load_prior",
     "load_state",
     "load_victim",

@@ -70,7 +70,8 @@ class Victim(nn.Module):
         Args:
             images: `[batch, 3, image_size, image_size]` in [0, 1].
             unknown_positions: `[patches]` bool; these patches get the unknown position row.
-            layer_noise: Stands in for buffers of the network in this pass: name to `[draws, batch, ...]`.
+            layer_noise: Stands in for buffers of the network in this pass: name to `[draws, batch, ...]`; where some layers
+                have several draws, one draw serves for all of them.
 
         Returns:
             `[batch, classes]` logits, the mean over the draws.
@@ -88,9 +89,9 @@ class Victim(nn.Module):
         draws = 1
         if layer_noise:
             self._require_buffers(layer_noise)
-            draws = len(next(iter(layer_noise.values())))
+            draws = max(map(len, layer_noise.values()))
             normalised = normalised.repeat(draws, 1, 1, 1)
-            exchanged |= {name: noise.flatten(0, 1) for name, noise in layer_noise.items()}
+            exchanged |= {name: noise.expand(draws, *noise.shape[1:]).flatten(0, 1) for name, noise in layer_noise.items()}
         if not exchanged:
             return cast(Tensor, self.network(normalised))
         logits = torch.func.functional_call(self.network, exchanged, (normalised,))

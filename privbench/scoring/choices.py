@@ -101,7 +101,7 @@ def score_choices(
     """Scores what an attack inferred about a batch.
 
     Args:
-        inferred: By name, as in `Reconstruction.inferred`.
+        inferred: By name, as in `Reconstruction.inferred`; masks and orders are scored.
         truth: The client's choices by name, one for the whole batch.
         reconstruction: `[batch, 3, height, width]` in [0, 1].
         original: The same shape and range.
@@ -117,12 +117,13 @@ def score_choices(
     results = []
     for image, paired in enumerate(source):
         masks, orders = [], []
-        for name in sorted(inferred.keys() & truth.keys()) if patch_size else []:
+        scored = sorted(name for name in inferred.keys() & truth.keys() if name.endswith((_MASK, _ORDER)))
+        for name in scored if patch_size else []:
             guess = inferred[name] if inferred[name].ndim == 1 else inferred[name][paired]
             _check(name, guess, truth[name])
             if name.endswith(_MASK):
                 masks.append(mask_accuracy(guess, truth[name]))
-            elif name.endswith(_ORDER):
+            else:
                 shared = truth.get(name.removesuffix(_ORDER) + _MASK)
                 pictures = reconstruction[paired], original[image]
                 orders.append(order_accuracy(guess, truth[name], *pictures, patch_size or 0, shared=shared))

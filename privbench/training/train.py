@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from privbench.client import sample_gradients
 from privbench.core import ComponentSpec, Defense, ModelInput, UserError, build_defense
-from privbench.models import Victim, VictimCard, build_model, default_spec, embedded_name, file_sha256
+from privbench.models import Victim, VictimCard, build_model, client_loss, default_spec, embedded_name, file_sha256
 from privbench.training.augment import random_crop_and_flip
 from privbench.training.evaluate import accuracy, defended_accuracy
 
@@ -198,8 +198,7 @@ class _Run:
             mean = float(losses.sum() / max(1, len(losses)))
             return self.defense.protect_samples(samples, self.generator, batch_size), mean
         with _mixed(device):
-            logits = self.victim(*fed.arguments)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss = client_loss(self.victim, fed, labels)
         parameters = dict(self.victim.named_parameters())
         values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {name: one for name, one in zip(parameters, values, strict=True) if one is not None}, float(loss.detach())
@@ -284,6 +283,7 @@ def train(
         raise UserError(
             f"{len(training.images)} training images are fewer than one batch of {plan.batch_size}; lower --batch-size"
         )
+    build_defense(plan.defense).require_batch(plan.batch_size)
     if int(training.labels.max()) >= plan.num_classes:
         raise UserError(f"label {int(training.labels.max())} with {plan.num_classes} classes; raise --num-classes")
     output.mkdir(parents=True, exist_ok=True)

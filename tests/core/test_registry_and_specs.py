@@ -20,7 +20,7 @@ from privbench.core import (
 def test_unknown_name_names_the_near_miss_and_all_names() -> None:
     with pytest.raises(UserError) as caught:
         DEFENSES.get("mpj")
-    assert "did you mean mjp?" in str(caught.value)
+    assert "did you mean mjp or mixup?" in str(caught.value)
     assert all(name in str(caught.value) for name in ("none", "no-pe", "naive-shuffle", "mjp"))
     assert "\n" not in str(caught.value)
 

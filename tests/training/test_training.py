@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from privbench.core import UserError, build_defense, resolve_defense
+from privbench.core import ModelInput, UserError, build_defense, resolve_defense
 from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
@@ -90,6 +90,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="64 training images are fewer than one batch of 128"):
         _train(_plan(batch_size=128), tmp_path)
+    with pytest.raises(UserError, match="defense instahide mixes the images of a batch and needs 4 or more, given 3; raise"):
+        _train(_plan("instahide", batch_size=3), tmp_path)
     data = _easy(64)
     wrong = LabelledImages(data.images, data.labels + 5)
     with pytest.raises(UserError, match="label 6 with 2 classes"):
@@ -170,7 +172,7 @@ def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
     assert all(group["lr"] == run.optimizer.param_groups[0]["lr"] for group in run.optimizer.param_groups)
 
 
-@pytest.mark.parametrize("defense", ["nog:layers=embedding,olr=true", "stochastic-layers", "pixel-shuffle"])
+@pytest.mark.parametrize("defense", ["nog:layers=embedding,olr=true", "stochastic-layers", "pixel-shuffle", "precode"])
 def test_defenses_without_an_embedded_victim_can_be_trained(defense: str, tmp_path: Path) -> None:
     plan = _plan(defense)
     _train(plan, tmp_path)
@@ -269,3 +271,27 @@ def test_under_dpsgd_an_interrupted_run_ends_with_the_same_weights_and_its_own_e
 def test_batch_normalisation_under_dpsgd_is_refused_in_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose a model without batch normalisation"):
         _train(_plan("dpsgd", model="cnn_mini_32"), tmp_path)
+
+
+def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
+    """The loss of the first step, with the same weights and draws, by hand and with more weight on the divergence."""
+    data = _easy(16)
+
+    def first_loss(defense: str) -> tuple[_Run, float]:
+        plan = _plan(defense)
+        run = _Run(plan, CPU, 10)
+        run.victim.train()
+        return run, run._step(data.images, data.labels, 0.0, plan)
+
+    run, loss = first_loss("mixup")
+    victim = _Run(_plan("mixup"), CPU, 10).victim.train()
+    protected = run.defense.prepare_batch(victim, ModelInput(data.images.float() / 255), torch.Generator().manual_seed(0))
+    weights = protected.choices["mixup.weights"]
+    assert weights.diagonal().min() < 0.99
+    with torch.no_grad():
+        logs = victim(protected.model_input.images).log_softmax(1)
+    by_hand = -(weights @ torch.nn.functional.one_hot(data.labels, 2).float() * logs).sum(1).mean()
+    assert loss == pytest.approx(float(by_hand), rel=0.02)
+    losses = [first_loss(f"precode:beta={beta}")[1] for beta in (0.0, 1.0, 2.0)]
+    assert losses[1] - losses[0] > 1
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=0.02)
