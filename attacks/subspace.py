@@ -1,9 +1,9 @@
-"""Subspace attack: the row space of the first block's query-key-value gradient against the known patch and position embedding.
+"""Subspace attack: row spaces of the first block's gradients against the known patch and position embedding.
 
 The rows of that gradient span the normalised tokens, masked, shuffled or not. Each position asks of its patch to lie in that
 space: a linear system per position, without position gradient, label or iteration. What masked patches (MJP) leave open, the
-gradients of the position rows decide (`token_gradients`), and the first MLP's activations tell masked patches apart. Ours;
-derivation and limits in attacks/README.md.
+gradients of the position rows decide (`token_gradients`), and the first MLP's activations tell masked patches apart. Without
+position embedding all patches are found like the masked ones, in no order. Ours; derivation and limits in attacks/README.md.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,6 @@ from privbench.inversion import reassembled
 from privbench.inversion.activations import Activations, Settling
 from privbench.inversion.algebra import (
     FirstBlock,
-    Moments,
     PatchEmbedding,
     Tokens,
     candidate_images,
@@ -31,6 +30,18 @@ from privbench.inversion.algebra import (
     smooth_precision,
     token_gradients,
 )
+from privbench.inversion.moments import Moments, later_moments
+from privbench.inversion.unplaced import (
+    FITS,
+    MEMBER,
+    PLAUSIBLE,
+    SAME,
+    different_tokens,
+    distinct,
+    require_unplaced,
+    tokens_of_moments,
+    unplaced,
+)
 from privbench.models import Victim
 
 __all__ = ["Subspace"]
@@ -38,16 +49,12 @@ __all__ = ["Subspace"]
 _COMMON = "masked-patches-not-separated"
 _PARTLY = "masked-patches-partly-separated"
 _SEPARATED = "masked-order-not-inferred"
+_STARTS = 2
+"""Random starts in a round for each token that is missing, one for each masked patch at most."""
+_NO_FIT = "row-space-does-not-fit"
+_NOT_ALL = "patches-not-all-found"
 _INFERRED = {"order-not-inferred": "order-inferred", _SEPARATED: "masked-order-inferred"}
 """What becomes of a flag when the patches have been put in order."""
-_PLAUSIBLE = 0.1
-"""A recovered masked patch may leave [0, 1] by this much before the common patch takes its place."""
-_MEMBER = 2e-3
-"""Share of the activations that a token's direction may leave unexplained; measured at tokens: at most 2.4e-4."""
-_FITS = 1.5e-2
-"""Share of the equations of a masked token its direction may leave unexplained; measured: at most 2.1e-4, unmasked 0.18."""
-_SAME = 1e-2
-"""Distance of directions of length one below which two are one token found twice."""
 
 
 class Subspace(Attack):
@@ -64,13 +71,20 @@ class Subspace(Attack):
     """Whether the gradients of the position rows decide what patches that share a row (MJP) leave open; otherwise a smoothness
     prior alone decides it."""
     search: Annotated[int, Field(ge=0)] = 2
-    """Rounds of starts from which masked patches are searched by the first MLP's activations; 0: the moments alone."""
+    """Rounds of starts from which masked patches, or all without positions, are searched by the first MLP's activations; 0: the
+    moments alone."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1.5e-2
     """Relative residual above which a position does not fit its own row and counts as masked."""
 
     def require(self, observation: Observation) -> None:
-        """Refuses batches, models without position rows, and those whose equations are fewer than a patch's unknowns."""
+        """Refuses batches, and models whose equations are fewer than a patch's unknowns."""
         model = simulate(observation).model
+        if model.parts().position is None:
+            FirstBlock.of(model)
+            require_unplaced(observation, model, self.name)
+            if not self.search:
+                raise UserError("attack subspace finds patches without positions by its search; choose --set attack.search=2")
+            return
         require_tokens(observation, model, self.name)
         FirstBlock.of(model)
         width, pixels = PatchEmbedding.of(model).weight.shape
@@ -88,6 +102,8 @@ class Subspace(Attack):
         client may have moved, in the order in which their borders fit.
         """
         simulation = simulate(observation)
+        if simulation.model.parts().position is None:
+            return self._without_positions(observation, simulation, generator)
         model, embedding, block = simulation.model, PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
         tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], self.tolerance)
         precision = smooth_precision(embedding.patch_size).to(observation.device)
@@ -98,15 +114,14 @@ class Subspace(Attack):
         else:
             patches = tokens.likely(tokens.patches, precision)
         if masked.any() and embedding.unknown is None:
-            flags.append("row-space-does-not-fit")
+            flags.append(_NO_FIT)
         elif masked.any():
             patches[masked], told = self._masked(observation, model, tokens, patches[~masked], masked, precision)
             wanted = self.position_gradients and self.search > 0
             searched = Activations.of(model, observation, tokens.space.rank) if wanted else None
             if searched:
-                patches, found = _Search(model, embedding, tokens, searched, masked, precision).patches(
-                    patches, self.search, generator
-                )
+                search = _Search(observation, model, tokens, searched, masked, precision)
+                patches, found = search.patches(patches, self.search, generator)
                 # Those not found stay what the moments made of them.
                 if found == int(masked.sum()):
                     told = _SEPARATED
@@ -133,6 +148,32 @@ class Subspace(Attack):
         inferred |= {name: masked for name in inferred if name.endswith(".mask")}
         return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
 
+    def _without_positions(
+        self, observation: Observation, simulation: Simulation, generator: torch.Generator
+    ) -> Reconstruction:
+        """All patches, in the order in which their borders fit: no adversary has another."""
+        model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
+        found = unplaced(model, observation, self.search, generator)
+        flags = [flag for flag in simulation.view.flags if flag != "order-not-inferred"]
+        images, undone = candidate_images(model, simulation.logits, embedding.images(found.patches))
+        losses = {
+            "residual": found.residual,
+            "found": float(found.found),
+            "missing": float(found.missing),
+            "rank": float(found.rank),
+        }
+        if not found.found:
+            flags.append(_NO_FIT)
+        else:
+            everywhere = torch.ones(len(found.patches), dtype=torch.bool, device=observation.device)
+            images, assembly = reassembled(images, embedding.patch_size, everywhere, generator=generator)
+            losses["order_cost"] = assembly.cost
+            flags.append("order-inferred")
+            if not found.settled:
+                flags.append(_NOT_ALL)
+        # In what order a client may have put its patches beforehand has left no trace, so that nothing is stated of it.
+        return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred_choices(simulation.view))
+
     def _masked(
         self,
         observation: Observation,
@@ -149,10 +190,11 @@ class Subspace(Attack):
             return common, _COMMON
         embedding = PatchEmbedding.of(model)
         known = patches @ embedding.weight.T + embedding.bias + embedding.positions[~masked]
-        found = tokens.shared_row_patches(moments, torch.cat([class_token(model), known]), common)
+        others, both = torch.cat([class_token(model), known]), (moments.first, moments.second)
+        found = tokens.shared_row_patches(moments.basis, both, others, common)
         if found is None or len(found) != int(masked.sum()):
             return common, _COMMON
-        plausible = embedding.excess(found) < _PLAUSIBLE
+        plausible = embedding.excess(found) < PLAUSIBLE
         return torch.where(plausible[:, None], found, common), _SEPARATED if plausible.all() else _PARTLY
 
 
@@ -161,14 +203,15 @@ class _Search:
 
     def __init__(
         self,
+        observation: Observation,
         model: Victim,
-        embedding: PatchEmbedding,
         tokens: Tokens,
         activations: Activations,
         masked: Tensor,
         precision: Tensor,
     ) -> None:
-        self.model, self.embedding, self.activations, self.masked = model, embedding, activations, masked
+        self.observation, self.model, self.activations, self.masked = observation, model, activations, masked
+        self.embedding = PatchEmbedding.of(model)
         self.common, self.free = tokens.shared_row_patch(precision), tokens.ambiguity
         self.spread = self.free @ self.free.T @ torch.linalg.cholesky(torch.linalg.inv(precision))
 
@@ -177,71 +220,92 @@ class _Search:
 
         Args:
             start: `[patches, pixels]`, all patches as far as they are known.
-            rounds: Rounds of starts at most, after the one from what is known.
+            rounds: Rounds of random starts at most, where neither what is known nor the moments lead to all tokens.
             generator: Draws the starts.
         """
         number, candidate = int(self.masked.sum()), start.clone()
         found = self._tokens(candidate)
+        every = found[:0]
+        if len(found) < number:
+            basis, number_of_tokens = self.activations.basis, len(self.masked) + 1
+            moments = later_moments(self.model, self.observation, basis, basis.shape[1])
+            every = tokens_of_moments(self.activations, moments)
+            found = distinct(torch.cat([found, self._fitting(every)]))
+            # Patches that are alike are one token, and then there are no more to be found.
+            rounds = rounds if len(every) < different_tokens(self.observation, number_of_tokens) else 0
         for _ in range(rounds):
             if len(found) >= number:
                 break
             noise = torch.randn(number, start.shape[1], generator=generator, dtype=torch.float64).to(start)
             candidate[self.masked] = self.common + noise @ self.spread.T
-            found = _distinct(torch.cat([found, self._tokens(candidate)]))
+            found = distinct(torch.cat([found, self._tokens(candidate, _STARTS * (number - len(found)))]))
         found, resolved = found[:number], start[self.masked]
         if not len(found):
             return start, 0
         reached = self._places(found)[0]
-        plausible = self.embedding.excess(reached) < _PLAUSIBLE
+        plausible = self.embedding.excess(reached) < PLAUSIBLE
         reached = self.embedding.clipped(reached)
         pairs = torch.as_tensor(linear_sum_assignment(torch.cdist(reached, resolved).cpu().numpy())[1]).to(reached.device)
         if len(found) == number:
             resolved[pairs] = reached
             directions = torch.empty_like(found)
             directions[pairs] = found
-            settled = self._settled(_filled(start, self.masked, resolved), directions)
+            settled = self._settled(_filled(start, self.masked, resolved), directions, every)
             if self._agrees(settled, directions):
                 return settled, number
             resolved = start[self.masked]
         resolved[pairs[plausible]] = reached[plausible]
         return _filled(start, self.masked, resolved), int(plausible.sum())
 
-    def _settled(self, patches: Tensor, directions: Tensor) -> Tensor:
-        """All patches, brought to agree with the directions of all tokens: given for the masked, their own for the others."""
+    def _settled(self, patches: Tensor, directions: Tensor, every: Tensor) -> Tensor:
+        """All patches, brought to agree with the directions of all tokens: given for the masked, their own for the others.
+
+        Args:
+            patches: `[patches, pixels]` to start from.
+            directions: `[masked, rank]`.
+            every: `[tokens, rank]`, of all tokens as far as the moments gave them; they correct those of unmasked patches.
+        """
         embedding, activations = self.embedding, self.activations
         start = activations.directions(self.model, embedding.images(patches), self.masked)
         everywhere, missed = activations.polished(start)
         everywhere[self.masked] = directions
+        sure = missed < MEMBER
+        for place in (~self.masked).nonzero().flatten().tolist() if len(every) else []:
+            known = embedding.bias + embedding.positions[place]
+            if sure[place] and activations.places(everywhere[place, None], known, embedding.weight)[1] < FITS:
+                continue
+            solutions, misfits, _ = activations.places(every, known, embedding.weight)
+            best = misfits.argmin()
+            sure[place] = misfits[best] < FITS
+            if sure[place]:
+                everywhere[place], patches[place] = every[best], embedding.clipped(solutions[best, None])[0]
         rows = torch.where(self.masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
-        problem = Settling(embedding.weight, rows, self.masked, self.masked | (missed < _MEMBER), everywhere)
+        problem = Settling(embedding.weight, rows, self.masked, self.masked | sure, everywhere)
         return activations.settled(deepcopy(self.model).double(), embedding.pixels, patches, problem)
 
     def _agrees(self, settled: Tensor, directions: Tensor) -> bool:
         """Whether the fixed point was reached: patches are plausible, and masked tokens have the directions given."""
-        if not torch.isfinite(settled).all() or (self.embedding.excess(settled) > _PLAUSIBLE).any():
+        if not torch.isfinite(settled).all() or (self.embedding.excess(settled) > PLAUSIBLE).any():
             return False
         reached = self.activations.directions(self.model, self.embedding.images(settled), self.masked)[self.masked]
-        return bool(((reached - directions).norm(dim=1) < _SAME).all())
+        return bool(((reached - directions).norm(dim=1) < SAME).all())
 
-    def _tokens(self, patches: Tensor) -> Tensor:
-        """The directions `[found, rank]` of masked patches' tokens that the masked places lead to, each once."""
+    def _tokens(self, patches: Tensor, most: int | None = None) -> Tensor:
+        """Directions `[found, rank]` of masked patches' tokens that the first `most` masked places lead to, each once."""
         directions = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[self.masked]
-        directions, missed = self.activations.polished(directions)
-        directions = directions[missed < _MEMBER]
-        return _distinct(directions[self._places(directions)[1] < _FITS]) if len(directions) else directions
+        directions, missed = self.activations.polished(directions[:most])
+        return distinct(self._fitting(directions[missed < MEMBER]))
+
+    def _fitting(self, directions: Tensor) -> Tensor:
+        """Those of tokens with the unknown row."""
+        return directions[self._places(directions)[1] < FITS] if len(directions) else directions
 
     def _places(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """The patches of tokens with the unknown row, and how far each misses its equations."""
         embedding = self.embedding
         known = (self.common @ embedding.weight.T + embedding.bias)[0] + cast(Tensor, embedding.unknown)
-        places, misfit = self.activations.places(directions, known, embedding.weight @ self.free)
+        places, misfit, _ = self.activations.places(directions, known, embedding.weight @ self.free)
         return self.common + places @ self.free.T, misfit
-
-
-def _distinct(directions: Tensor) -> Tensor:
-    """Without those that repeat an earlier one."""
-    apart = torch.cdist(directions, directions) > _SAME
-    return directions[(apart | ~torch.ones_like(apart).tril(-1)).all(dim=1)]
 
 
 def _filled(patches: Tensor, masked: Tensor, values: Tensor) -> Tensor:

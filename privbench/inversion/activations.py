@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from privbench.core import Observation
-from privbench.inversion.algebra import least_squares
+from privbench.inversion.algebra import centred, least_squares
 from privbench.models import Victim
 
 __all__ = ["Activations", "Settling"]
@@ -61,7 +61,8 @@ class Activations:
         offset: `[hidden]`, `W_fc1 β + b_fc1`.
         activation: φ, elementwise.
         space: `[hidden, rank]`, orthonormal basis of the activations of all tokens.
-        added: `[width, rank]`, spans the centred outputs of the attention, without their bias.
+        outputs: `[width, rank]`, orthonormal basis of what the heads of the attention put out, before its projection.
+        added: `[width, rank]`, the same behind the projection, without its bias, centred.
         bias: `[width]`, that bias.
     """
 
@@ -70,6 +71,7 @@ class Activations:
     offset: Tensor
     activation: Callable[[Tensor], Tensor]
     space: Tensor
+    outputs: Tensor
     added: Tensor
     bias: Tensor
 
@@ -110,6 +112,7 @@ class Activations:
             offset=first @ shift + values["mlp.fc1.bias"],
             activation=block.mlp.act,
             space=space,
+            outputs=outputs,
             added=added - added.mean(dim=0),
             bias=values["attn.proj.bias"],
         )
@@ -122,7 +125,7 @@ class Activations:
             images: `[1, 3, height, width]`.
             masked: `[patches]` bool, those with the unknown row.
         """
-        return nn.functional.normalize(_centred(_around_attention(model, images, masked)[1]) @ self.basis, dim=1)
+        return nn.functional.normalize(centred(_around_attention(model, images, masked)[1]) @ self.basis, dim=1)
 
     def settled(self, model: Victim, pixels: Callable[[Tensor], Tensor], patches: Tensor, problem: "Settling") -> Tensor:
         """Patches whose tokens after the attention have the given directions, all together.
@@ -140,14 +143,14 @@ class Activations:
             `[patches, pixels]`.
         """
         moving = problem.moving
-        moves = _centred(problem.weight.T).T.expand(int(moving.sum()), -1, -1)
+        moves = centred(problem.weight.T).T.expand(int(moving.sum()), -1, -1)
         unknowns = torch.cat([moves, -(problem.directions[moving] @ self.basis.T)[..., None]], dim=2)
         inverse = torch.linalg.pinv(unknowns)
         current = patches.clone()
         points, steps = [], []
         for _ in range(_ROUNDS):
             before, after = _around_attention(model, pixels(current), problem.masked)
-            known = _centred(problem.rows + after - before)[moving]
+            known = centred(problem.rows + after - before)[moving]
             reached = -(inverse @ known[..., None])[:, :-1, 0]
             points.append(reached.flatten())
             steps.append((reached - current[moving]).flatten())
@@ -184,6 +187,12 @@ class Activations:
                 break
         return found, missed.norm(dim=1) / size
 
+    def missed(self, directions: Tensor) -> Tensor:
+        """`[directions]`: the share of the activations of directions `[directions, rank]` that lies outside the space."""
+        outside, size = self._missed(directions)
+        share: Tensor = outside.norm(dim=1) / size
+        return share
+
     def _missed(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         seen = self.activation(directions @ self.reader.T + self.offset)
         return seen - seen @ self.space @ self.space.T, seen.norm(dim=1)
@@ -197,8 +206,8 @@ class Activations:
         side = (along @ (moves.mT @ missed[..., None]))[..., 0]
         return along @ (moves.mT @ moves - inside.mT @ inside) @ along, side
 
-    def places(self, directions: Tensor, known: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in an affine space the tokens before the attention lie.
+    def places(self, directions: Tensor, known: Tensor, moves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where in an affine space the tokens before the attention lie, and what its heads put out for them.
 
         The token after the attention is `z + W_proj o + b`, and o lies in the row space of ∂W_proj: linear in all unknowns.
 
@@ -208,19 +217,21 @@ class Activations:
             moves: `[width, dimensions]`, its span.
 
         Returns:
-            `[directions, dimensions]`, and `[directions]`: how far the best solution misses, relative to `known`.
+            `[directions, dimensions]`, `[directions]`: how far the best solution misses, relative to `known`, and
+            `[directions, width]`: the outputs of all heads.
         """
         fixed, moves = known + self.bias, moves - moves.mean(dim=0)
         fixed = fixed - fixed.mean()
         common = torch.cat([moves, self.added], dim=1)
-        places, misses = [], []
+        solutions, misses = [], []
         for direction in directions:
             unknowns = torch.cat([common, -(self.basis @ direction)[:, None]], dim=1)
             sizes = unknowns.norm(dim=0)
             scaled = least_squares(unknowns / sizes, -fixed[:, None], cutoff=_CUTOFF)[:, 0]
             misses.append((unknowns / sizes @ scaled + fixed).norm() / fixed.norm())
-            places.append((scaled / sizes)[: moves.shape[1]])
-        return torch.stack(places), torch.stack(misses)
+            solutions.append((scaled / sizes)[:-1])
+        solved, dimensions = torch.stack(solutions), moves.shape[1]
+        return solved[:, :dimensions], torch.stack(misses), solved[:, dimensions:] @ self.outputs.T
 
 
 def _mixed(points: list[Tensor], steps: list[Tensor]) -> Tensor:
@@ -237,11 +248,6 @@ def _rows(gradient: Tensor, rank: int) -> Tensor:
     """`[columns, rank]`, orthonormal basis of the rows of a gradient behind its largest singular values."""
     basis: Tensor = torch.linalg.svd(gradient, full_matrices=False)[2][:rank].T
     return basis
-
-
-def _centred(rows: Tensor) -> Tensor:
-    centred: Tensor = rows - rows.mean(dim=-1, keepdim=True)
-    return centred
 
 
 def _around_attention(model: Victim, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:

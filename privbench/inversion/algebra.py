@@ -5,7 +5,7 @@ pixels) becomes the token `z = W x + b + PE`, the first block sees `u = γ ∘ C
 `δ` is the gradient of a token. Derivations: attacks/README.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,15 +19,16 @@ from privbench.models import Victim
 __all__ = [
     "CORRELATION_LENGTH",
     "FirstBlock",
-    "Moments",
     "PatchEmbedding",
     "RowSpace",
     "Tokens",
     "candidate_images",
+    "centred",
     "channel_correlation",
     "class_token",
     "grid_correlation",
     "least_squares",
+    "off_columns",
     "require_tokens",
     "row_space",
     "smooth_precision",
@@ -99,7 +100,7 @@ class PatchEmbedding:
     Attributes:
         weight: `[width, pixels]`, the convolution as a matrix over normalised pixels, channel by channel.
         bias: `[width]`.
-        positions: `[patches, width]`, the position rows of the patches.
+        positions: `[patches, width]`, the position rows of the patches; zeros where the model has none.
         unknown: `[width]`, the row that masked patches share (MJP); None where the model has none.
         patch_size: Side of a patch in pixels.
         image_size: Side of an image in pixels.
@@ -118,14 +119,15 @@ class PatchEmbedding:
 
     @classmethod
     def of(cls, model: Victim) -> "PatchEmbedding":
-        """Reads it off a vision transformer with learned positions.
+        """Reads it off a vision transformer.
 
         Raises:
             UserError: The model is no vision transformer.
         """
         parts, state = model.parts(), {name: value.detach().double() for name, value in model.named_parameters()}
         weight = state[parts.patch_weight]
-        table = state[cast(str, parts.position)][0]
+        absent = weight.new_zeros(parts.prefix_tokens + model.patch_count, len(weight))
+        table = absent if parts.position is None else state[parts.position][0]
         bias = state.get(parts.patch_bias, torch.zeros_like(weight[:, 0, 0, 0]))
         return cls(
             weight=weight.flatten(1),
@@ -307,12 +309,13 @@ class FirstBlock:
 
     def centred(self, rows: Tensor) -> Tensor:
         """`γ ∘ C(row)` for each row `[rows, width]`."""
-        return self.scale * _centred(rows)
+        return self.scale * centred(rows)
 
 
-def _centred(rows: Tensor) -> Tensor:
-    centred: Tensor = rows - rows.mean(dim=-1, keepdim=True)
-    return centred
+def centred(rows: Tensor) -> Tensor:
+    """`C(row)`: each row without its mean."""
+    without_mean: Tensor = rows - rows.mean(dim=-1, keepdim=True)
+    return without_mean
 
 
 class Tokens:
@@ -375,14 +378,17 @@ class Tokens:
         solution, _ = self._solve(cast(Tensor, self._embedding.unknown)[None])
         return self.likely(solution[:, :-1], precision)
 
-    def shared_row_patches(self, moments: "Moments", others: Tensor, common: Tensor) -> Tensor | None:
+    def shared_row_patches(
+        self, basis: Tensor, moments: tuple[Tensor, Tensor], others: Tensor, common: Tensor
+    ) -> Tensor | None:
         """Tells the patches that share the unknown row apart by the moments of both LayerNorms.
 
         The known tokens are projected out of both moments. What is left are sums `Σ w t tᵀ` and `Σ w' t tᵀ` over the same few
         tokens `t = (1, c)` with different weights: the eigenvectors of one relative to the other are the tokens.
 
         Args:
-            moments: Of the first block.
+            basis: `[width, rank]`, of the tokens' span.
+            moments: Both in its coordinates, `[rank, rank]` each.
             others: `[tokens, width]`, all other tokens, the class token included.
             common: `[1, pixels]`, from `shared_row_patch`.
 
@@ -391,15 +397,15 @@ class Tokens:
             than a patch has pixels).
         """
         embedding, free = self._embedding, self.ambiguity
-        known = nn.functional.normalize(_centred(others) @ moments.basis, dim=1)
+        known = nn.functional.normalize(centred(others) @ basis, dim=1)
         rest = torch.linalg.svd(known)[2][len(known) :].T
         if rest.shape[1] != free.shape[1] + 1:
             return None
         shared = embedding.bias + cast(Tensor, embedding.unknown)
-        frame = torch.cat([_centred(common @ embedding.weight.T + shared), _centred((embedding.weight @ free).T)])
+        frame = torch.cat([centred(common @ embedding.weight.T + shared), centred((embedding.weight @ free).T)])
         try:
-            inverse = torch.linalg.inv(frame @ moments.basis @ rest)
-            first, second = (inverse.T @ rest.T @ moment @ rest @ inverse for moment in (moments.first, moments.second))
+            inverse = torch.linalg.inv(frame @ basis @ rest)
+            first, second = (inverse.T @ rest.T @ moment @ rest @ inverse for moment in moments)
             places = torch.linalg.inv(torch.linalg.eig(torch.linalg.solve(first, second)).eigenvectors).real
         except _NO_SOLUTION:
             return None
@@ -422,8 +428,8 @@ class Tokens:
             `[patches, pixels]`.
         """
         start, free = self.likely(self.patches, precision), self.ambiguity
-        weights = _off_columns(output_gradient, self.space.rank)
-        reader = _centred(self._block.scale * (self._block.qkv.T @ self.space.columns).T)
+        weights = off_columns(output_gradient, self.space.rank)
+        reader = centred(self._block.scale * (self._block.qkv.T @ self.space.columns).T)
         through, _ = torch.linalg.qr(weights @ reader.T)
 
         def seen(columns: Tensor) -> Tensor:
@@ -431,8 +437,8 @@ class Tokens:
             return weighted.sub(through @ (through.T @ weighted))
 
         embedding = self._embedding
-        moves = seen(-_centred((embedding.weight @ free).T).T)
-        tokens = seen(-_centred(start @ embedding.weight.T + embedding.bias + embedding.positions).T)
+        moves = seen(-centred((embedding.weight @ free).T).T)
+        tokens = seen(-centred(start @ embedding.weight.T + embedding.bias + embedding.positions).T)
         given = seen(gradients.T)
         prior, equations = free.T @ precision @ free, len(given) - 2 * self.space.rank
         chosen = start.clone()
@@ -441,96 +447,7 @@ class Tokens:
         return chosen
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Weighted second moments of the tokens `t = C z` that a gradient gives away at both LayerNorms of the first block.
-
-    Attributes:
-        basis: `[width, rank]`, orthonormal basis of the tokens' span, in whose coordinates the moments stand.
-        first: `[rank, rank]`, `Σ w t tᵀ` over all tokens, `w` from the first LayerNorm.
-        second: `[rank, rank]`, `Σ w' t tᵀ` over the same tokens, `w'` from the second.
-    """
-
-    basis: Tensor
-    first: Tensor
-    second: Tensor
-
-    @classmethod
-    def of(cls, model: Victim, observation: Observation, rank: int) -> "Moments | None":
-        """Reads them off the gradients of embedding and first block; None where the block is built otherwise.
-
-        Args:
-            model: A vision transformer with learned positions.
-            observation: What the attacker sees.
-            rank: Number of tokens, which are linearly independent.
-        """
-        network = cast(Any, model.network)
-        block = network.blocks[0]
-        plain = all(isinstance(getattr(block, name, None), nn.Identity) for name in ("ls1", "ls2"))
-        if not plain or network.num_prefix_tokens != 1 or model.parts().prefix_tokens != 1:
-            return None
-        values = {name: value.detach().double() for name, value in model.named_parameters()}
-        given = {name: value.double() for name, value in observation.gradients.items()}
-        try:
-            embedded = _crossing(model, values, given)
-            first, basis, past = _moment(embedded, "norm1", "attn.qkv", "attn.proj", values, given, rank)
-            output, bias = "network.blocks.0.attn.proj.weight", "network.blocks.0.attn.proj.bias"
-            added = given[output] @ values[output].T + torch.outer(given[bias], values[bias])
-            later = past + _centred(added)
-            second, basis_later, _ = _moment(later, "norm2", "mlp.fc1", "mlp.fc2", values, given, rank)
-            # Both crossings hold the same gradients; what maps one to the other maps tokens to those after the attention.
-            back = torch.linalg.inv(least_squares(past @ basis, later @ basis_later, cutoff=1e-12))
-        except (KeyError, _NO_SOLUTION):
-            return None
-        return cls(basis, first, back.T @ second @ back)
-
-
-def _crossing(model: Victim, values: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Tensor:
-    """`Σ δ tᵀ` over all tokens `[width, width]`: each summand of a token has its own gradient, and their products add up."""
-    parts = model.parts()
-    total = given[parts.patch_weight].flatten(1) @ values[parts.patch_weight].flatten(1).T
-    for name in (parts.patch_bias, cast(str, parts.position), "network.cls_token"):
-        rows = (table[name].reshape(-1, len(total)) for table in (given, values))
-        total = total + next(rows).T @ next(rows)
-    return _centred(total)
-
-
-def _moment(
-    crossing: Tensor,
-    norm: str,
-    reader: str,
-    past: str,
-    values: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-    rank: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One LayerNorm: `Σ δ tᵀ` minus what went through the reader is `Σ (ε - w t) tᵀ`, and ε has a known span.
-
-    Args:
-        crossing: `[width, width]`, `Σ δ tᵀ`, δ the gradient of the tokens before the norm.
-        norm: The LayerNorm.
-        reader: The linear layer that reads it.
-        past: The linear layer whose output is added to the tokens; the columns of its gradient span ε.
-        values: Parameters.
-        given: Gradients.
-        rank: Number of tokens.
-
-    Returns:
-        `Σ w t tᵀ` in the basis of the tokens, that basis, and `Σ ε tᵀ`.
-    """
-    block = "network.blocks.0."
-    scale, shift = values[f"{block}{norm}.weight"], values[f"{block}{norm}.bias"]
-    outputs = (given[f"{block}{reader}.weight"] - torch.outer(given[f"{block}{reader}.bias"], shift)) / scale
-    through = (scale[:, None] * (values[f"{block}{reader}.weight"].T @ outputs)).T
-    remaining = crossing - _centred(through).T
-    basis = torch.linalg.svd(outputs)[2][:rank].T
-    weights = _off_columns(given[f"{block}{past}.weight"], rank)
-    moment = -least_squares(weights @ basis, weights @ remaining @ basis, cutoff=1e-15)
-    moment = (moment + moment.T) / 2
-    return moment, basis, remaining + basis @ moment @ basis.T
-
-
-def _off_columns(gradient: Tensor, rank: int) -> Tensor:
+def off_columns(gradient: Tensor, rank: int) -> Tensor:
     """`[outputs, outputs]`, rows that weigh each direction by the inverse of the gradient's size in it, at most 1.
 
     Sizes well below the first one behind `rank`, which is rounding, count as equal.

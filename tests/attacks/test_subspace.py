@@ -93,6 +93,13 @@ def test_the_activations_bring_every_patch_back_where_the_moments_leave_rounding
     assert reached > max(60, before + 20)
 
 
+def test_the_later_moments_lead_to_every_masked_patch_where_most_are_masked() -> None:
+    observation, secret = update("mjp:mask_ratio=0.7", photo=1)
+    result = attacked(Subspace(), observation)
+    assert result.losses["found"] == result.losses["masked"] == secret.choices["mjp.mask"].sum()
+    assert psnr(best_placement(result.images, secret.images, 4), secret.images) > 60
+
+
 def test_the_search_needs_the_gradients_of_the_mlp() -> None:
     observation, _ = update("mjp:mask_ratio=0.1", photo=1)
     blind = without(observation, "blocks.0.mlp.fc2.weight")
@@ -117,7 +124,6 @@ def test_noise_that_hides_the_row_space_is_flagged() -> None:
 @pytest.mark.parametrize(
     ("defense", "batch", "model", "words"),
     [
-        ("no-pe", 1, "vit_mini_patch4_32", "position embedding"),
         ("none", 2, "vit_mini_patch4_32", "one image"),
         ("none", 1, "vit_small_patch16_224", "as many equations"),
     ],

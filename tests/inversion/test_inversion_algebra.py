@@ -10,7 +10,6 @@ from privbench.adversary import simulate
 from privbench.core.patches import rearrange, to_patches
 from privbench.inversion.algebra import (
     FirstBlock,
-    Moments,
     PatchEmbedding,
     candidate_images,
     class_token,
@@ -19,6 +18,7 @@ from privbench.inversion.algebra import (
     smooth_precision,
     token_gradients,
 )
+from privbench.inversion.moments import Moments
 from privbench.models import Victim
 from tests.conformance import client_update, some_images
 
