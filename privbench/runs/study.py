@@ -114,7 +114,7 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
         try:
             resolved = resolve_cases(_options(combination))
         except UserError as error:
-            said = ", ".join(f"{key}: {value}" for key, value in combination.items())
+            said = ", ".join(f"{key}: {value}" for key, value in combination.items() if value is not None)
             raise UserError(f"{path}, the case of {said}: {error}") from None
         for case in resolved:
             cases.setdefault(case.identity, case)

@@ -67,7 +67,9 @@ def test_the_readme_quotes_the_calibration_of_the_eight() -> None:
 
 
 def test_every_record_has_its_calibration_and_identification() -> None:
-    assert {calibration_name(record.case) for record in RECORDS} == {path.name for path in REFERENCE.glob("calibration--*.json")}
+    assert {calibration_name(record.case) for record in RECORDS} == {
+        path.name for path in REFERENCE.glob("calibration--*.json")
+    }
     identified = [Identification.load(path).case_id for path in REFERENCE.glob("*/identification.json")]
     assert sorted(identified) == sorted(record.case_id for record in RECORDS)
 
