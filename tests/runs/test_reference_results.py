@@ -17,9 +17,20 @@ CALIBRATIONS = [Calibration.load(path) for path in sorted(REFERENCE.glob("calibr
 RECORDS = [Record.load(path) for path in find_records(REFERENCE)]
 
 
-def test_the_leaderboard_is_regenerated_byte_for_byte(tmp_path: Path) -> None:
-    write_leaderboard(REFERENCE, tmp_path / "leaderboard.csv")
-    assert (tmp_path / "leaderboard.csv").read_bytes() == (RESULTS / "leaderboard.csv").read_bytes()
+@pytest.mark.parametrize(("folder", "name"), [("reference", "leaderboard.csv"), ("front", "front.csv")])
+def test_a_leaderboard_is_regenerated_byte_for_byte(folder: str, name: str, tmp_path: Path) -> None:
+    write_leaderboard(RESULTS / folder, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == (RESULTS / name).read_bytes()
+
+
+def test_the_table_of_the_front_quotes_its_records() -> None:
+    table = (RESULTS / "README.md").read_text(encoding="utf-8")
+    records = [Record.load(path) for path in find_records(RESULTS / "front")]
+    cells = [f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in (record.summary["psnr"] for record in records)]
+    assert len(records) == 75
+    assert [cell for cell in cells if cell not in table] == []
+    assert {len(record.images) for record in records} == {16}
+    assert not any("dirty" in (record.provenance.commit or "dirty") for record in records)
 
 
 def _mean_psnr(defense: str, *, control: bool = False) -> float:
