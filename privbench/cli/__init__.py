@@ -14,6 +14,7 @@ _COMMANDS = {
     "show": ("privbench.cli.show:show", "Show one case: numbers, flags, pictures, or why it failed."),
     "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
+    "report": ("privbench.cli.report:report", "Make one HTML page of all records below a folder."),
     "compare": ("privbench.cli.compare:compare", "Compare defenses on the same images, with interval and test."),
     "calibrate": ("privbench.cli.yardsticks:calibrate", "Score noise, other photos and JPEGs: what do the numbers mean?"),
     "identify": ("privbench.cli.yardsticks:identify", "Find the true image among candidates by its reconstruction."),

@@ -1,14 +1,27 @@
-"""From the results of cases to comparison pictures: the one place where runs and figures meet."""
+"""From the results of cases to pictures: the one place where runs and figures meet."""
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from privbench.cli.labels import defense_label
-from privbench.cli.tables import caption
+from privbench.cli.tables import METRICS, caption
 from privbench.core import Case
-from privbench.figures import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure, figure_png
+from privbench.figures import (
+    FRONT_SETTING,
+    ComparisonRow,
+    DefenseColumn,
+    comparison_figure,
+    defenses_figure,
+    figure_bytes,
+    figure_png,
+    front_figure,
+    front_points,
+    losses_figure,
+)
 from privbench.runs.pictures import ShownCase
 
-__all__ = ["draw_case", "draw_defenses"]
+__all__ = ["draw_case", "draw_defenses", "draw_fronts", "draw_losses"]
 
 
 def draw_case(shown: ShownCase) -> bytes:
@@ -31,6 +44,24 @@ def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
     first = shown[0]
     names = [result.image for result in first.results]
     return figure_png(defenses_figure(names, first.originals, columns, title=_setting(first.case)))
+
+
+def draw_losses(trace: pd.DataFrame) -> bytes:
+    """The loss trace of one case, SVG."""
+    return figure_bytes(losses_figure(trace), "svg")
+
+
+def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes]]:
+    """Privacy against accuracy, title and SVG, once for each setting of a leaderboard in which a price was measured."""
+    drawings = []
+    for _, group in rows.groupby(list(FRONT_SETTING), sort=True):
+        if group["price_accuracy"].notna().any():
+            points = front_points(group, metric="psnr", higher_is_leakier=True)
+            figure = front_figure(points, label=METRICS["psnr"], higher_is_leakier=True)
+            one = group.iloc[0]
+            title = f"{one['model']}, {one['dataset']} {one['split']}, batch {one['batch_size']}, labels {one['labels']}"
+            drawings.append((title, figure_bytes(figure, "svg")))
+    return drawings
 
 
 def _setting(case: Case) -> str:

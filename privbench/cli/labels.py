@@ -1,15 +1,20 @@
-"""What tables, figures and notes call a defense (what differs from the defaults, and nothing else), and what it claims."""
+"""What tables, figures and notes call a defense and an attack (what differs from the defaults, and nothing else); claims."""
 
 from collections.abc import Sequence
 
-from privbench.core import DEFENSES, Case, ComponentSpec, UserError, build_defense
+from privbench.core import ATTACKS, DEFENSES, Case, ComponentSpec, Registry, UserError, build_defense, is_ensemble
 
-__all__ = ["claim_text", "defense_label"]
+__all__ = ["attack_label", "claim_text", "defense_label"]
 
 
 def defense_label(case: Case) -> str:
     """The composed defense with the parameters that are not at their default: `mjp:mask_ratio=0.5`."""
-    return "+".join(map(str, _changed(case.defense)))
+    return "+".join(str(_changed(part, DEFENSES)) for part in case.defense)
+
+
+def attack_label(case: Case) -> str:
+    """The attack with the parameters that are not at their default; of an ensemble, its name."""
+    return case.attack.name if is_ensemble(case) else str(_changed(case.attack, ATTACKS))
 
 
 def claim_text(defense: Sequence[ComponentSpec]) -> str:
@@ -20,10 +25,10 @@ def claim_text(defense: Sequence[ComponentSpec]) -> str:
         return f"claim not stated: {error}"
 
 
-def _changed(defense: Sequence[ComponentSpec]) -> list[ComponentSpec]:
-    changed = []
-    for part in defense:
-        fields = DEFENSES.get(part.name).model_fields
-        kept = {key: value for key, value in part.parameters.items() if key not in fields or value != fields[key].default}
-        changed.append(ComponentSpec(name=part.name, parameters=kept))
-    return changed
+def _changed(part: ComponentSpec, registry: Registry) -> ComponentSpec:
+    if part.name not in registry.names():
+        # Of a package that is not installed here: nobody knows its defaults.
+        return part
+    fields = registry.get(part.name).model_fields
+    kept = {key: value for key, value in part.parameters.items() if key not in fields or value != fields[key].default}
+    return ComponentSpec(name=part.name, parameters=kept)

@@ -5,12 +5,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.figures.style import styled
+from privbench.figures.style import literal_legend, styled
 
-__all__ = ["front_figure", "front_points"]
+__all__ = ["FRONT_SETTING", "front_figure", "front_points"]
 
 _MARKERS = "osD^vP*X<>ph"
-_ALIKE = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
+FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
+"""Columns of the leaderboard in which the rows of one front are alike."""
 
 
 def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     if f"{metric}_mean" not in rows:
         known = [name.removesuffix("_mean") for name in map(str, rows) if name.endswith("_mean")]
         raise UserError(f"the leaderboard has no metric '{metric}'; accepted: {', '.join(known)}")
-    for column in _ALIKE:
+    for column in FRONT_SETTING:
         values = sorted(map(str, rows[column].unique()))
         if len(values) > 1:
             raise UserError(f"rows of different {column} do not compare ({', '.join(values)}); give a folder with one of them")
@@ -87,5 +88,5 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         if not higher_is_leakier:
             axes.invert_yaxis()
         axes.set(xlabel="accuracy of the victim, %", ylabel=f"{label}\nworst case, lower is more private")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        literal_legend(axes)
     return figure

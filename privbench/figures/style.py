@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["figure_bytes", "figure_png", "styled"]
+__all__ = ["figure_bytes", "figure_png", "literal_legend", "styled"]
 
 
 @contextmanager
@@ -18,6 +19,12 @@ def styled() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(mpl.rc_params_from_file(path, use_default_template=False))
         yield
+
+
+def literal_legend(axes: Axes) -> None:
+    """A legend to the right of the axes; names stand as they are, a dollar sign in them starts no formula."""
+    for text in axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False).get_texts():
+        text.set_parse_math(False)
 
 
 _WITHOUT_SOFTWARE = {

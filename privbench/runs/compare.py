@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from privbench.core import Record, UserError
 from privbench.runs.leaderboard import read_records
 from privbench.scoring import PairedDifference, paired_difference
 
-__all__ = ["Comparison", "compare", "compare_folder"]
+__all__ = ["Comparison", "compare", "compare_folder", "compare_records"]
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,44 @@ def compare(baseline: Record, record: Record, metric: str) -> Comparison | None:
 
 
 def compare_folder(folder: Path, *, metric: str, baseline: str) -> list[Comparison]:
-    """Compares every case below a folder with that of the baseline defense, of the same attack, model, data and threat model.
-
-    A defense that changes nothing for an attacker has one row for all adversaries, so that an `aware` or `oracle` case without
-    a baseline of its own is compared with the `unaware` one.
+    """Compares the cases below a folder as `compare_records` does.
 
     Args:
         folder: Where to look, subfolders included.
         metric: Whose scores.
         baseline: The defense to compare with, as in the column `defense`.
 
-    Returns:
-        The comparisons, sorted by attack, adversary and defense.
-
     Raises:
         UserError: No record, no baseline, or a record lacks the metric.
     """
     records = read_records(folder)
+    found = compare_records(records, metric=metric, baseline=baseline)
+    if not found:
+        names = sorted({record.case.defense_name for record in records})
+        raise UserError(
+            f"nothing below {folder} can be compared with defense '{baseline}' on the same images by the same attack; "
+            f"the defenses there: {', '.join(names)}"
+        )
+    return found
+
+
+def compare_records(records: Sequence[Record], *, metric: str, baseline: str) -> list[Comparison]:
+    """Compares every case with that of the baseline defense, of the same attack, model, data and threat model.
+
+    A defense that changes nothing for an attacker has one row for all adversaries, so that an `aware` or `oracle` case without
+    a baseline of its own is compared with the `unaware` one.
+
+    Args:
+        records: Finished cases.
+        metric: Whose scores.
+        baseline: The defense to compare with, as in the column `defense`.
+
+    Returns:
+        The comparisons, sorted by attack, adversary and defense; empty where nothing compares.
+
+    Raises:
+        UserError: A record lacks the metric.
+    """
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
         groups[_group(record)].append(record)
@@ -67,16 +89,10 @@ def compare_folder(folder: Path, *, metric: str, baseline: str) -> list[Comparis
     for group in groups.values():
         bases = [record for record in group if record.case.defense_name == baseline]
         for record in group:
-            base = _base(bases, record)
-            comparison = None if base is None or record.case.defense_name == baseline else compare(base, record, metric)
-            if comparison is not None:
-                found.append(comparison)
-    if not found:
-        names = sorted({record.case.defense_name for record in records})
-        raise UserError(
-            f"nothing below {folder} can be compared with defense '{baseline}' on the same images by the same attack; "
-            f"the defenses there: {', '.join(names)}"
-        )
+            if record.case.defense_name == baseline:
+                continue
+            compared = (compare(base, record, metric) for base in _nearest_first(bases, record))
+            found += list(islice((comparison for comparison in compared if comparison is not None), 1))
     return sorted(found, key=lambda one: _order(one.record))
 
 
@@ -101,9 +117,8 @@ def _group(record: Record) -> tuple[str, ...]:
     )
 
 
-def _base(bases: Sequence[Record], record: Record) -> Record | None:
-    same = [base for base in bases if base.case.threat_model.adversary == record.case.threat_model.adversary]
-    return next(iter(same or bases), None)
+def _nearest_first(bases: Sequence[Record], record: Record) -> list[Record]:
+    return sorted(bases, key=lambda base: base.case.threat_model.adversary != record.case.threat_model.adversary)
 
 
 def _order(record: Record) -> tuple[str, str, str]:

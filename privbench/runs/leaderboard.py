@@ -15,7 +15,7 @@ from privbench.core import Calibration, Case, FailedCase, Identification, Interv
 from privbench.runs.store import atomic_write, find_failures, find_prices, find_records
 from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
 
-__all__ = ["leaderboard", "leaderboard_csv", "read_records", "write_leaderboard"]
+__all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_records", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
 
@@ -35,12 +35,21 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: There is no record, or one cannot be read.
     """
+    return leaderboard_with_folders(folder).drop(columns="folder")
+
+
+def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
+    """The leaderboard, and in a last column `folder` where each case lies, a `Path`.
+
+    Raises:
+        UserError: As `leaderboard`.
+    """
     prices, yardsticks = _prices(folder), _Yardsticks(folder)
     measured = [
-        {**_row(record), **_price(record.case, prices), **yardsticks.columns(record), "failure": None}
-        for record in read_records(folder)
+        {**_row(record), **_price(record.case, prices), **yardsticks.columns(record), "failure": None, "folder": path.parent}
+        for path, record in zip(find_records(folder), read_records(folder), strict=True)
     ]
-    failed = [_failed_row(FailedCase.load(path)) for path in find_failures(folder)]
+    failed = [{**_failed_row(FailedCase.load(path)), "folder": path.parent} for path in find_failures(folder)]
     rows = pd.DataFrame([*measured, *failed])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
     fixed = [name for name in rows.columns if not _is_score(name)]

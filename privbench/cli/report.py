@@ -1,0 +1,36 @@
+"""`privbench report`: one HTML page of all records below a folder."""
+
+from pathlib import Path
+
+import click
+
+__all__ = ["report"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="File to write."
+)
+@click.option("--baseline", default="none", show_default=True, help="The defense to compare the others with.")
+def report(folder: Path, output: Path, baseline: str) -> None:
+    """Make one HTML page of all records below FOLDER: leaderboard, pictures, losses, comparisons, and how each row was made.
+
+    The page needs no network and no other file. It is generated from the folder alone; the same folder gives the same bytes.
+    """
+    from privbench.cli.drawing import draw_fronts, draw_losses
+    from privbench.cli.labels import attack_label, defense_label
+    from privbench.cli.tables import METRICS, value_text
+    from privbench.core import UserError
+    from privbench.runs.report import Presentation, report_page
+    from privbench.runs.store import atomic_write
+
+    if output.is_dir():
+        raise UserError(f"cannot write {output}: it is a folder; give the name of a file")
+    presentation = Presentation(
+        defense=defense_label, attack=attack_label, metrics=METRICS, number=value_text, losses=draw_losses, fronts=draw_fronts
+    )
+    page, cases = report_page(folder, presentation, baseline=baseline)
+    content = page.encode()
+    atomic_write(output, content)
+    click.echo(f"{cases} cases, {len(content) / 1e6:.1f} MB -> {output}")

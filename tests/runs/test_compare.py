@@ -1,0 +1,29 @@
+"""Comparisons find the baseline on the same images, however many baselines there are."""
+
+from pathlib import Path
+
+from privbench.core import Record
+from privbench.runs.compare import compare_records
+from privbench.runs.store import find_records
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+
+
+def test_a_baseline_on_other_images_hides_none_on_the_same_ones() -> None:
+    records = [Record.load(path) for path in find_records(REFERENCE) if "--gradvit--unaware--" in str(path)]
+    photos = [record for record in records if Path(record.case.data.source).name == "photos"]
+    (other,) = [record for record in photos if record.case.data.indices == (4, 5, 6, 7)]
+    rest = [record for record in photos if record is not other]
+    expected = compare_records(rest, metric="psnr", baseline="none")
+    assert {one.record.case.defense_name for one in expected} == {"mjp", "naive-shuffle", "no-pe"}
+    for order in ([other, *rest], [*rest, other]):
+        found = compare_records(order, metric="psnr", baseline="none")
+        assert [(one.record.case_id, one.difference) for one in found] == [
+            (one.record.case_id, one.difference) for one in expected
+        ]
+        assert all(one.baseline.case.data.indices == one.record.case.data.indices for one in found)
+
+
+def test_without_a_baseline_nothing_compares() -> None:
+    records = [Record.load(path) for path in sorted(REFERENCE.glob("mjp--*/record.json"))]
+    assert compare_records(records, metric="psnr", baseline="none") == []
