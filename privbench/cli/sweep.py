@@ -90,6 +90,26 @@ def sweep(
     Repeat the command to continue: what is finished stays. Several sweeps, on several machines with a shared folder, may
     work on one study. A case that cannot be computed is kept with the reason, and tried again with --retry-failed.
     """
+    from privbench.runs.interrupt import Interrupted, interruptible
+
+    try:
+        # From the first second on: what is not yet done is continued in the same way.
+        with interruptible():
+            _sweep(study, output, shard, settings, limit, dry_run, **how)
+    except Interrupted as stop:
+        click.echo("interrupted; repeat the command to continue")
+        raise click.exceptions.Exit(128 + stop.number) from None
+
+
+def _sweep(
+    study: Path,
+    output: Path | None,
+    shard: tuple[int, int] | None,
+    settings: tuple[str, ...],
+    limit: int | None,
+    dry_run: bool,
+    **how: Any,
+) -> None:
     from privbench.core import UserError
     from privbench.runs.study import read_study
 
@@ -119,6 +139,8 @@ def _list(study: "Study", folder: Path) -> None:
 
     for case in study.cases:
         click.echo(f"{state_of(CaseFolder(folder, case))[0]:8} {folder / case.folder}")
+    for line in study.unreadable:
+        click.echo(f"unreadable: {line}")
     click.echo(f"{len(study.cases)} cases of {study.combinations} combinations")
 
 
@@ -144,7 +166,7 @@ def _compute(
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import Execution, UserError
     from privbench.runs.interrupt import Interrupted
-    from privbench.runs.store import CaseFolder, atomic_write, check_output
+    from privbench.runs.store import CaseFolder, check_output, write_plan
     from privbench.runs.sweep import CaseState, Ledger, Way
     from privbench.runs.workers import BudgetUsedError, alone, in_processes
 
@@ -152,7 +174,7 @@ def _compute(
         raise UserError("--address is of a Ray cluster; add --launcher ray")
     devices = [str(one) for one in resolve_devices(device)] if launcher == "local" else [device.replace("auto", "cpu")]
     check_output(folder)
-    atomic_write(folder / f"study--{study.name}--{study.identity}.json", study.plan().encode())
+    write_plan(folder, f"study--{study.name}--{study.identity}.json", study.plan().encode())
     if retry_failed:
         for case in study.cases:
             CaseFolder(folder, case).forget_failure()
@@ -170,7 +192,7 @@ def _compute(
     todo = [case for case in study.cases if ledger.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
     count = min(jobs or len(devices), max(len(todo), 1))
     stopped: str | None = None
-    code = 0
+    code = 1 if study.unreadable else 0
     try:
         with sweep_progress(notes_console(), ledger, workers=count) as listener:
             if launcher == "ray":
@@ -203,6 +225,8 @@ def _report(study: "Study", folder: Path, stopped: str | None) -> None:
     ledger = Ledger(study.cases, folder)
     for identity, reason in ledger.reasons.items():
         click.echo(f"failed: {ledger.cases[identity].folder}: {reason}")
+    for line in study.unreadable:
+        click.echo(f"unreadable: {line}")
     done, failed = ledger.count(CaseState.DONE), ledger.count(CaseState.FAILED)
     words = [f"{done} of {len(study.cases)} cases done"]
     if failed:

@@ -6,7 +6,7 @@ from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, Send, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
-from privbench.core.errors import BusyError, StoreError, UserError, unknown_name
+from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
 from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
@@ -41,6 +41,7 @@ __all__ = [
     "Failure",
     "GroupAttack",
     "Identification",
+    "ImageError",
     "ImageResult",
     "Interval",
     "MemberResult",

@@ -7,7 +7,7 @@ given, what is accepted and what to do; the command line prints that line and ex
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BusyError", "StoreError", "UserError", "unknown_name"]
+__all__ = ["BusyError", "ImageError", "StoreError", "UserError", "unknown_name"]
 
 
 class UserError(ValueError):
@@ -16,6 +16,10 @@ class UserError(ValueError):
 
 class StoreError(UserError):
     """The place where results go cannot be written: full, read-only, gone. It says nothing about a case."""
+
+
+class ImageError(UserError):
+    """A private image cannot be read: damaged, gone, no image. It says nothing about cases of other images."""
 
 
 class BusyError(UserError):

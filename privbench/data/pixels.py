@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from privbench.core.errors import UserError
+from privbench.core.errors import ImageError, UserError
 
 __all__ = ["decode", "first_line", "fit"]
 
@@ -42,7 +42,8 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
         An image of mode RGB.
 
     Raises:
-        UserError: The content is missing, damaged, no image, or has pixels without a defined range.
+        ImageError: The content is missing, damaged or no image.
+        UserError: It has pixels without a defined range.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
@@ -55,7 +56,7 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
         reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"not one of {', '.join(_FORMATS)}"
-        raise UserError(f"cannot decode the image {name} ({reason}); replace the file or take it out") from None
+        raise ImageError(f"cannot decode the image {name} ({reason}); replace the file or take it out") from None
 
 
 def _rgb(image: Image.Image, file_format: str | None, name: str) -> Image.Image:

@@ -5,14 +5,14 @@ exactly. Nothing is dropped silently: a record that cannot be read is an error t
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from privbench.core import Calibration, Case, FailedCase, Identification, Interval, Price, Record, UserError, is_ensemble
-from privbench.runs.store import atomic_write, find_failures, find_prices, find_records
+from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results
 from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_records", "write_leaderboard"]
@@ -44,12 +44,20 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: As `leaderboard`.
     """
-    prices, yardsticks = _prices(folder), _Yardsticks(folder)
+    files = find_results(folder)
+    prices, yardsticks = _prices(files), _Yardsticks(files)
+    records = [path for path in files if path.name == RECORD]
+    # One at a time: a row is small, a record is not.
     measured = [
         {**_row(record), **_price(record.case, prices), **yardsticks.columns(record), "failure": None, "folder": path.parent}
-        for path, record in zip(find_records(folder), read_records(folder), strict=True)
+        for path, record in ((path, _read(path)) for path in records)
     ]
-    failed = [{**_failed_row(FailedCase.load(path)), "folder": path.parent} for path in find_failures(folder)]
+    done = {path.parent for path in records}
+    failed = [
+        {**_failed_row(FailedCase.load(path)), "folder": path.parent}
+        for path in files
+        if path.name == FAILURE and path.parent not in done
+    ]
     rows = pd.DataFrame([*measured, *failed])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
     fixed = [name for name in rows.columns if not _is_score(name)]
@@ -86,24 +94,26 @@ def read_records(folder: Path) -> list[Record]:
     Raises:
         UserError: There is none, one cannot be read, or one was changed.
     """
-    records = []
-    for path in find_records(folder):
-        record = Record.load(path)
-        if record.case_id != record.case.identity:
-            raise UserError(
-                f"{path} was changed: its case has the hash {record.case.identity}, not {record.case_id}; compute it again"
-            )
-        records.append(record)
-    return records
+    return [_read(path) for path in find_records(folder)]
+
+
+def _read(path: Path) -> Record:
+    record = Record.load(path)
+    identity = record.case.identity
+    if record.case_id != identity:
+        raise UserError(f"{path} was changed: its case has the hash {identity}, not {record.case_id}; compute it again")
+    return record
 
 
 _PriceKey = tuple[str, str | None, str]
 
 
-def _prices(folder: Path) -> dict[_PriceKey, Price]:
+def _prices(files: Sequence[Path]) -> dict[_PriceKey, Price]:
     """The price of each victim under each defense; of several, the one with most images, and of those the last by name."""
     found: dict[_PriceKey, Price] = {}
-    for path in find_prices(folder):
+    for path in files:
+        if not path.name.startswith("price--"):
+            continue
         price = Price.load(path)
         key = (price.victim.model.name, price.victim.weights_sha256, "+".join(map(str, price.defense)))
         if key not in found or price.images >= found[key].images:
@@ -136,12 +146,12 @@ def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | N
 
 
 class _Yardsticks:
-    """Calibrations and identifications below a folder."""
+    """Calibrations and identifications among the files of a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._calibrations = {path.name: path for path in sorted(folder.rglob("calibration--*.json"))}
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._calibrations = {path.name: path for path in files if path.name.startswith("calibration--")}
         self._read: dict[str, Calibration] = {}
-        found = (Identification.load(path) for path in sorted(folder.rglob(IDENTIFICATION)))
+        found = (Identification.load(path) for path in files if path.name == IDENTIFICATION)
         self._identifications = {one.case_id: one for one in found}
 
     def columns(self, record: Record) -> dict[str, Any]:
@@ -160,8 +170,7 @@ class _Yardsticks:
         return columns
 
     def _calibration(self, case: Case) -> Calibration | None:
-        name = calibration_name(case)
-        if name not in self._calibrations:
+        if not self._calibrations or (name := calibration_name(case)) not in self._calibrations:
             return None
         if name not in self._read:
             self._read[name] = Calibration.load(self._calibrations[name])

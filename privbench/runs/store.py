@@ -36,10 +36,10 @@ __all__ = [
     "Slot",
     "atomic_write",
     "check_output",
-    "find_failures",
-    "find_prices",
     "find_records",
+    "find_results",
     "is_locked",
+    "write_plan",
 ]
 
 RECORD = "record.json"
@@ -128,6 +128,11 @@ def _refusal(action: str, path: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot {action} {path}: {error.strerror or error}; free the place or choose another --output")
 
 
+def _temporary(name: str) -> str:
+    """How the temporary names of a file begin; short, whatever its name is."""
+    return f"{_TEMPORARY}{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}-"
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Writes a file so that it exists whole or not at all, even when the process is killed.
 
@@ -138,7 +143,7 @@ def atomic_write(path: Path, content: bytes) -> None:
     Raises:
         StoreError: The place cannot be written.
     """
-    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    temporary = path.parent / f"{_temporary(path.name)}{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -151,6 +156,35 @@ def atomic_write(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_plan(output: Path, name: str, content: bytes) -> None:
+    """Writes a file beside the folders of cases, under a lock, so that what killed processes left of it can be removed.
+
+    Args:
+        output: Folder of all cases; it is made.
+        name: Of the file.
+        content: All of it.
+
+    Raises:
+        StoreError: The place cannot be written.
+    """
+    lock_path = output / LOCK
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_path)
+        lock.acquire()
+    except OSError as error:
+        raise _refusal("write", output, error) from None
+    try:
+        for leftover in output.glob(f"{_temporary(name)}*"):
+            with suppress(OSError):
+                leftover.unlink()
+        atomic_write(output / name, content)
+    finally:
+        with suppress(OSError):
+            lock_path.unlink()
+        lock.release()
 
 
 def check_output(output: Path) -> None:
@@ -466,9 +500,23 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def find_prices(folder: Path) -> list[Path]:
-    """All price files below a folder, sorted by path; there may be none."""
-    return sorted(folder.rglob("price--*.json"))
+def find_results(folder: Path) -> list[Path]:
+    """All JSON files below a folder in one walk, sorted by path: of finished and failed cases and of what is made of them.
+
+    The parts of ensembles are no rows of their own, and what is kept of a case in progress is no result.
+
+    Raises:
+        UserError: There is no such folder, or no record below it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in {MEMBERS, WORK, RECONSTRUCTIONS}]
+        found += [Path(place, name) for name in names if name.endswith(".json")]
+    if not any(path.name == RECORD for path in found):
+        raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
+    return sorted(found)
 
 
 def find_records(folder: Path) -> list[Path]:
@@ -477,14 +525,4 @@ def find_records(folder: Path) -> list[Path]:
     Raises:
         UserError: There is no such folder, or no record below it.
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
-    found = sorted(path for path in folder.rglob(RECORD) if MEMBERS not in path.relative_to(folder).parts)
-    if not found:
-        raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
-    return found
-
-
-def find_failures(folder: Path) -> list[Path]:
-    """The files of all failed cases below a folder, sorted by path; there may be none."""
-    return sorted(path for path in folder.rglob(FAILURE) if not (path.parent / RECORD).exists())
+    return [path for path in find_results(folder) if path.name == RECORD]

@@ -4,14 +4,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from privbench.core import Case, UserError, unknown_name
+from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
 from privbench.runs.resolve import SETTINGS, RunOptions, resolve_cases
 
@@ -72,11 +72,13 @@ class Study:
         name: Of the study.
         cases: Each case once, in the order of the file.
         combinations: How many combinations the file has; more than `cases` where several name the same case.
+        unreadable: One line for each combination that has no case, because an image of it cannot be read.
     """
 
     name: str
     cases: tuple[Case, ...]
     combinations: int
+    unreadable: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -85,7 +87,7 @@ class Study:
 
     def shard(self, part: int, of: int) -> "Study":
         """Every `of`-th case, from the `part`-th on (from 1); the shards of a study are disjoint and make up the study."""
-        return Study(self.name, self.cases[part - 1 :: of], self.combinations)
+        return replace(self, cases=self.cases[part - 1 :: of])
 
     def plan(self) -> str:
         """Which cases the study has, as JSON that lies beside their folders."""
@@ -100,7 +102,8 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
         overrides: Settings that go before those of the file, axes included.
 
     Raises:
-        UserError: The file cannot be read, a field is wrong, or a combination is not accepted; the line names it.
+        UserError: The file cannot be read, a field is wrong, or a combination is not accepted; the line names it. A damaged
+            image alone costs only the combinations that need it, as long as there is another one.
     """
     file = _parse(path)
     overrides = dict(overrides or {})
@@ -110,15 +113,22 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     if len(combinations) > _LARGEST:
         raise UserError(f"{path} has more than {_LARGEST:,} combinations; split it")
     cases: dict[str, Case] = {}
+    unreadable: list[str] = []
     for combination in _different([{**one, **overrides} for one in combinations]):
         try:
             resolved = resolve_cases(_options(combination))
         except UserError as error:
             said = ", ".join(f"{key}: {value}" for key, value in combination.items() if value is not None)
-            raise UserError(f"{path}, the case of {said}: {error}") from None
+            line = f"the case of {said}: {error}"
+            if not isinstance(error, ImageError):
+                raise UserError(f"{path}, {line}") from None
+            unreadable.append(line)
+            continue
         for case in resolved:
             cases.setdefault(case.identity, case)
-    return Study(file.name, tuple(cases.values()), len(combinations))
+    if not cases:
+        raise UserError(f"{path}, {unreadable[0]}")
+    return Study(file.name, tuple(cases.values()), len(combinations), tuple(unreadable))
 
 
 def _parse(path: Path) -> StudyFile:

@@ -1,6 +1,7 @@
 """What lies in a results folder: which cases are done, running, begun, failed, or planned and not begun."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def _standing(path: Path) -> Standing:
     if is_locked(path):
         return Standing(path, CaseState.RUNNING, detail)
     if (path / FAILURE).exists():
-        return Standing(path, CaseState.FAILED, FailedCase.load(path / FAILURE).reason)
+        # A damaged one says nothing, and the next sweep tries the case again.
+        with suppress(UserError):
+            return Standing(path, CaseState.FAILED, FailedCase.load(path / FAILURE).reason)
     begun = (path / WORK).is_dir() or (path / MEMBERS).is_dir()
     return Standing(path, CaseState.BEGUN if begun else CaseState.WAITING, detail)
 

@@ -10,24 +10,32 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, cast
 
-from privbench.core import Case, StoreError
-from privbench.runs.interrupt import Interrupted, interruptible
+from privbench.core import Case, StoreError, UserError
+from privbench.runs.interrupt import SIGNALS, Interrupted, interruptible
 from privbench.runs.store import CaseFolder
 from privbench.runs.sweep import CaseState, SweepListener, Way, work
 
-__all__ = ["BudgetUsedError", "alone", "in_processes"]
+__all__ = ["DEATHS", "BudgetUsedError", "alone", "died_reason", "in_processes"]
 
-_DEATHS = 2
+DEATHS = 2
 """A case during which so many workers were killed has failed."""
+_FALSE_STARTS = 3
+"""So many workers in a row that end before they take up a case are no accident."""
 _LOOK = 0.5
 """Seconds between looks at the clock while nothing is reported."""
+
+
+def died_reason(how: str) -> str:
+    """Why a case has failed during which its process ended `DEATHS` times."""
+    return f"its process ended twice ({how}); is the memory too small for this case?"
 
 
 class BudgetUsedError(Exception):
@@ -119,6 +127,26 @@ class _Messenger(SweepListener):
         self._send("note", message)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Keeps SIGINT and SIGTERM waiting while a process is started; it inherits that until it can answer them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # Starting multiprocessing's own helper would let them through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_signals_through() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def _worker(cases: Sequence[Case], way: Way, connection: Connection, first: int) -> None:
     """The body of a worker process."""
     with suppress(OSError, AttributeError):
@@ -126,6 +154,7 @@ def _worker(cases: Sequence[Case], way: Way, connection: Connection, first: int)
     messenger = _Messenger(connection, cases)
     try:
         with interruptible():
+            _let_signals_through()
             work(cases, way, messenger, first=first)
         connection.send(("over",))
     except Interrupted:
@@ -144,11 +173,12 @@ class _Crew:
         self.way = way
         self.listener = listener
         self.stopping = False
-        self.store_error: str | None = None
+        self.error: UserError | None = None
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, tuple[SpawnProcess, str]] = {}
         self._at: dict[Connection, int] = {}
         self._deaths: Counter[int] = Counter()
+        self._false_starts = 0
         for place, device in enumerate(devices):
             self._hire(device, place * len(cases) // len(devices))
 
@@ -160,7 +190,8 @@ class _Crew:
         parent, child = self._context.Pipe(duplex=False)
         arguments = (self.cases, replace(self.way, device=device), child, first)
         process = self._context.Process(target=_worker, args=arguments, daemon=True)
-        process.start()
+        with _signals_held_back():
+            process.start()
         child.close()
         self._workers[parent] = (process, device)
 
@@ -179,12 +210,13 @@ class _Crew:
         if kind == "note":
             listener.note(*rest)
         elif kind == "store":
-            self.store_error = rest[0]
+            self.error = StoreError(rest[0])
             self.stop()
         elif kind in {"over", "interrupted"}:
             pass
         else:
             place, *details = rest
+            self._false_starts = 0
             if kind == "claimed":
                 self._at[connection] = place
             elif kind == "ended":
@@ -204,12 +236,21 @@ class _Crew:
         if place is not None:
             self._deaths[place] += 1
             case = self.cases[place]
-            if self._deaths[place] >= _DEATHS:
-                reason = f"its process ended twice ({how}); is the memory too small for this case?"
+            if self._deaths[place] >= DEATHS:
+                reason = died_reason(how)
                 CaseFolder(self.way.output, case).fail(reason)
                 self.listener.ended(case, CaseState.FAILED, reason)
             else:
                 self.listener.ended(case, CaseState.BEGUN, None)
+        else:
+            self._false_starts += 1
+            if self._false_starts >= _FALSE_STARTS:
+                self.error = UserError(
+                    f"{_FALSE_STARTS} worker processes in a row ended before they took up a case ({how}); "
+                    "free memory, or use fewer --jobs"
+                )
+                self.stop()
+                return
         self.listener.note(f"a worker process ended ({how}); another one takes its place")
         self._hire(device, place or 0)
 
@@ -247,8 +288,8 @@ def in_processes(
                     crew.stop()
     finally:
         crew.kill()
-    if crew.store_error is not None:
-        raise StoreError(crew.store_error)
+    if crew.error is not None:
+        raise crew.error
     if stopped is not None:
         raise stopped
     if over:

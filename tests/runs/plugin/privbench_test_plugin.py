@@ -1,7 +1,10 @@
 """Attacks for tests, registered through entry points as a third party's would be; no gradient is matched, nothing is learnt."""
 
+import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -32,7 +35,12 @@ class Walk(Attack):
         """Walks; the state is the pixels, the step and the generator."""
         images = torch.rand(observation.batch_size, *observation.image_shape, generator=generator)
         first = 0
-        if (state := progress.restore()) is not None:
+        state = progress.restore()
+        if (log := os.environ.get("PRIVBENCH_TEST_LOG")) is not None:
+            # One short write to the end of a file is whole, whoever else writes.
+            with Path(log).open("a", encoding="utf-8") as file:
+                file.write(f"{'begun' if state is None else 'continued'} {float(images.sum())}\n")
+        if state is not None:
             images, first = state["images"], state["step"]
             generator.set_state(state["generator"])
         for step in range(first, self.steps):
@@ -109,7 +117,7 @@ class Failing(Attack):
 
     name: ClassVar[str] = "test-failing"
 
-    how: Literal["runtime", "memory", "float", "pixels", "loss"] = "runtime"
+    how: Literal["runtime", "memory", "float", "pixels", "loss", "kill"] = "runtime"
     """What goes wrong."""
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
@@ -119,6 +127,8 @@ class Failing(Attack):
             raise RuntimeError("the first line\nthe second line")
         if self.how == "memory":
             raise torch.OutOfMemoryError("out of memory, tried to allocate 2 GiB")
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "float":
             raise FloatingPointError("underflow")
         images = torch.full((observation.batch_size, *observation.image_shape), 0.5)
