@@ -47,7 +47,8 @@ def main(counts: tuple[int, ...], rounds: int, reference: Path) -> None:
                 rows = write_leaderboard(Path(name) / "runs", Path(name) / "leaderboard.csv")
                 walls.append(time.perf_counter() - wall)
                 owns.append(time.process_time() - own)
-                assert len(rows) == count
+                if len(rows) != count:
+                    raise RuntimeError(f"{len(rows)} rows of {count} records")
         click.echo(f"{count} records: {statistics.median(walls):.2f} s, the process's own {statistics.median(owns):.2f} s")
 
 

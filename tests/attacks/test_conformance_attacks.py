@@ -16,8 +16,15 @@ from privbench.core import ATTACKS, DEFENSES, Attack, Observation, Progress, Rec
 from privbench.scoring import score_choices
 from tests.conformance import client_update, holds_image, reachable, round_trip
 
+SLOW = {"idlg"}
+"""Attacks that share all code but a label rule with another one, and meet these tests in the slow ones."""
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in ATTACKS.names()]
 NAMES = ATTACKS.names()
-PRESETS = [(name, preset) for name in NAMES for preset in (ATTACKS.get(name).presets or [None])]
+PRESETS = [
+    pytest.param(name, preset, marks=pytest.mark.slow if name in SLOW else [])
+    for name in ATTACKS.names()
+    for preset in (ATTACKS.get(name).presets or [None])
+]
 
 
 def small(name: str, preset: str | None = None, *, steps: int = 2) -> Attack:
@@ -81,7 +88,7 @@ def global_state_is_left_as_found() -> Iterator[None]:
 # Parameters
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_class_carries_its_registered_name_and_says_what_it_is(name: str) -> None:
     component = ATTACKS.get(name)
     assert issubclass(component, Attack)
@@ -101,13 +108,13 @@ def test_presets_build_and_their_values_are_stored_unchanged(name: str, preset: 
     assert round_trip(attack) == attack
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_first_preset_is_the_default(name: str) -> None:
     component: type[Attack] = ATTACKS.get(name)
     assert component.from_preset(None, {}) == component.from_preset(next(iter(component.presets), None), {})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_parameters_are_keyword_only_and_frozen(name: str) -> None:
     component: type[Attack] = ATTACKS.get(name)
     attack, untyped = component(), cast(Any, component)
@@ -118,7 +125,7 @@ def test_parameters_are_keyword_only_and_frozen(name: str) -> None:
             setattr(attack, key, value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_unknown_parameters_and_presets_are_refused_in_one_line(name: str) -> None:
     component: type[Attack] = ATTACKS.get(name)
     for preset, parameters in ((None, {"no_such_parameter": "1"}), ("no-such-preset", {})):
@@ -154,7 +161,7 @@ def test_every_attack_applies_to_the_plain_client_but_those_that_say_why_not_in_
     assert {name for name in NAMES if not applies(name)} == {"april"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_batch_comes_back_whole_or_is_refused_in_one_line(name: str) -> None:
     update = client_update(batch=3)
     result = attacked_or_refused(small(name), update.observation)
@@ -168,8 +175,12 @@ _MEET_ALL = {"closed-form", "gradvit"}
 def _combinations() -> list[Any]:
     """Every attack against every defense; by default each meets the defenses of the client's batch, and two meet all."""
     quick = {"none", "no-pe", "naive-shuffle", "mjp"}
+
+    def is_slow(name: str, defense: str) -> bool:
+        return name in SLOW or (defense not in quick and name not in _MEET_ALL)
+
     return [
-        pytest.param(name, defense, adversary, marks=[] if defense in quick or name in _MEET_ALL else [pytest.mark.slow])
+        pytest.param(name, defense, adversary, marks=[pytest.mark.slow] if is_slow(name, defense) else [])
         for name in NAMES
         for defense in DEFENSES.names()
         for adversary in ("unaware", "aware", "oracle")
@@ -200,7 +211,7 @@ def test_the_generator_alone_decides_and_global_state_stays(name: str, preset: s
     assert first.losses == second.losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_observation_is_not_changed(name: str) -> None:
     observation = client_update("mjp:mask_ratio=0.5", adversary="oracle").observation
     groups = (observation.gradients, observation.model_state, observation.disclosed)
@@ -212,7 +223,7 @@ def test_the_observation_is_not_changed(name: str) -> None:
         assert not any(value.requires_grad for value in group.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_an_attack_continued_from_a_checkpoint_ends_where_an_uninterrupted_one_does(name: str) -> None:
     observation = client_update().observation
     attack = small(name, steps=12)

@@ -62,7 +62,7 @@ def test_parameters_are_listed_as_declared(privbench: Callable[..., Result]) -> 
     ]
     assert entry["presets"] == {"short": {}, "long": {"steps": 60}}
     choices = listed(privbench, "attacks")["test-failing"]["parameters"][0]
-    assert choices["type"] == "runtime | memory | float | pixels | loss"
+    assert choices["type"] == "runtime | memory | float | pixels | loss | kill"
 
 
 def test_the_table_shows_parameters_and_presets(privbench: Callable[..., Result]) -> None:

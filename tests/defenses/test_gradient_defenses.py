@@ -272,7 +272,10 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
     assert float(losses["unaware"][0] / losses["unaware"][1]) > 1e-2
 
 
-@pytest.mark.parametrize("attack", ["dlg", "gradinversion", "gradvit", "inverting-gradients", "april-optimisation"])
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param("dlg", marks=pytest.mark.slow), "gradinversion", "gradvit", "inverting-gradients", "april-optimisation"],
+)
 def test_every_attack_by_matching_simulates_what_is_sent(attack: str) -> None:
     images = {}
     for adversary in ("unaware", "aware"):

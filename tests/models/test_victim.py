@@ -188,7 +188,9 @@ def test_the_victims_share_one_recipe() -> None:
     assert len({(str(card.recipe), card.epochs, card.dataset) for card in cards if card is not None}) == 1
 
 
-@pytest.mark.parametrize(("model", "defense"), EMBEDDED)
+@pytest.mark.parametrize(
+    ("model", "defense"), [EMBEDDED[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in EMBEDDED[1:])]
+)
 def test_the_cards_accuracy_is_that_of_the_shipped_weights(model: str, defense: str, shared_data: Path) -> None:
     from privbench.data import open_images
     from privbench.training import accuracy

@@ -30,6 +30,9 @@ from tests.runs.sweeping import PLUGIN, Sweep, contents
 
 Small = Callable[..., Case]
 
+SHARES = [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(0.99, marks=pytest.mark.slow)]
+"""How much of a file is left when it is truncated."""
+
 STUDY = """
 name: faults
 settings: {attack: test-walk, weights: random, limit: 1, attack.steps: 12, attack.pause: 0.03}
@@ -324,7 +327,7 @@ def without_clock(record: Record) -> str:
     return record.model_copy(update={"images": images, "provenance": provenance}).to_json()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize(
     ("kind", "words"), [("*.pt", "the checkpoint"), ("batch-*.json", "the batch")], ids=["checkpoint", "batch"]
 )
@@ -357,7 +360,7 @@ def test_what_was_kept_of_an_interrupted_case_is_not_trusted_when_it_is_truncate
     assert without_clock(found) == without_clock(expected)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("share", SHARES)
 def test_a_truncated_record_is_computed_again(share: float, small_case: Small, way: Way) -> None:
     case = small_case()
     work([case], way, Noting())
@@ -370,7 +373,7 @@ def test_a_truncated_record_is_computed_again(share: float, small_case: Small, w
     assert without_clock(Record.load(path)) == without_clock(before)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("share", SHARES)
 def test_a_truncated_failure_is_no_failure(share: float, small_case: Small, way: Way) -> None:
     case = small_case()
     CaseFolder(way.output, case).fail("a reason")
