@@ -49,6 +49,10 @@ class _Display(SweepListener):
     ) -> None:
         if (position := self.positions.get(case.identity)) is not None:
             position.moved(batches, step, total, phase, losses)
+            self._moved(position)
+
+    def _moved(self, position: Position) -> None:
+        """Shows that a case got further."""
 
     def batch(self, case: Case, batch: int) -> None:
         if (position := self.positions.get(case.identity)) is not None:
@@ -104,19 +108,9 @@ class _Plain(_Display):
         if state is CaseState.DONE and before is not CaseState.DONE:
             self._say(f"{_label(case)}: done; {self.text}")
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
-        super().step(case, batches, step, total, phase, losses)
-        position = self.positions.get(case.identity)
-        if position is not None and time.monotonic() - self._said >= _PLAIN_INTERVAL:
-            self._say(f"{position.label}: {position.place}, {phase}; {self.text}")
+    def _moved(self, position: Position) -> None:
+        if time.monotonic() - self._said >= _PLAIN_INTERVAL:
+            self._say(f"{position.label}: {position.place}, {position.phase}; {self.text}")
 
 
 class _Live(_Display):
@@ -139,19 +133,9 @@ class _Live(_Display):
             self._bars[case.identity] = self._progress.add_task(_label(case), total=1.0, detail="")
         self._draw()
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
-        super().step(case, batches, step, total, phase, losses)
-        position, bar = self.positions.get(case.identity), self._bars.get(case.identity)
-        if position is not None and bar is not None:
-            self._progress.update(bar, completed=position.fraction, detail=f"{position.place}, {phase}")
+    def _moved(self, position: Position) -> None:
+        if (bar := self._bars.get(position.case.identity)) is not None:
+            self._progress.update(bar, completed=position.fraction, detail=f"{position.place}, {position.phase}")
 
     def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
         super().ended(case, state, reason)

@@ -47,7 +47,6 @@ class Way:
         lpips_weights: As of `Suites`.
         download: As of `Suites`.
         checkpoint_interval: Seconds between checkpoints at least.
-        group: As of `run_case`.
         execution: As of `run_case`.
         draw: As of `run_case`.
     """
@@ -58,7 +57,6 @@ class Way:
     lpips_weights: Path | None = None
     download: bool = True
     checkpoint_interval: float = 20.0
-    group: int | None = None
     execution: Execution = field(default_factory=Execution)
     draw: Draw | None = None
 
@@ -127,7 +125,6 @@ def _compute(case: Case, way: Way, suites: Suites, listener: SweepListener) -> t
             suites=suites,
             draw=way.draw,
             checkpoint_interval=way.checkpoint_interval,
-            group=way.group,
             execution=way.execution,
         )
     except BusyError:
