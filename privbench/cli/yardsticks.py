@@ -73,14 +73,15 @@ def identify(folder: Path, candidates: int | None, lpips_weights: Path | None, d
     import torch
 
     from privbench.runs.execute import Suites
+    from privbench.runs.leaderboard import read_records
     from privbench.runs.prepare import prepare
-    from privbench.runs.store import atomic_write
-    from privbench.runs.survey import records_with_folders
+    from privbench.runs.store import atomic_write, find_records
     from privbench.runs.yardsticks import IDENTIFICATION
     from privbench.runs.yardsticks import identify as compute
 
     suites = Suites(lpips_weights, download=download)
-    for path, record in records_with_folders(folder):
+    folders = [path.parent for path in find_records(folder)]
+    for path, record in zip(folders, read_records(folder), strict=True):
         suite = suites.suite(prepare(record.case, torch.device("cpu")))
         found = compute(record, path, candidates=candidates, suite=suite)
         atomic_write(path / IDENTIFICATION, found.to_json().encode())

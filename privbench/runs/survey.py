@@ -5,11 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from privbench.core import FailedCase, Record, UserError
-from privbench.runs.store import CASE, FAILURE, MEMBERS, RECORD, WORK, find_records, is_locked
+from privbench.core import FailedCase, UserError
+from privbench.runs.store import CASE, FAILURE, MEMBERS, RECORD, WORK, is_locked
 from privbench.runs.sweep import CaseState
 
-__all__ = ["Standing", "find_case", "records_with_folders", "survey"]
+__all__ = ["Standing", "find_case", "survey"]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,6 @@ def _standing(path: Path) -> Standing:
             return Standing(path, CaseState.FAILED, FailedCase.load(path / FAILURE).reason)
     begun = (path / WORK).is_dir() or (path / MEMBERS).is_dir()
     return Standing(path, CaseState.BEGUN if begun else CaseState.WAITING, detail)
-
-
-def records_with_folders(folder: Path) -> list[tuple[Path, Record]]:
-    """The finished cases below a folder: where each lies, and its record.
-
-    Raises:
-        UserError: There is none, or one cannot be read.
-    """
-    return [(path.parent, Record.load(path)) for path in find_records(folder)]
 
 
 def find_case(text: str, folder: Path) -> Path:
