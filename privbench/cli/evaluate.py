@@ -27,6 +27,12 @@ __all__ = ["evaluate"]
     type=click.FloatRange(min=0, max=1, min_open=True),
     help="Largest change of a pixel, in [0, 1], under FGSM and PGD.",
 )
+@click.option(
+    "--measure",
+    default="all",
+    show_default=True,
+    help="all, accuracy alone, or with it any of jigsaw, attacks, corruptions, positions, separated by commas.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
@@ -44,6 +50,7 @@ def evaluate(
     limit: int,
     jigsaw: str,
     epsilon: float,
+    measure: str,
     seed: int,
     device: str,
     output: Path,
@@ -59,14 +66,15 @@ def evaluate(
     from privbench.cli.console import results_console
     from privbench.cli.device import cpu_threads, resolve_device
     from privbench.cli.tables import price_table
-    from privbench.core import UserError, build_defense, resolve_defense
+    from privbench.core import Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images
-    from privbench.models import load_victim, resolve_victim
+    from privbench.models import card_beside, load_victim, read_card, resolve_victim
     from privbench.runs.store import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 
     if weights == "random":
         raise UserError("--weights random has no price: nothing was learnt; accepted: embedded, pretrained or a file")
+    measures = _measures(measure)
     check_output(output)
     chosen_device = resolve_device(device)
     specs = resolve_defense(defense)
@@ -76,6 +84,11 @@ def evaluate(
     images = images.for_classes(spec.model.num_classes)
     if images.flags:
         raise UserError(f"the images of {data} have no labels; a price needs labelled test images, such as --data cifar10")
+    card = read_card(model, built.trained_as()) if weights == "embedded" else None
+    card = card_beside(Path(weights)) if weights not in {"embedded", "pretrained"} else card
+    training = None
+    if card is not None:
+        training = Training(defense=card.defense, dataset=card.dataset, epochs=card.epochs, recipe=dict(card.recipe))
     generator = torch.Generator().manual_seed(seed)
     victim = load_victim(spec, built, generator=generator).to(chosen_device)
     pixels, labels = images.as_tensors(spec.model.image_size)
@@ -89,7 +102,8 @@ def evaluate(
             pixels[:limit],
             labels[:limit],
             dataset=images.name,
-            options=MeasureOptions(build_defense(resolve_defense(jigsaw)), jigsaw, epsilon, seed),
+            options=MeasureOptions(build_defense(resolve_defense(jigsaw)), jigsaw, epsilon, seed, measures),
+            training=training,
             report=lambda what: status.update(f"measuring {what}"),
         )
     text = price.to_json()
@@ -100,3 +114,16 @@ def evaluate(
     for name, reason in price.unavailable.items():
         click.echo(f"{name}: n/a, {reason}")
     click.echo(str(path))
+
+
+def _measures(text: str) -> frozenset[str]:
+    from privbench.core import UserError
+    from privbench.training import MEASURES
+
+    names = [name.strip() for name in text.split(",")]
+    if names == ["all"]:
+        return frozenset(MEASURES)
+    unknown = [name for name in names if name not in {"accuracy", *MEASURES}]
+    if unknown:
+        raise UserError(f"--measure {unknown[0]} is not known; accepted: all, accuracy, {', '.join(MEASURES)}")
+    return frozenset(names) - {"accuracy"}

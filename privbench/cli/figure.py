@@ -28,14 +28,18 @@ def figure(name: str, folder: Path, output: Path, metric: str) -> None:
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
     described = registered_metric(metric)
-    points = front_points(leaderboard(folder), metric=metric, higher_is_leakier=described.higher_is_leakier)
+    rows = leaderboard(folder)
+    points = front_points(rows, metric=metric, higher_is_leakier=described.higher_is_leakier)
     label = f"{metric.upper().replace('_', '-')}{f', {described.unit}' if described.unit else ''}"
     drawn = front_figure(points, label=label, higher_is_leakier=described.higher_is_leakier)
     atomic_write(output, figure_bytes(drawn, output.suffix.removeprefix(".")))
-    unpriced = points[~points["priced"]]
+    unpriced = points[points["source"] == "card"]
     if len(unpriced):
         click.echo(
             f"accuracy of {', '.join(sorted(set(unpriced['defense'])))} is that of the victim's card; "
             "`privbench evaluate` measures it under the defense"
         )
+    left_out = sorted(set(rows["defense"]) - set(points["defense"]))
+    if left_out:
+        click.echo(f"left out, no victim was trained under them by this recipe: {', '.join(left_out)}")
     click.echo(f"{name}: {len(points)} points, {int(points['on_front'].sum())} on the front -> {output}")

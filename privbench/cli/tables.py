@@ -143,7 +143,8 @@ def price_table(price: Price, label: str) -> Table:
     for name, interval in shares.items():
         if interval is not None:
             table.add_row(name, f"{interval.mean:.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]")
-    table.add_row("accuracy, corrupted", f"{price.mean_corrupted_accuracy:.1%}", "")
+    if price.mean_corrupted_accuracy is not None:
+        table.add_row("accuracy, corrupted", f"{price.mean_corrupted_accuracy:.1%}", "")
     if price.difference_norm is not None:
         norm = price.difference_norm
         table.add_row("difference of features", f"{norm.mean:.3f}", f"[{norm.low:.3f}, {norm.high:.3f}]")

@@ -10,7 +10,7 @@ from privbench.core.errors import BusyError, ImageError, StoreError, UserError, 
 from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
-from privbench.core.price import Price
+from privbench.core.price import Price, Training
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
 from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
@@ -61,6 +61,7 @@ __all__ = [
     "Spec",
     "StoreError",
     "ThreatModel",
+    "Training",
     "TrainingRule",
     "UserError",
     "VictimSpec",

@@ -23,8 +23,11 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         higher_is_leakier: Its direction.
 
     Returns:
-        `defense`, `defense_params`, `attack`, `adversary`, `leakage`, `low`, `high`, `accuracy` (of the price where it was
-        measured, else of the victim's card), `priced`, and `on_front`: no other point is at least as accurate and less leaky.
+        `defense`, `defense_params`, `attack`, `adversary`, `leakage`, `low`, `high`, `accuracy`, `accuracy_low`,
+        `accuracy_high` (NaN where it has no interval), `source` of the accuracy, and `on_front`: no other point is at least as
+        accurate and less leaky. Where any row has the accuracy of a victim that was trained under its defense by a recipe that
+        an undefended one shares, that is the accuracy, and rows without it are left out (`retrained`); else it is that of
+        the price of the attacked victim (`price`), or else that of its card (`card`).
 
     Raises:
         UserError: The metric is not there, rows do not compare, or no row has an accuracy.
@@ -38,8 +41,15 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         if len(values) > 1:
             raise UserError(f"rows of different {column} do not compare ({', '.join(values)}); give a folder with one of them")
     points = rows.rename(columns=columns).dropna(subset=["leakage"])
-    points["priced"] = points["price_accuracy"].notna()
-    points["accuracy"] = pd.to_numeric(points["price_accuracy"]).fillna(pd.to_numeric(points["accuracy"]))
+    points["accuracy_low"] = points["accuracy_high"] = np.nan
+    if points["retrained_accuracy"].notna().any():
+        points = points.dropna(subset=["retrained_accuracy"]).drop(columns=["accuracy", "accuracy_low", "accuracy_high"])
+        sources = {"retrained_accuracy": "accuracy", "retrained_ci_low": "accuracy_low", "retrained_ci_high": "accuracy_high"}
+        points = points.rename(columns=sources)
+        points["source"] = "retrained"
+    else:
+        points["source"] = np.where(points["price_accuracy"].notna(), "price", "card")
+        points["accuracy"] = pd.to_numeric(points["price_accuracy"]).fillna(pd.to_numeric(points["accuracy"]))
     points = points.dropna(subset=["accuracy"])
     if points.empty:
         raise UserError("no row has an accuracy; measure it with `privbench evaluate --defense SPEC`, into the same folder")
@@ -52,8 +62,8 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         not bool(np.any((accuracy >= a) & (leakage <= worst) & ((accuracy > a) | (leakage < worst))))
         for a, worst in zip(accuracy, leakage, strict=True)
     ]
-    kept = ["defense", "defense_params", "attack", "adversary", *columns.values(), "accuracy", "priced", "on_front"]
-    return points[kept]
+    accuracies = ["accuracy", "accuracy_low", "accuracy_high", "source"]
+    return points[["defense", "defense_params", "attack", "adversary", *columns.values(), *accuracies, "on_front"]]
 
 
 def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -> Figure:
@@ -74,11 +84,13 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         axes.step(100 * front["accuracy"], front["leakage"], where="pre", color="0.7", linewidth=1, zorder=0)
         for place, (defense, group) in enumerate(points.groupby("defense", sort=True)):
             group = group.sort_values("leakage")
-            errors = np.abs(group[["low", "high"]].to_numpy().T - group["leakage"].to_numpy())
+            errors = np.abs(group[["low", "high"]].to_numpy(float).T - group["leakage"].to_numpy(float))
+            widths = np.abs(group[["accuracy_low", "accuracy_high"]].to_numpy(float).T - group["accuracy"].to_numpy(float))
             axes.errorbar(
                 100 * group["accuracy"],
                 group["leakage"],
                 yerr=errors,
+                xerr=None if np.isnan(widths).any() else 100 * widths,
                 fmt=_MARKERS[place % len(_MARKERS)],
                 color=f"C{place % 10}",
                 capsize=2,
@@ -87,6 +99,8 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
             )
         if not higher_is_leakier:
             axes.invert_yaxis()
-        axes.set(xlabel="accuracy of the victim, %", ylabel=f"{label}\nworst case, lower is more private")
+        trained = (points["source"] == "retrained").all()
+        xlabel = "accuracy of a victim trained under the defense, %" if trained else "accuracy of the victim, %"
+        axes.set(xlabel=xlabel, ylabel=f"{label}\nworst case, lower is more private")
         literal_legend(axes)
     return figure

@@ -2,6 +2,7 @@
 
 from privbench.models.loading import (
     VictimCard,
+    card_beside,
     embedded_name,
     file_sha256,
     load_prior,
@@ -30,6 +31,7 @@ __all__ = [
     "Victim",
     "VictimCard",
     "build_model",
+    "card_beside",
     "client_loss",
     "default_spec",
     "embedded_name",

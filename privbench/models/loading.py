@@ -47,7 +47,7 @@ class VictimCard:
         defended_accuracy: Top-1 when the test images go through the defense's batch hook, in [0, 1].
         test_images: Number of test images behind both.
         epochs: Passes over the training data.
-        recipe: The remaining hyper-parameters.
+        recipe: The remaining hyper-parameters, and the number of training images.
         command: The command that repeats it.
         parameters: Number of parameters.
         sha256: Content of the weights file.
@@ -97,6 +97,22 @@ def read_card(model: str, trained_as: str) -> VictimCard | None:
     """The card of embedded weights, None where there are none."""
     resource = _FOLDER / f"{embedded_name(model, trained_as)}.json"
     return VictimCard(**json.loads(resource.read_text(encoding="utf-8"))) if resource.is_file() else None
+
+
+def card_beside(weights: Path) -> VictimCard | None:
+    """The card that `privbench train` wrote beside a weights file; None where there is none or it describes other weights.
+
+    Raises:
+        UserError: There is a file of its name that is no card.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = VictimCard(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is not the card of {weights.name}; move it away or train again") from None
+    return card if card.sha256 == file_sha256(weights) else None
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

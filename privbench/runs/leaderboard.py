@@ -11,7 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from privbench.core import Calibration, Case, FailedCase, Identification, Interval, Price, Record, UserError, is_ensemble
+from privbench.core import (
+    Calibration,
+    Case,
+    FailedCase,
+    Identification,
+    Interval,
+    Price,
+    Record,
+    Training,
+    UserError,
+    is_ensemble,
+)
 from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results
 from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
 
@@ -45,11 +56,19 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
         UserError: As `leaderboard`.
     """
     files = find_results(folder)
-    prices, yardsticks = _prices(files), _Yardsticks(files)
+    found = [Price.load(path) for path in files if path.name.startswith("price--")]
+    prices, retrained, yardsticks = _prices(found), _Retrained(found), _Yardsticks(files)
     records = [path for path in files if path.name == RECORD]
     # One at a time: a row is small, a record is not.
     measured = [
-        {**_row(record), **_price(record.case, prices), **yardsticks.columns(record), "failure": None, "folder": path.parent}
+        {
+            **_row(record),
+            **_price(record.case, prices),
+            **retrained.columns(record.case),
+            **yardsticks.columns(record),
+            "failure": None,
+            "folder": path.parent,
+        }
         for path, record in ((path, _read(path)) for path in records)
     ]
     done = {path.parent for path in records}
@@ -67,7 +86,9 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
     order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
-    return rows.astype(dict.fromkeys(("steps", "trials", "failures", "price_images", "identified_of"), "Int64"))
+    return rows.astype(
+        dict.fromkeys(("steps", "trials", "failures", "price_images", "retrained_epochs", "identified_of"), "Int64")
+    )
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
@@ -108,13 +129,10 @@ def _read(path: Path) -> Record:
 _PriceKey = tuple[str, str | None, str]
 
 
-def _prices(files: Sequence[Path]) -> dict[_PriceKey, Price]:
+def _prices(files: Sequence[Price]) -> dict[_PriceKey, Price]:
     """The price of each victim under each defense; of several, the one with most images, and of those the last by name."""
     found: dict[_PriceKey, Price] = {}
-    for path in files:
-        if not path.name.startswith("price--"):
-            continue
-        price = Price.load(path)
+    for price in files:
         key = (price.victim.model.name, price.victim.weights_sha256, "+".join(map(str, price.defense)))
         if key not in found or price.images >= found[key].images:
             found[key] = price
@@ -132,8 +150,8 @@ _PRICE: Mapping[str, Callable[[Price], float | None]] = {
     "price_jigsaw_accuracy": lambda price: _mean(price.jigsaw_accuracy),
     "price_consistency": lambda price: _mean(price.consistency),
     "price_calibration_error": lambda price: price.calibration_error,
-    "price_fgsm_accuracy": lambda price: price.fgsm_accuracy.mean,
-    "price_pgd_accuracy": lambda price: price.pgd_accuracy.mean,
+    "price_fgsm_accuracy": lambda price: _mean(price.fgsm_accuracy),
+    "price_pgd_accuracy": lambda price: _mean(price.pgd_accuracy),
     "price_corrupted_accuracy": lambda price: price.mean_corrupted_accuracy,
 }
 """Column to what it takes from a price."""
@@ -143,6 +161,41 @@ def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | N
     """The columns of the price; empty where nobody evaluated this victim under this defense."""
     price = prices.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
     return dict.fromkeys(_PRICE) if price is None else {name: read(price) for name, read in _PRICE.items()}
+
+
+class _Retrained:
+    """What training under a defense costs: victims by one recipe, with a defense and without, from their prices.
+
+    It answers for defenses whose leakage is measured on a victim that was trained without them.
+    """
+
+    def __init__(self, prices: Sequence[Price]) -> None:
+        self._undefended: dict[tuple[object, ...], Price] = {}
+        self._under: dict[tuple[str, str], list[Price]] = {}
+        for price in prices:
+            defense = "+".join(map(str, price.defense))
+            if price.training is None or price.training.defense != defense:
+                continue
+            self._under.setdefault((price.victim.model.name, defense), []).append(price)
+            if defense == "none":
+                self._undefended[self._recipe(price, price.training)] = price
+
+    @staticmethod
+    def _recipe(price: Price, training: Training) -> tuple[object, ...]:
+        return price.victim.model.name, price.images, *training.alike
+
+    def columns(self, case: Case) -> dict[str, float | None]:
+        """Of several recipes that have an undefended victim the longest; empty where nobody trained this model so."""
+        names = ("retrained_accuracy", "retrained_ci_low", "retrained_ci_high", "retrained_undefended", "retrained_epochs")
+        found = [
+            (price.training.epochs, price.accuracy, self._undefended[recipe].accuracy.mean)
+            for price in self._under.get((case.victim.model.name, case.defense_text), [])
+            if price.training is not None and (recipe := self._recipe(price, price.training)) in self._undefended
+        ]
+        if not found:
+            return dict.fromkeys(names)
+        epochs, accuracy, undefended = max(found, key=lambda one: one[0])
+        return dict(zip(names, (accuracy.mean, accuracy.low, accuracy.high, undefended, epochs), strict=True))
 
 
 class _Yardsticks:

@@ -1,10 +1,11 @@
 """Training a victim under a defense, and its accuracy."""
 
 from privbench.training.evaluate import accuracy, defended_accuracy
-from privbench.training.price import MeasureOptions, measure_price
+from privbench.training.price import MEASURES, MeasureOptions, measure_price
 from privbench.training.train import EpochReport, LabelledImages, TrainingPlan, train
 
 __all__ = [
+    "MEASURES",
     "EpochReport",
     "LabelledImages",
     "MeasureOptions",

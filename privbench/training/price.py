@@ -14,17 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privbench.core import ComponentSpec, Defense, Interval, ModelInput, Price, UserError, VictimSpec
+from privbench.core import ComponentSpec, Defense, Interval, ModelInput, Price, Training, UserError, VictimSpec
 from privbench.models import Victim
 from privbench.scoring import bootstrap_interval
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
-__all__ = ["MeasureOptions", "measure_price"]
+__all__ = ["MEASURES", "MeasureOptions", "measure_price"]
 
 _BATCH = 250
 _BINS = 15
 _PGD_STEPS = 20
 _FOLDS = 5
+
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
+    "attacks": ("fgsm_accuracy", "pgd_accuracy"),
+    "corruptions": ("corrupted_accuracy",),
+    "positions": ("position_error",),
+}
+"""What is measured on request, with the fields of a price that it gives."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,14 @@ class MeasureOptions:
         jigsaw_text: The same as a user writes it.
         epsilon: Largest change of a pixel under attack, in (0, 1].
         seed: Source of masks, noise, random starts and the bootstrap.
+        measures: Which of `MEASURES` beside accuracy and calibration, which are always there.
     """
 
     jigsaw: Defense
     jigsaw_text: str
     epsilon: float = 2 / 255
     seed: int = 0
+    measures: frozenset[str] = frozenset(MEASURES)
 
 
 def measure_price(
@@ -54,6 +64,7 @@ def measure_price(
     *,
     dataset: str,
     options: MeasureOptions,
+    training: Training | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Price:
     """Measures what a victim can do.
@@ -67,12 +78,18 @@ def measure_price(
         labels: `[n]` int64.
         dataset: Name of the data.
         options: What to measure.
+        training: How the weights came to be, where that is known.
         report: Told what is measured next.
 
     Raises:
         UserError: The extra `price` is not installed.
     """
     measure = _Measure(victim, images, labels, options)
+    wanted = options.measures
+    found: dict[str, Any] = {}
+    missing = {
+        field: f"not asked for; --measure {name}" for name, fields in MEASURES.items() if name not in wanted for field in fields
+    }
     was_training = victim.training
     victim.eval()
     try:
@@ -80,19 +97,27 @@ def measure_price(
         plain = measure.logits(lambda batch, _: batch)
         report("accuracy under the defense")
         defended = measure.logits(lambda batch, generator: defense.prepare_batch(victim, batch, generator).model_input)
-        report("masked jigsaw")
-        jigsaw, missing = measure.jigsaw()
-        report("attacks on the input")
-        fgsm, pgd = measure.under_attack()
-        corrupted = {}
-        for name in CORRUPTIONS:
-            report(f"corruption {name}")
-            corrupted[name] = measure.corrupted(name)
-        error, no_positions = measure.position_error()
+        if "jigsaw" in wanted:
+            report("masked jigsaw")
+            values, reasons = measure.jigsaw()
+            found, missing = found | values, missing | reasons
+        if "attacks" in wanted:
+            report("attacks on the input")
+            fgsm, pgd = measure.under_attack()
+            found |= {"fgsm_accuracy": measure.share(fgsm), "pgd_accuracy": measure.share(pgd)}
+        if "corruptions" in wanted:
+            found["corrupted_accuracy"] = {}
+            for name in CORRUPTIONS:
+                report(f"corruption {name}")
+                found["corrupted_accuracy"][name] = measure.corrupted(name)
+        if "positions" in wanted:
+            found["position_error"], no_positions = measure.position_error()
+            missing |= no_positions
     finally:
         victim.train(was_training)
     return Price(
         victim=spec,
+        training=training,
         defense=defense_specs,
         dataset=dataset,
         images=len(images),
@@ -100,14 +125,10 @@ def measure_price(
         accuracy=measure.share(plain.argmax(1) == labels),
         defended_accuracy=measure.share(defended.argmax(1) == labels),
         jigsaw=options.jigsaw_text,
-        **jigsaw,
         calibration_error=measure.calibration_error(plain),
         epsilon=options.epsilon,
-        fgsm_accuracy=measure.share(fgsm),
-        pgd_accuracy=measure.share(pgd),
-        corrupted_accuracy=corrupted,
-        position_error=error,
-        unavailable={**missing, **no_positions},
+        **found,
+        unavailable=missing,
         torch=str(torch.__version__),
     )
 

@@ -322,7 +322,8 @@ def _publish(run: _Run, plan: TrainingPlan, images: int, test: LabelledImages, p
         defended_accuracy=defended_accuracy(victim, run.defense, test.images, test.labels, run.generator),
         test_images=len(test.images),
         epochs=plan.epochs,
-        recipe=plan.model_dump(include={"batch_size", "learning_rate", "weight_decay", "rise", "clip", "seed"}),
+        recipe=plan.model_dump(include={"batch_size", "learning_rate", "weight_decay", "rise", "clip", "seed"})
+        | {"images": images},
         command=command,
         parameters=sum(parameter.numel() for parameter in victim.parameters()),
         sha256=file_sha256(path),

@@ -11,13 +11,14 @@ from privbench.core import UserError
 from privbench.figures import figure_bytes, front_figure, front_points
 
 ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"}
+RETRAINED = dict.fromkeys(("retrained_accuracy", "retrained_ci_low", "retrained_ci_high"))
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def row(defense: str, leakage: float, accuracy: float, price: float | None = None, **changes: object) -> dict[str, object]:
     scores = {"psnr_mean": leakage, "psnr_ci_low": leakage - 1, "psnr_ci_high": leakage + 2}
     named = {"defense": defense, "defense_params": "", "attack": "a", "adversary": "aware"}
-    return {**ALIKE, **named, **scores, "accuracy": accuracy, "price_accuracy": price, **changes}
+    return {**ALIKE, **named, **scores, "accuracy": accuracy, "price_accuracy": price, **RETRAINED, **changes}
 
 
 def points(*rows: dict[str, object], higher: bool = True) -> pd.DataFrame:
@@ -27,8 +28,15 @@ def points(*rows: dict[str, object], higher: bool = True) -> pd.DataFrame:
 def test_the_strongest_attack_counts_and_the_measured_price_goes_before_the_card() -> None:
     found = points(row("x", 10, 0.7), row("x", 30, 0.7, attack="b"), row("y", 20, 0.6, price=0.5))
     assert list(found.loc["x", ["leakage", "attack", "low", "high", "accuracy"]]) == [30, "b", 29, 32, 0.7]
-    assert list(found.loc["y", ["accuracy", "priced"]]) == [0.5, True]
+    assert list(found.loc["y", ["accuracy", "source"]]) == [0.5, "price"]
     assert points(row("x", 10, 0.7), row("x", 30, 0.7), higher=False).loc["x", "leakage"] == 10
+
+
+def test_where_victims_were_trained_under_their_defenses_only_their_accuracy_is_drawn() -> None:
+    trained = {"retrained_accuracy": 0.4, "retrained_ci_low": 0.35, "retrained_ci_high": 0.45}
+    found = points(row("x", 10, 0.7, **trained), row("y", 20, 0.6, price=0.5))
+    assert list(found.index) == ["x"]
+    assert list(found.loc["x", ["accuracy", "accuracy_low", "accuracy_high", "source"]]) == [0.4, 0.35, 0.45, "retrained"]
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -1,5 +1,6 @@
 """The price of a defense: each measure means what it says, and a price that cannot be had is refused or says why."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from privbench.cli import main
-from privbench.core import Price, UserError, build_defense, resolve_defense
+from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.training import MeasureOptions, measure_price
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -62,6 +63,11 @@ def priced(victim: Victim, images: torch.Tensor, labels: torch.Tensor, epsilon: 
     return measure_price(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
 
 
+def share(measured: Interval | None) -> float:
+    assert measured is not None
+    return measured.mean
+
+
 def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -> None:
     victim = Victim(Threshold(), image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     levels = torch.tensor([100, 120, 135, 155])
@@ -69,8 +75,8 @@ def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -
     labels = torch.tensor([0, 0, 1, 1])
     # Margins are 27.5, 7.5, 7.5 and 27.5 levels.
     small, middle, large = (priced(victim, images, labels, epsilon / 255) for epsilon in (6, 10, 30))
-    assert [price.fgsm_accuracy.mean for price in (small, middle, large)] == [1.0, 0.5, 0.0]
-    assert [price.pgd_accuracy.mean for price in (small, middle, large)] == [1.0, 0.5, 0.0]
+    assert [share(price.fgsm_accuracy) for price in (small, middle, large)] == [1.0, 0.5, 0.0]
+    assert [share(price.pgd_accuracy) for price in (small, middle, large)] == [1.0, 0.5, 0.0]
     assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
     assert small.calibration_error < 0.02
     assert {"jigsaw_accuracy", "consistency", "difference_norm", "position_error"} == small.unavailable.keys()
@@ -94,7 +100,7 @@ def test_the_masked_jigsaw_and_the_positions_of_an_embedded_victim() -> None:
     assert not victim.training
     assert price.difference_norm is not None
     assert price.difference_norm.mean > 0.1
-    assert price.pgd_accuracy.mean <= price.fgsm_accuracy.mean
+    assert share(price.pgd_accuracy) <= share(price.fgsm_accuracy)
     # Chance is the mean distance from the middle of an 8x8 grid to its rows: two patches.
     assert price.position_error is not None
     assert price.position_error < 1
@@ -134,9 +140,46 @@ def test_the_leaderboard_joins_the_price(test_set: Path, tmp_path: Path) -> None
     assert rows.loc[["none"], "price_accuracy"].isna().all()
 
 
+def test_a_victim_trained_under_a_defense_prices_it_beside_an_undefended_one_of_the_same_recipe(
+    test_set: Path, tmp_path: Path
+) -> None:
+    from privbench.runs.leaderboard import leaderboard
+
+    output = tmp_path / "results"
+    images = np.random.default_rng(1).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    data = tmp_path / "made"
+    data.mkdir()
+    np.savez(data / "train.npz", images=images, labels=np.arange(16) % 10)
+    shutil.copy(test_set, data / "test.npz")
+    for defense in ("none", "sign"):
+        common = ["--defense", defense, "--data", str(data), "--device", "cpu"]
+        folder = tmp_path / defense
+        trained = CliRunner().invoke(main, ["train", *common, "--epochs", "1", "--batch-size", "8", "--output", str(folder)])
+        assert trained.exit_code == 0, trained.output
+        weights = folder / f"vit_mini_patch4_32.{defense}.safetensors"
+        answer = evaluated(*common, "--weights", str(weights), "--measure", "accuracy", "--output", str(output))
+        assert answer.exit_code == 0, answer.output
+        assert "pgd_accuracy: n/a, not asked for; --measure attacks" in answer.stdout
+    prices = {price.defense[0].name: price for price in map(Price.load, output.glob("price--*")) if price.training}
+    assert set(prices) == {"none", "sign"}
+    assert prices["sign"].pgd_accuracy is None
+    assert prices["sign"].mean_corrupted_accuracy is None
+    where = ["--limit", "1", "--no-download", "--quiet", "--device", "cpu", "--output", str(output / "runs")]
+    run = CliRunner().invoke(main, ["run", "--attack", "dlg:steps=1,evaluations=1", "--defense", "sign,no-pe", *where])
+    assert run.exit_code == 0, run.output
+    rows = leaderboard(output).set_index("defense")
+    assert rows.loc["sign", "retrained_accuracy"] == prices["sign"].accuracy.mean
+    assert rows.loc["sign", "retrained_undefended"] == prices["none"].accuracy.mean
+    assert rows.loc["sign", "retrained_epochs"] == 1
+    assert rows.loc[["no-pe"], "retrained_accuracy"].isna().all()
+    # The attacked victim is another one: its price stays empty.
+    assert rows.loc[["sign"], "price_accuracy"].isna().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--measure", "speed"], "--measure speed is not known; accepted: all, accuracy, jigsaw"),
         (["--weights", "random"], "--weights random has no price"),
         (["--epsilon", "0"], "0<x<=1"),
         (["--jigsaw", "nothing"], "unknown defense 'nothing'"),
