@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from privbench.core import Case, Record
-from privbench.runs.listener import Listener
+from privbench.runs.listener import Listener, Standing
 
 __all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock"]
 
@@ -51,11 +51,11 @@ class Position:
         self._began = time.perf_counter()
         self._start: float | None = None
 
-    def moved(self, group: Sequence[int], step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
+    def moved(self, at: Standing) -> None:
         """Takes a report of the attack on a group of batches."""
-        self.group, self.step, self.total, self.phase = group, step, max(total, 1), phase
-        self.losses = _means(losses)
-        self._done.update(dict.fromkeys(group, min(step / self.total, 1.0)))
+        self.group, self.step, self.total, self.phase = at.batches, at.step, max(at.total, 1), at.phase
+        self.losses = _means(at.losses)
+        self._done.update(dict.fromkeys(at.batches, min(at.step / self.total, 1.0)))
         if self._start is None:
             # A continued case does not begin at 0; the pace counts from here.
             self._start = self.fraction
@@ -189,24 +189,16 @@ class PlainProgress(_Display):
         super().started(case, batches, finished)
         self._phases.clear()
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
+    def step(self, case: Case, at: Standing) -> None:
         """Prints a line where one is due."""
         if self.position is None:
             return
-        self.position.moved(batches, step, total, phase, losses)
-        now, group = time.perf_counter(), tuple(batches)
-        if self._phases.get(group) != phase or now - self._said >= _PLAIN_INTERVAL:
-            self._said, self._phases[group] = now, phase
+        self.position.moved(at)
+        now = time.perf_counter()
+        if self._phases.get(at.batches) != at.phase or now - self._said >= _PLAIN_INTERVAL:
+            self._said, self._phases[at.batches] = now, at.phase
             where = self.position
-            self._print(f"{where.label}: {where.place}, {phase}, {where.loss_text}, {where.time_text}")
+            self._print(f"{where.label}: {where.place}, {at.phase}, {where.loss_text}, {where.time_text}")
 
 
 class LiveProgress(_Display):
@@ -229,19 +221,11 @@ class LiveProgress(_Display):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._live.stop()
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
+    def step(self, case: Case, at: Standing) -> None:
         """Redraws the line, five times a second at most."""
         if self.position is None:
             return
-        self.position.moved(batches, step, total, phase, losses)
+        self.position.moved(at)
         now = time.perf_counter()
         if now - self._shown >= _LIVE_INTERVAL:
             self._shown = now

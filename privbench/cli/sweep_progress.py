@@ -1,7 +1,7 @@
 """The progress of a sweep on stderr: all cases, those that run, what failed, the time left."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from privbench.cli.labels import defense_label
 from privbench.cli.progress import Position, clock
 from privbench.core import Case
+from privbench.runs.listener import Standing
 from privbench.runs.sweep import CaseState, Ledger, SweepListener
 
 __all__ = ["sweep_progress"]
@@ -38,17 +39,9 @@ class _Display(SweepListener):
         if case.identity in self.ledger.states:
             self.positions[case.identity] = Position(case, _label(case), batches, finished)
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
+    def step(self, case: Case, at: Standing) -> None:
         if (position := self.positions.get(case.identity)) is not None:
-            position.moved(batches, step, total, phase, losses)
+            position.moved(at)
             self._moved(position)
 
     def _moved(self, position: Position) -> None:

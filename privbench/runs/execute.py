@@ -31,7 +31,7 @@ from privbench.core import (
 from privbench.models import victim_accuracy
 from privbench.runs.channel import Channel, Outlet
 from privbench.runs.interrupt import Interruption, interruptible
-from privbench.runs.listener import Listener
+from privbench.runs.listener import Listener, Standing
 from privbench.runs.pictures import Draw, picture_names, png, shown_results
 from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.provenance import take_provenance
@@ -326,7 +326,7 @@ class _Run:
 
         def show(step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
             with speaking:
-                listener.step(case, batches, step, total, phase, losses)
+                listener.step(case, Standing(batches, step, total, phase, tuple(losses)))
 
         def say(message: str) -> None:
             with speaking:

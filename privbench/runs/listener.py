@@ -1,10 +1,30 @@
 """What a run tells whoever watches it: the progress display of the command line, a notebook, or nobody."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from privbench.core import Case, Record
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "Standing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the attack on a group of client batches stands.
+
+    Attributes:
+        batches: The group.
+        step: Steps done.
+        total: Of how many.
+        phase: Of the attack's schedule.
+        losses: One mapping of names to values for each batch.
+    """
+
+    batches: tuple[int, ...]
+    step: int
+    total: int
+    phase: str
+    losses: tuple[Mapping[str, float], ...]
 
 
 class Listener:
@@ -19,19 +39,8 @@ class Listener:
     def group(self, case: Case, batches: Sequence[int]) -> None:
         """The attack on some client batches, taken together, begins or continues."""
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
-        """The attack on a group stands at `step` of `total`, in `phase` of its schedule, with these losses of each batch.
-
-        With several devices, reports of several groups come in turn.
-        """
+    def step(self, case: Case, at: Standing) -> None:
+        """The attack on a group got further; with several devices, reports of several groups come in turn."""
 
     def batch(self, case: Case, batch: int) -> None:
         """One client batch is attacked, scored and kept."""

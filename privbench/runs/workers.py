@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from privbench.core import Case, StoreError, UserError
 from privbench.runs.interrupt import SIGNALS, Interrupted, interruptible
+from privbench.runs.listener import Standing
 from privbench.runs.store import CaseFolder
 from privbench.runs.sweep import CaseState, SweepListener, Way, work
 
@@ -104,20 +105,12 @@ class _Messenger(SweepListener):
         if case.identity in self._place:
             self._send("started", self._place[case.identity], batches, tuple(finished))
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
+    def step(self, case: Case, at: Standing) -> None:
         now = time.monotonic()
         if case.identity in self._place and now - self._said >= _LOOK:
             self._said = now
-            plain = tuple(dict(mapping) for mapping in losses)
-            self._send("step", self._place[case.identity], tuple(batches), step, total, phase, plain)
+            plain = tuple(dict(mapping) for mapping in at.losses)
+            self._send("step", self._place[case.identity], replace(at, losses=plain))
 
     def batch(self, case: Case, batch: int) -> None:
         if case.identity in self._place:

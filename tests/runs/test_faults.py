@@ -22,6 +22,7 @@ from PIL import Image
 
 from privbench.core import Case, FailedCase, Record
 from privbench.runs.leaderboard import leaderboard, leaderboard_csv
+from privbench.runs.listener import Standing
 from privbench.runs.store import FAILURE, RECORD, CaseFolder
 from privbench.runs.survey import survey
 from privbench.runs.sweep import CaseState, SweepListener, Way, state_of, work
@@ -341,8 +342,8 @@ def test_what_was_kept_of_an_interrupted_case_is_not_trusted_when_it_is_truncate
     class Stopping(Noting):
         """Ends the time in the middle of the second image."""
 
-        def step(self, case: Case, batches: Sequence[int], step: int, *_: object) -> None:
-            if batches == (1,) and step == 15:
+        def step(self, case: Case, at: Standing) -> None:
+            if at.batches == (1,) and at.step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,11 +1,11 @@
 """Somebody who watches a run, and what two runs must have in common."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from privbench.core import Case, Record
-from privbench.runs.listener import Listener
+from privbench.runs.listener import Listener, Standing
 
 
 class Watcher(Listener):
@@ -24,17 +24,9 @@ class Watcher(Listener):
     def group(self, case: Case, batches: Sequence[int]) -> None:
         self.events.append(f"group {_listed(batches)}")
 
-    def step(
-        self,
-        case: Case,
-        batches: Sequence[int],
-        step: int,
-        total: int,
-        phase: str,
-        losses: Sequence[Mapping[str, float]],
-    ) -> None:
-        self.events.append(f"step {_listed(batches)}.{step}/{total}")
-        self.at(batches, step)
+    def step(self, case: Case, at: Standing) -> None:
+        self.events.append(f"step {_listed(at.batches)}.{at.step}/{at.total}")
+        self.at(at.batches, at.step)
 
     def at(self, batches: Sequence[int], step: int) -> None:
         """For tests in which something happens at a step."""
