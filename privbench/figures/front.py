@@ -26,8 +26,9 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         `defense`, `defense_params`, `attack`, `adversary`, `leakage`, `low`, `high`, `accuracy`, `accuracy_low`,
         `accuracy_high` (NaN where it has no interval), `source` of the accuracy, and `on_front`: no other point is at least as
         accurate and less leaky. Where any row has the accuracy of a victim that was trained under its defense by a recipe that
-        an undefended one shares, that is the accuracy, and rows without it are left out (`retrained`); else it is that of
-        the price of the attacked victim (`price`), or else that of its card (`card`).
+        an undefended one shares, the accuracy is that share of the undefended victim's, so that several recipes stand on one
+        axis, and rows without it are left out (`retrained`); else it is that of the price of the attacked victim (`price`),
+        or else that of its card (`card`).
 
     Raises:
         UserError: The metric is not there, rows do not compare, or no row has an accuracy.
@@ -46,6 +47,8 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         points = points.dropna(subset=["retrained_accuracy"]).drop(columns=["accuracy", "accuracy_low", "accuracy_high"])
         sources = {"retrained_accuracy": "accuracy", "retrained_ci_low": "accuracy_low", "retrained_ci_high": "accuracy_high"}
         points = points.rename(columns=sources)
+        for column in sources.values():
+            points[column] = pd.to_numeric(points[column]) / pd.to_numeric(points["retrained_undefended"])
         points["source"] = "retrained"
     else:
         points["source"] = np.where(points["price_accuracy"].notna(), "price", "card")
@@ -100,7 +103,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         if not higher_is_leakier:
             axes.invert_yaxis()
         trained = (points["source"] == "retrained").all()
-        xlabel = "accuracy of a victim trained under the defense, %" if trained else "accuracy of the victim, %"
+        xlabel = "accuracy when trained under the defense, % of the undefended" if trained else "accuracy of the victim, %"
         axes.set(xlabel=xlabel, ylabel=f"{label}\nworst case, lower is more private")
         literal_legend(axes)
     return figure

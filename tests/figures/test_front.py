@@ -33,10 +33,12 @@ def test_the_strongest_attack_counts_and_the_measured_price_goes_before_the_card
 
 
 def test_where_victims_were_trained_under_their_defenses_only_their_accuracy_is_drawn() -> None:
-    trained = {"retrained_accuracy": 0.4, "retrained_ci_low": 0.35, "retrained_ci_high": 0.45}
+    trained = {"retrained_accuracy": 0.4, "retrained_ci_low": 0.3, "retrained_ci_high": 0.5, "retrained_undefended": 0.8}
     found = points(row("x", 10, 0.7, **trained), row("y", 20, 0.6, price=0.5))
     assert list(found.index) == ["x"]
-    assert list(found.loc["x", ["accuracy", "accuracy_low", "accuracy_high", "source"]]) == [0.4, 0.35, 0.45, "retrained"]
+    shares = found.loc["x", ["accuracy", "accuracy_low", "accuracy_high"]]
+    assert list(shares) == pytest.approx([0.5, 0.375, 0.625])
+    assert found.loc["x", "source"] == "retrained"
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
