@@ -4,18 +4,20 @@
 
 Υ is 0 in the first half and on in the second, where Γ is halved. Four things are ours and can be switched off: relocation
 (`relocation=off`), the matching of position rows (`position_matching=0`, `position_error=0`), the observed residual
-(`residual=simulated`), and matching up to the first block only (`layers=all`); `paper` is the published form.
+(`residual=simulated`), and matching up to the first block only (`layers=all`); `paper` is the published form. Attacks on single
+groups of parameters (`layers=attention` and so on) make a map of what leaks where.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy
-from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction
+from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
 from privbench.inversion import (
     Adam,
@@ -44,6 +46,17 @@ from privbench.models import load_prior
 __all__ = ["GradViT"]
 
 Weight = Annotated[float, Field(ge=0)]
+
+_UP_TO = ("all", "first-block", "embedding")
+"""Groups that begin at the input; they go by what is left out, and exist in every model."""
+_GROUPS = {
+    "position": r"network\.pos_embed",
+    "patch-embedding": r"network\.patch_embed\..*",
+    "attention": r"network\.blocks\.\d+\.attn\..*",
+    "mlp": r"network\.blocks\.\d+\.mlp\..*",
+    "head": r"network\.head\..*",
+}
+"""Name of a group to the parameters in it; `block-N` beside these is `network.blocks.N.` with its LayerNorms."""
 
 
 class GradViT(GroupAttack):
@@ -88,10 +101,14 @@ class GradViT(GroupAttack):
     residual: Literal["observed", "simulated"] = "observed"
     """Where the derivative of the loss by the logits comes from: the candidate's own softmax (published), or, for a batch of
     one and unless the adversary knows the gradient to be noisy, rounded or pruned, the observed gradient of the classifier's
-    bias, which is exactly that derivative (probability minus one-hot)."""
-    layers: Literal["all", "first-block", "embedding"] = "first-block"
-    """Whose gradients are matched: all parameters (published), those up to the first block, or the embedding's alone; fewer
-    parameters make a step cheaper, because their gradients need not be formed and differentiated again."""
+    bias, which is exactly that derivative (probability minus one-hot). Of the single groups of `layers` only `head` has that
+    bias; the others are always `simulated`."""
+    layers: str = "first-block"
+    """Whose gradients are matched: `all` parameters (published), those up to the `first-block`, or the `embedding`'s alone;
+    fewer parameters make a step cheaper, because their gradients need not be formed and differentiated again. Or a single
+    group, for a map of what leaks where: `position`, `patch-embedding`, `attention` or `mlp` of all blocks, `head` (the
+    classifier), `block-0`, `block-1`, ... What reads another group is off then: relocation and the position terms without
+    `position`. Label recovery always reads the classifier; `--labels known` keeps it out of the map."""
     gradient: Weight = 1.0
     """Weight of the matching term in the first half."""
     position_matching: Weight = 0.3
@@ -126,6 +143,25 @@ class GradViT(GroupAttack):
     """Steps between relocations."""
     relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the steps after which nothing is relocated any more."""
+
+    @field_validator("layers")
+    @classmethod
+    def _known_group(cls, value: str) -> str:
+        if value in _UP_TO or value in _GROUPS or re.fullmatch(r"block-\d+", value):
+            return value
+        raise ValueError(f"no group of parameters; accepted: {', '.join([*_UP_TO, *_GROUPS])} or block-N")
+
+    def require(self, observation: Observation) -> None:
+        """Refuses models without the parameters that are to be matched."""
+        if any(map(self._matched, observation.gradients)):
+            return
+        blocks = sorted(int(found) for found in _block_numbers(observation.gradients))
+        names = [*_GROUPS, *(f"block-{number}" for number in blocks)]
+        there = [*_UP_TO, *(name for name in names if any(_in_group(name, one) for one in observation.gradients))]
+        raise UserError(
+            f"attack gradvit matches layers={self.layers}, and {observation.model.name} under {observation.defense} has no "
+            f"such parameters; accepted for it: {', '.join(there)}"
+        )
 
     def group_size(self, observation: Observation) -> int:
         """As many as the engine attacks best in one step, by the size of this victim."""
@@ -165,7 +201,9 @@ class GradViT(GroupAttack):
         )
 
     def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
-        return self.residual == "observed" and observation.batch_size == 1 and simulation.view.exact
+        # Whoever matches a single group has not read the classifier's bias.
+        read = self.layers in _UP_TO or self._matched(simulation.model.classifier_names()[1])
+        return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.exact
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
         if self._observes_residual(simulation, observation):
@@ -178,6 +216,8 @@ class GradViT(GroupAttack):
         return mean_cross_entropy(simulation)
 
     def _matched(self, name: str) -> bool:
+        if self.layers not in _UP_TO:
+            return _in_group(self.layers, name)
         block = "blocks." in name
         deep = ".head" in name or ".norm." in name or (block and "blocks.0." not in name)
         return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
@@ -186,7 +226,7 @@ class GradViT(GroupAttack):
         distance = SquaredError() if self.matching == "squared-error" else LayerCosine()
         terms = [MatchingTerm("gradient", self._matching_weight(self.gradient), distance)]
         parts = simulation.model.parts() if simulation.model.patch_size else None
-        if parts is not None and parts.position is not None:
+        if parts is not None and parts.position is not None and self._matched(parts.position):
             rows = parts.prefix_tokens + simulation.model.patch_count
             direction = self._matching_weight(self.position_matching)
             late = Halves(0.0, self.position_error) if self.schedule == "gradvit" else Constant(self.position_error)
@@ -213,12 +253,12 @@ class GradViT(GroupAttack):
         return terms
 
     def _relocation(self, simulation: Simulation, observation: Observation) -> Relocation | None:
-        """None where it is off or does not apply: a batch's position gradient is a sum over its images."""
+        """None where it is off or does not apply: no position gradient is matched, or it is a sum over a batch's images."""
         size = simulation.model.patch_size
         if not self.relocation or size is None or observation.batch_size > 1:
             return None
         parts = simulation.model.parts()
-        if parts.position is None:
+        if parts.position is None or not self._matched(parts.position):
             return None
         last = int(self.steps * self.relocation_until)
         return Relocation(
@@ -235,6 +275,17 @@ class GradViT(GroupAttack):
         if self.schedule == "constant" or not self.bn_prior:
             return "matching" if not self.bn_prior else "matching and prior"
         return "matching" if share <= 0.5 else "matching and prior"
+
+
+def _in_group(group: str, name: str) -> bool:
+    """Whether a parameter is in one of the single groups."""
+    number = group.removeprefix("block-")
+    pattern = _GROUPS.get(group, rf"network\.blocks\.{number}\..*")
+    return re.fullmatch(pattern, name) is not None
+
+
+def _block_numbers(names: Iterable[str]) -> set[str]:
+    return {found[1] for name in names if (found := re.match(r"network\.blocks\.(\d+)\.", name))}
 
 
 def _with_residual(simulation: Simulation) -> Simulator:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
     "report": ("privbench.cli.report:report", "Make one HTML page of all records below a folder."),
     "compare": ("privbench.cli.compare:compare", "Compare defenses on the same images, with interval and test."),
+    "claims": ("privbench.cli.claims:claims", "Judge claims of the field by records: a page with a verdict for each."),
     "calibrate": ("privbench.cli.yardsticks:calibrate", "Score noise, other photos and JPEGs: what do the numbers mean?"),
     "identify": ("privbench.cli.yardsticks:identify", "Find the true image among candidates by its reconstruction."),
     "verify": ("privbench.cli.verify:verify", "Compute a row of a leaderboard again and say whether it holds."),

@@ -26,7 +26,7 @@ from privbench.core import (
 from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results
 from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
 
-__all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_records", "write_leaderboard"]
+__all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
 
@@ -69,7 +69,7 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
             "failure": None,
             "folder": path.parent,
         }
-        for path, record in ((path, _read(path)) for path in records)
+        for path, record in ((path, read_record(path)) for path in records)
     ]
     done = {path.parent for path in records}
     failed = [
@@ -115,10 +115,15 @@ def read_records(folder: Path) -> list[Record]:
     Raises:
         UserError: There is none, one cannot be read, or one was changed.
     """
-    return [_read(path) for path in find_records(folder)]
+    return [read_record(path) for path in find_records(folder)]
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """One record.
+
+    Raises:
+        UserError: It cannot be read, or was changed.
+    """
     record = Record.load(path)
     identity = record.case.identity
     if record.case_id != identity:

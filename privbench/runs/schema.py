@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from privbench.core import Calibration, Case, FailedCase, Identification, Price, Record
+from privbench.runs.claims import ClaimsFile
 from privbench.runs.study import StudyFile
 
 __all__ = ["STORED_FILES", "json_schema"]
@@ -18,8 +19,9 @@ STORED_FILES: Mapping[str, type[BaseModel]] = {
     "calibration": Calibration,
     "identification": Identification,
     "study": StudyFile,
+    "claims": ClaimsFile,
 }
-"""Kind of file to what it holds; a case and a study are written as YAML."""
+"""Kind of file to what it holds; a case, a study and claims are written as YAML."""
 
 
 def json_schema(kind: str) -> str:

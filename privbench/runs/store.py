@@ -39,6 +39,7 @@ __all__ = [
     "find_records",
     "find_results",
     "is_locked",
+    "walk_results",
     "write_plan",
 ]
 
@@ -500,13 +501,13 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def find_results(folder: Path) -> list[Path]:
+def walk_results(folder: Path) -> list[Path]:
     """All JSON files below a folder in one walk, sorted by path: of finished and failed cases and of what is made of them.
 
     The parts of ensembles are no rows of their own, and what is kept of a case in progress is no result.
 
     Raises:
-        UserError: There is no such folder, or no record below it.
+        UserError: There is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
@@ -514,9 +515,19 @@ def find_results(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in {MEMBERS, WORK, RECONSTRUCTIONS}]
         found += [Path(place, name) for name in names if name.endswith(".json")]
+    return sorted(found)
+
+
+def find_results(folder: Path) -> list[Path]:
+    """What `walk_results` finds, a record among it.
+
+    Raises:
+        UserError: There is no such folder, or no record below it.
+    """
+    found = walk_results(folder)
     if not any(path.name == RECORD for path in found):
         raise UserError(f"there is no {RECORD} below {folder}; give a folder that `privbench run --output` wrote to")
-    return sorted(found)
+    return found
 
 
 def find_records(folder: Path) -> list[Path]:

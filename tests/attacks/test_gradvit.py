@@ -1,5 +1,7 @@
 """GradViT as declared: presets, switches, and that it really brings an image back."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +17,15 @@ from privbench.models import load_victim, resolve_victim
 
 
 def _observe(
-    defense: str = "none", images: Tensor | None = None, labels: list[int] | None = None, threat: dict[str, Any] | None = None
+    defense: str = "none",
+    images: Tensor | None = None,
+    labels: list[int] | None = None,
+    threat: dict[str, Any] | None = None,
+    model: str = "vit_mini_patch4_32",
 ) -> tuple[Observation, Secret]:
     specs = resolve_defense(defense)
     built = build_defense(specs)
-    victim_spec = resolve_victim("vit_mini_patch4_32", "embedded", built)
+    victim_spec = resolve_victim(model, "embedded", built)
     victim = load_victim(victim_spec, built, generator=torch.Generator().manual_seed(0))
     if images is None:
         images, found = open_images("photos").load([0], 32)
@@ -133,11 +139,114 @@ def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth()
             assert torch.allclose(gradient, observation.gradients[name], rtol=1e-3, atol=1e-6), name
 
 
-@pytest.mark.parametrize(("layers", "count"), [("all", 44), ("first-block", 16), ("embedding", 4)])
+COUNTS = {
+    "all": 44,
+    "first-block": 16,
+    "embedding": 4,
+    "position": 1,
+    "patch-embedding": 2,
+    "attention": 12,
+    "mlp": 12,
+    "head": 2,
+    "block-0": 12,
+    "block-2": 12,
+}
+
+
+@pytest.mark.parametrize(("layers", "count"), COUNTS.items())
 def test_only_the_chosen_layers_are_matched(layers: str, count: int) -> None:
     observation, _ = _observe()
     attack = GradViT(layers=layers)
     assert sum(attack._matched(name) for name in observation.gradients) == count
+
+
+def test_the_single_groups_are_disjoint_and_leave_class_token_and_norms() -> None:
+    observation, _ = _observe()
+    groups = [GradViT(layers=layers) for layers in ("position", "patch-embedding", "attention", "mlp", "head")]
+    chosen = {name: sum(group._matched(name) for group in groups) for name in observation.gradients}
+    assert set(chosen.values()) == {0, 1}
+    assert all("norm" in name or "cls_token" in name for name, count in chosen.items() if not count)
+    blocks = [GradViT(layers=f"block-{number}") for number in range(3)]
+    assert all(sum(block._matched(name) for block in blocks) == ("blocks." in name) for name in observation.gradients)
+
+
+def _without(observation: Observation, kept: Callable[[str], bool]) -> Observation:
+    """The same update with noise in place of every gradient that is not kept."""
+    generator = torch.Generator().manual_seed(3)
+    changed = {
+        name: value if kept(name) else torch.randn(value.shape, generator=generator)
+        for name, value in observation.gradients.items()
+    }
+    return replace(observation, gradients=changed)
+
+
+@pytest.mark.parametrize("layers", ["position", "patch-embedding", "attention", "mlp", "head", "block-1"])
+def test_a_single_group_is_all_that_an_attacker_with_known_labels_reads(layers: str) -> None:
+    images, labels = open_images("photos").load([0], 32)
+    observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
+    # Relocation and the change to the second half lie within these steps.
+    attack = GradViT(steps=12, layers=layers, relocation_every=2, bn_prior=0.0)
+    whole = attack(observation, generator=_generator()).images
+    assert torch.equal(whole, attack(_without(observation, attack._matched), generator=_generator()).images)
+    other = attack(_without(observation, lambda _: False), generator=_generator()).images
+    assert not torch.equal(whole, other)
+
+
+@pytest.mark.parametrize(
+    ("layers", "terms", "relocates"),
+    [("first-block", 3, True), ("position", 3, True), ("attention", 1, False), ("head", 1, False), ("block-0", 1, False)],
+)
+def test_position_terms_and_relocation_act_only_where_the_position_rows_are_matched(
+    layers: str, terms: int, relocates: bool
+) -> None:
+    observation, _ = _observe()
+    simulation = simulate(observation)
+    attack = GradViT(layers=layers)
+    assert len(attack._matching_terms(simulation)) == terms
+    assert (attack._relocation(simulation, observation) is not None) == relocates
+
+
+@pytest.mark.parametrize(
+    ("layers", "observed"), [("first-block", True), ("embedding", True), ("head", True), ("mlp", False), ("block-2", False)]
+)
+def test_the_residual_is_observed_only_by_whoever_reads_the_classifier(layers: str, observed: bool) -> None:
+    observation, secret = _observe()
+    context = GradViT(layers=layers)._residual(simulate(observation), observation, secret.labels)
+    assert list(context) == (["residual"] if observed else ["labels"])
+
+
+@pytest.mark.parametrize(
+    ("model", "defense", "layers", "accepted"),
+    [
+        ("vit_mini_patch4_32", "none", "block-3", "block-0, block-1, block-2"),
+        ("vit_mini_patch4_32", "no-pe", "position", "embedding, patch-embedding, attention, mlp, head, block-0"),
+        ("cnn_mini_32", "none", "attention", "all, first-block, embedding, head"),
+    ],
+)
+def test_a_group_that_the_victim_lacks_is_refused_with_those_it_has(
+    model: str, defense: str, layers: str, accepted: str
+) -> None:
+    observation, _ = _observe(defense, model=model)
+    with pytest.raises(
+        UserError, match=f"layers={layers}, and {model} .* has no such parameters; accepted for it: .*{accepted}"
+    ):
+        GradViT(layers=layers, bn_prior=0.0)(observation, generator=_generator())
+
+
+@pytest.mark.parametrize("layers", ["attenton", "block", "block-x", "blocks-1", ""])
+def test_a_group_that_does_not_exist_is_refused(layers: str) -> None:
+    with pytest.raises(UserError, match=r"layers: .*no group of parameters; accepted: all, first-block"):
+        GradViT.from_preset(None, {"layers": layers})
+
+
+def test_a_convolutional_victim_is_attacked_without_the_prior_that_it_is() -> None:
+    images, labels = open_images("photos").load([0], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist(), model="cnn_mini_32")
+    result = GradViT(steps=4, bn_prior=0.0)(observation, generator=_generator())
+    assert result.labels is not None
+    assert result.labels.tolist() == secret.labels.tolist()
+    assert set(result.losses) == {"matching", "gradient", "variation"}
+    assert "relocation-does-not-apply" in result.flags
 
 
 def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Calibration, Identification, Interval, Record
+from privbench.runs.claims_page import write_claims
 from privbench.runs.leaderboard import write_leaderboard
 from privbench.runs.store import find_records
 from privbench.runs.yardsticks import calibration_name
@@ -21,6 +22,21 @@ RECORDS = [Record.load(path) for path in find_records(REFERENCE)]
 def test_a_leaderboard_is_regenerated_byte_for_byte(folder: str, name: str, tmp_path: Path) -> None:
     write_leaderboard(RESULTS / folder, tmp_path / name)
     assert (tmp_path / name).read_bytes() == (RESULTS / name).read_bytes()
+
+
+def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RESULTS.parent)
+    folders = [Path("results", name) for name in ("front", "reference", "claims") if (RESULTS / name).is_dir()]
+    judgements = write_claims(Path("results", "claims.yaml"), folders, tmp_path / "claims.md")
+    page = (
+        (tmp_path / "claims.md").read_text(encoding="utf-8").replace((tmp_path / "claims.md").as_posix(), "results/claims.md")
+    )
+    assert page == (RESULTS / "claims.md").read_text(encoding="utf-8")
+    assert len(judgements) >= 16
+    used = {path for one in judgements for finding in one.findings for side in (finding.higher, finding.lower) if side
+            for path in side.used if path.name == "record.json"}  # fmt: skip
+    assert used
+    assert not any("dirty" in (Record.load(path).provenance.commit or "dirty") for path in used)
 
 
 def test_the_table_of_the_front_quotes_its_records() -> None:
