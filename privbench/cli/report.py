@@ -1,22 +1,29 @@
 """`privbench report`: one HTML page of all records below a folder."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from privbench.cli.place import path_or_url
+
+if TYPE_CHECKING:
+    from privbench.runs.remote import Remote
 
 __all__ = ["report"]
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=path_or_url)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="File to write."
 )
 @click.option("--baseline", default="none", show_default=True, help="The defense to compare the others with.")
-def report(folder: Path, output: Path, baseline: str) -> None:
+def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
     """Make one HTML page of all records below FOLDER: leaderboard, pictures, losses, comparisons, and how each row was made.
 
-    The page needs no network and no other file. It is generated from the folder alone; the same folder gives the same bytes.
+    FOLDER is a path or a URL. The page needs no network and no other file. It is generated from the folder alone; the same
+    folder gives the same bytes.
     """
     from privbench.cli.drawing import draw_fronts, draw_losses
     from privbench.cli.labels import attack_label, defense_label

@@ -1,9 +1,14 @@
 """`privbench run`: attack private images under one or several defenses, score what comes back, show it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+from privbench.cli.place import config_at, in_scratch, path_or_url
+
+if TYPE_CHECKING:
+    from privbench.runs.remote import Remote
 
 __all__ = ["run"]
 
@@ -87,9 +92,14 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
     "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]"
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=_FOLDER_OF_RUNS, show_default=True, help="Folder of all cases."
+    "--output",
+    type=path_or_url,
+    default=_FOLDER_OF_RUNS,
+    show_default=True,
+    help="Folder of all cases, or its URL (s3://, sftp://, ...).",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="A resolved case.yaml to start from; other options change it.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
+@click.option("--config", type=path_or_url, help="A resolved case.yaml to start from; other options change it.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the case, such as attack.steps=300; repeatable."
 )
@@ -107,7 +117,9 @@ def run(
     group: int | None,
     precision: Literal["fp32", "tf32"],
     threads: int | None,
-    output: Path,
+    output: "Path | Remote",
+    scratch: Path | None,
+    config: "Path | Remote | None",
     force: bool,
     dry_run: bool,
     quiet: bool,
@@ -124,12 +136,12 @@ def run(
     from privbench.runs.execute import Suites
     from privbench.runs.interrupt import Interrupted
     from privbench.runs.resolve import RunOptions, resolve_cases
-    from privbench.runs.store import check_output
 
     try:
         devices = resolve_devices(device)
-        check_output(output)
-        cases = resolve_cases(RunOptions(**options))
+        output = in_scratch(output, scratch)
+        with config_at(config) as file:
+            cases = resolve_cases(RunOptions(config=file, **options))
         if dry_run:
             print_cases(cases, output)
             return

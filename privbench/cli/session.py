@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import click
@@ -12,22 +13,25 @@ from privbench.cli.drawing import draw_case, draw_defenses
 from privbench.cli.labels import claim_text, defense_label
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
-from privbench.core import Case, Execution, Record
+from privbench.core import Case, Execution, FailedCase, Record, UserError
 from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites, check_case
+from privbench.runs.listener import Listener
 from privbench.runs.pictures import shown_case
-from privbench.runs.store import CaseFolder, atomic_write
+from privbench.runs.remote import Remote, fetched, keep
+from privbench.runs.store import CaseFolder
 
 __all__ = ["Session", "print_cases"]
 
 
-def print_cases(cases: Sequence[Case], output: Path) -> None:
+def print_cases(cases: Sequence[Case], output: Path | Remote) -> None:
     """Prints resolved cases as YAML documents, each after a comment that says where it would go."""
     documents = []
-    for case in cases:
-        folder = CaseFolder(output, case)
-        state = "finished" if folder.record() else "begun" if folder.has_progress() else "new"
-        documents.append(f"# {folder.path} ({state})\n{case.to_yaml()}")
+    with fetched(output) as local:
+        for case in cases:
+            folder = CaseFolder(local, case)
+            state = "finished" if folder.record() else "begun" if folder.has_progress() else "new"
+            documents.append(f"# {output / case.folder} ({state})\n{case.to_yaml()}")
     click.echo("---\n".join(documents), nl=False)
 
 
@@ -36,7 +40,7 @@ class Session:
 
     Args:
         cases: At least one.
-        output: Folder of all cases.
+        output: Folder of all cases, or its URL.
         devices: Where to compute.
         suites: What to score by.
         group: How many client batches are attacked together; None: what the attack finds best.
@@ -47,7 +51,7 @@ class Session:
         self,
         cases: Sequence[Case],
         *,
-        output: Path,
+        output: Path | Remote,
         devices: Sequence[torch.device],
         suites: Suites,
         group: int | None,
@@ -68,28 +72,46 @@ class Session:
             UserError: A case cannot run; with several cases this is found before the first one starts.
             Interrupted: Stopped by a signal.
         """
-        pending = [case for case in self.cases if force or CaseFolder(self.output, case).record() is None]
+        pending = [case for case in self.cases if force or self._record(case) is None]
         if len(pending) > 1:
             for case in pending:
                 check_case(case, device=self.devices[0], suites=self.suites)
         console = notes_console()
         display = QuietProgress if quiet else LiveProgress if console.is_terminal else PlainProgress
         with display(console, self._label) as listener:
-            return [
-                run(
-                    case,
-                    output=self.output,
-                    devices=self.devices,
-                    force=force,
-                    listener=listener,
-                    suites=self.suites,
-                    checkpoint_interval=checkpoint_interval,
-                    draw=draw_case,
-                    group=self.group,
-                    execution=self.execution,
-                )
-                for case in self.cases
-            ]
+            return [self._compute(case, listener, force=force, checkpoint_interval=checkpoint_interval) for case in self.cases]
+
+    def _record(self, case: Case) -> Record | None:
+        if isinstance(self.output, Path):
+            return CaseFolder(self.output, case).record()
+        found = self.output.find(case)
+        return found if isinstance(found, Record) else None
+
+    def _compute(self, case: Case, listener: Listener, *, force: bool, checkpoint_interval: float) -> Record:
+        working: AbstractContextManager[Record | FailedCase | None]
+        if isinstance(self.output, Path):
+            folder, working = self.output, nullcontext()
+        else:
+            self.output.forget_failure(case)
+            folder, working = self.output.folder, self.output.working(case, again=force)
+        with working as found:
+            if isinstance(found, FailedCase):
+                raise UserError(found.reason)
+            if found is not None:
+                listener.reused(found)
+                return found
+            return run(
+                case,
+                output=folder,
+                devices=self.devices,
+                force=force,
+                listener=listener,
+                suites=self.suites,
+                checkpoint_interval=checkpoint_interval,
+                draw=draw_case,
+                group=self.group,
+                execution=self.execution,
+            )
 
     def _label(self, case: Case) -> str:
         """What the progress display calls a case: its defense, and for the member of an ensemble also its attack."""
@@ -116,9 +138,12 @@ class Session:
         if several:
             click.echo(self._draw(records, labels))
 
-    def _draw(self, records: Sequence[Record], labels: Sequence[str]) -> Path:
-        shown = [shown_case(record, folder=self.output / record.case.folder, device=self.devices[0]) for record in records]
+    def _draw(self, records: Sequence[Record], labels: Sequence[str]) -> str:
+        shown = []
+        for record in records:
+            with fetched(self.output, everything=True, below=record.case.folder) as local:
+                shown.append(shown_case(record, folder=local / record.case.folder, device=self.devices[0]))
         identity = hashlib.sha256("".join(record.case_id for record in records).encode()).hexdigest()[:12]
-        path = self.output / f"comparison-{identity}.png"
-        atomic_write(path, draw_defenses(shown, labels))
-        return path
+        name = f"comparison-{identity}.png"
+        keep(self.output, name, draw_defenses(shown, labels))
+        return str(self.output / name)

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from privbench.cli.place import case_at, path_or_url
+
 if TYPE_CHECKING:
     from privbench.core import Record
+    from privbench.runs.remote import Remote
 
 __all__ = ["show"]
 
@@ -15,32 +18,33 @@ __all__ = ["show"]
 @click.argument("case")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=path_or_url,
     default=Path("results"),
     show_default=True,
     help="Where to look for a hash.",
 )
-def show(case: str, output: Path) -> None:
-    """Show CASE, a case's folder or the first letters of its hash: numbers, flags, losses, pictures, or why it failed."""
+def show(case: str, output: "Path | Remote") -> None:
+    """Show CASE, a case's folder, its URL, or the first letters of its hash: numbers, flags, losses, or why it failed."""
     from privbench.core import FailedCase, Record
     from privbench.runs.store import FAILURE, RECORD, CaseFolder
-    from privbench.runs.survey import find_case
 
-    path = find_case(case, output)
-    if (path / RECORD).exists():
-        record = Record.load(path / RECORD)
-        _show(record, path)
-        for name in CaseFolder(path.parent, record.case).damaged(record):
-            click.echo(f"damaged: {path / name} is missing or was changed since the record was written")
-        return
-    if (path / FAILURE).exists():
-        failure = FailedCase.load(path / FAILURE)
-        click.echo(f"{path} failed at {failure.finished}: {failure.reason}")
-        return
-    click.echo(f"{path} is not finished; repeat its command to continue, or see privbench status {path.parent}")
+    with case_at(case, output, everything=True) as (path, name):
+        if (path / RECORD).exists():
+            record = Record.load(path / RECORD)
+            _show(record, path, name)
+            for file in CaseFolder(path.parent, record.case).damaged(record):
+                click.echo(f"damaged: {name}/{file} is missing or was changed since the record was written")
+            return
+        if (path / FAILURE).exists():
+            failure = FailedCase.load(path / FAILURE)
+            click.echo(f"{name} failed at {failure.finished}: {failure.reason}")
+            return
+    click.echo(
+        f"{name} is not finished; repeat its command to continue, or see privbench status {name.rpartition('/')[0] or '.'}"
+    )
 
 
-def _show(record: "Record", path: Path) -> None:
+def _show(record: "Record", path: Path, called: str) -> None:
     from privbench.cli.console import results_console
     from privbench.cli.labels import defense_label
     from privbench.cli.tables import case_table, footnotes, members_table
@@ -62,6 +66,6 @@ def _show(record: "Record", path: Path) -> None:
         f"made by privbench {made.version} (commit {(made.commit or 'unknown')[:12]}), torch {made.torch}, {made.device}, "
         f"{made.seconds:.0f} s, {made.finished}"
     )
-    click.echo(f"again: privbench run --config {path / 'case.yaml'} --force")
+    click.echo(f"again: privbench run --config {called}/case.yaml --force")
     if (path / COMPARISON).exists():
-        click.echo(f"picture: {path / COMPARISON}")
+        click.echo(f"picture: {called}/{COMPARISON}")

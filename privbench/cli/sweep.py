@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from privbench.cli.place import in_scratch, path_or_url
+
 if TYPE_CHECKING:
+    from privbench.runs.remote import Remote
     from privbench.runs.study import Study
 
 __all__ = ["sweep"]
@@ -17,6 +20,7 @@ Examples:
   privbench sweep study.yaml --limit 2 --budget 2h
   privbench sweep study.yaml --shard 2/4
   privbench sweep study.yaml --launcher ray --address auto --output /shared/runs
+  privbench sweep study.yaml --output s3://bucket/runs
 """
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -43,7 +47,15 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.command(epilog=_EXAMPLES)
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder of all cases.  [default: results/runs/NAME, the study's name]"
+    "--output",
+    type=path_or_url,
+    help="Folder of all cases, or its URL (s3://, gs://, sftp://, ...).  [default: results/runs/NAME, the study's name]",
+)
+@click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=1),
+    help="Seconds after which a machine that says nothing has lost its case at a URL.  [default: 300]",
 )
 @click.option("--shard", callback=_shard, metavar="I/N", help="Compute every N-th case from the I-th on.")
 @click.option("--budget", callback=_budget, metavar="TIME", help="Stop after this time (90s, 30m, 2h), at a checkpoint.")
@@ -57,7 +69,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Processes of this machine, or tasks of a Ray cluster (extra ray) whose nodes share the output folder.",
+    help="Processes of this machine, or tasks of a Ray cluster (extra ray) whose nodes share the output folder or URL.",
 )
 @click.option("--address", help="Of the Ray cluster, such as auto.  [default: one that is started on this machine]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Local processes.  [default: one per CUDA device, one on a CPU]")
@@ -78,7 +90,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
 def sweep(
     study: Path,
-    output: Path | None,
+    output: "Path | Remote | None",
     shard: tuple[int, int] | None,
     settings: tuple[str, ...],
     limit: int | None,
@@ -87,8 +99,11 @@ def sweep(
 ) -> None:
     """Compute all cases of STUDY, a YAML file of axes: every combination is a case, the same case is computed once.
 
-    Repeat the command to continue: what is finished stays. Several sweeps, on several machines with a shared folder, may
-    work on one study. A case that cannot be computed is kept with the reason, and tried again with --retry-failed.
+    Repeat the command to continue: what is finished stays. Several sweeps, on several machines with a shared folder or URL,
+    may work on one study. A case that cannot be computed is kept with the reason, and tried again with --retry-failed.
+
+    With a URL, cases are computed in a working folder on each machine and published when they are finished; meanwhile a claim
+    keeps other machines out. Checkpoints are copied to the URL when the sweep is stopped, and every fifth of --lease.
     """
     from privbench.runs.interrupt import Interrupted, interruptible
 
@@ -103,7 +118,7 @@ def sweep(
 
 def _sweep(
     study: Path,
-    output: Path | None,
+    output: "Path | Remote | None",
     shard: tuple[int, int] | None,
     settings: tuple[str, ...],
     limit: int | None,
@@ -133,12 +148,14 @@ def _sweep(
     _compute(found, folder, **how)
 
 
-def _list(study: "Study", folder: Path) -> None:
+def _list(study: "Study", folder: "Path | Remote") -> None:
+    from privbench.runs.remote import fetched
     from privbench.runs.store import CaseFolder
     from privbench.runs.sweep import state_of
 
-    for case in study.cases:
-        click.echo(f"{state_of(CaseFolder(folder, case))[0]:8} {folder / case.folder}")
+    with fetched(folder) as local:
+        for case in study.cases:
+            click.echo(f"{state_of(CaseFolder(local, case))[0]:8} {folder / case.folder}")
     for line in study.unreadable:
         click.echo(f"unreadable: {line}")
     click.echo(f"{len(study.cases)} cases of {study.combinations} combinations")
@@ -146,8 +163,10 @@ def _list(study: "Study", folder: Path) -> None:
 
 def _compute(
     study: "Study",
-    folder: Path,
+    output: "Path | Remote",
     *,
+    scratch: Path | None,
+    lease: float | None,
     budget: float | None,
     retry_failed: bool,
     launcher: Literal["local", "ray"],
@@ -166,21 +185,32 @@ def _compute(
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import Execution, UserError
     from privbench.runs.interrupt import Interrupted
-    from privbench.runs.store import CaseFolder, check_output, write_plan
+    from privbench.runs.remote import Remote, fetched
+    from privbench.runs.store import CaseFolder, write_plan
     from privbench.runs.sweep import CaseState, Ledger, Way
     from privbench.runs.workers import BudgetUsedError, alone, in_processes
 
     if address is not None and launcher != "ray":
         raise UserError("--address is of a Ray cluster; add --launcher ray")
     devices = [str(one) for one in resolve_devices(device)] if launcher == "local" else [device.replace("auto", "cpu")]
-    check_output(folder)
-    write_plan(folder, f"study--{study.name}--{study.identity}.json", study.plan().encode())
+    output = in_scratch(output, scratch, lease)
+    plan = f"study--{study.name}--{study.identity}.json"
+    if isinstance(output, Remote):
+        output.write({plan: study.plan().encode()})
+    else:
+        write_plan(output, plan, study.plan().encode())
     if retry_failed:
         for case in study.cases:
-            CaseFolder(folder, case).forget_failure()
-    ledger = Ledger(study.cases, folder)
+            if isinstance(output, Remote):
+                output.forget_failure(case)
+            else:
+                CaseFolder(output, case).forget_failure()
+    with fetched(output) as local:
+        ledger = Ledger(study.cases, local)
+    folder = output.folder if isinstance(output, Remote) else output
     way = Way(
         output=folder.resolve() if launcher == "ray" else folder,
+        remote=output if isinstance(output, Remote) else None,
         device=devices[0],
         threads=threads,
         lpips_weights=lpips_weights,
@@ -191,6 +221,8 @@ def _compute(
     )
     todo = [case for case in study.cases if ledger.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
     count = min(jobs or len(devices), max(len(todo), 1))
+    if isinstance(output, Remote) and output.url.startswith("memory://") and (launcher == "ray" or count > 1):
+        raise UserError(f"{output} is the memory of one process; use --jobs 1, or another --output")
     stopped: str | None = None
     code = 1 if study.unreadable else 0
     try:
@@ -209,20 +241,17 @@ def _compute(
     except KeyboardInterrupt as stop:
         stopped = "interrupted"
         code = 128 + (stop.number if isinstance(stop, Interrupted) else 2)
-    _report(study, folder, stopped)
-    raise click.exceptions.Exit(code or (1 if _failed(study, folder) else 0))
+    failed = _report(study, output, stopped)
+    raise click.exceptions.Exit(code or (1 if failed else 0))
 
 
-def _failed(study: "Study", folder: Path) -> bool:
-    from privbench.runs.store import CaseFolder
-
-    return any(CaseFolder(folder, case).failure() is not None for case in study.cases)
-
-
-def _report(study: "Study", folder: Path, stopped: str | None) -> None:
+def _report(study: "Study", folder: "Path | Remote", stopped: str | None) -> int:
+    """Says how a sweep ended; returns how many cases have failed."""
+    from privbench.runs.remote import fetched
     from privbench.runs.sweep import CaseState, Ledger
 
-    ledger = Ledger(study.cases, folder)
+    with fetched(folder) as local:
+        ledger = Ledger(study.cases, local)
     for identity, reason in ledger.reasons.items():
         click.echo(f"failed: {ledger.cases[identity].folder}: {reason}")
     for line in study.unreadable:
@@ -236,3 +265,4 @@ def _report(study: "Study", folder: Path, stopped: str | None) -> None:
     click.echo(f"{', '.join(words)}; {folder}")
     if done and not stopped:
         click.echo(f"next: privbench leaderboard {folder}")
+    return failed

@@ -2,17 +2,21 @@
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from privbench.cli.place import case_at, path_or_url
+
+if TYPE_CHECKING:
+    from privbench.runs.remote import Remote
 
 __all__ = ["verify"]
 
 
 @click.command()
 @click.argument("row")
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where to look for a hash."
-)
+@click.option("--output", type=path_or_url, default=Path("results"), show_default=True, help="Where to look for a hash.")
 @click.option(
     "--tolerance", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Factor on the tolerances of the metrics."
 )
@@ -21,12 +25,12 @@ __all__ = ["verify"]
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def verify(
-    row: str, output: Path, tolerance: float, device: str, lpips_weights: Path | None, download: bool, quiet: bool
+    row: str, output: "Path | Remote", tolerance: float, device: str, lpips_weights: Path | None, download: bool, quiet: bool
 ) -> None:
     """Compute ROW again, a case's folder or the hash in the leaderboard's column `case`, and say whether its record holds.
 
-    The means may differ by 0.5 dB of PSNR (above 60 dB they count as equal) and 0.02 of SSIM and LPIPS, times --tolerance. Exit
-    code 0: it holds; 1: it does not.
+    The folder may be a URL. The means may differ by 0.5 dB of PSNR (above 60 dB they count as equal) and 0.02 of SSIM and
+    LPIPS, times --tolerance. Exit code 0: it holds; 1: it does not.
     """
     import torch
 
@@ -38,13 +42,12 @@ def verify(
     from privbench.core import Record, UserError
     from privbench.runs.execute import Suites
     from privbench.runs.store import RECORD
-    from privbench.runs.survey import find_case
     from privbench.runs.verify import verify as compute
 
-    path = find_case(row, output)
-    record = Record.load(path / RECORD)
+    with case_at(row, output, everything=False) as (path, name):
+        record = Record.load(path / RECORD)
     if record.case_id != record.case.identity:
-        raise UserError(f"{path} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
+        raise UserError(f"{name} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
     devices, made = resolve_devices(device), record.provenance
     display = (QuietProgress if quiet else PlainProgress)(notes_console(), defense_label)
     threads = cpu_threads(made.threads, record.case.victim.model.image_size)

@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from privbench.cli.place import path_or_url
+
+if TYPE_CHECKING:
+    from privbench.runs.remote import Remote
 
 __all__ = ["calibrate", "identify"]
 
@@ -21,10 +26,10 @@ def _lpips_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=path_or_url)
 @_lpips_options
-def calibrate(folder: Path, lpips_weights: Path | None, download: bool) -> None:
-    """Score pictures that nobody reconstructed for the images of all records below FOLDER.
+def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: bool) -> None:
+    """Score pictures that nobody reconstructed for the images of all records below FOLDER, a path or URL.
 
     Uniform noise, the mean image, another image of the class, the truth with shuffled patches, and a JPEG of quality 10: one
     file for each selection of images; the leaderboard then says between which of them a score stands.
@@ -37,12 +42,14 @@ def calibrate(folder: Path, lpips_weights: Path | None, download: bool) -> None:
     from privbench.runs.execute import Suites
     from privbench.runs.leaderboard import read_records
     from privbench.runs.prepare import prepare
-    from privbench.runs.store import atomic_write
+    from privbench.runs.remote import fetched, keep
     from privbench.runs.yardsticks import calibrate as compute
     from privbench.runs.yardsticks import calibration_name
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
-    for record in read_records(folder):
+    with fetched(folder) as local:
+        records = read_records(local)
+    for record in records:
         name = calibration_name(record.case)
         if name in seen:
             continue
@@ -51,21 +58,21 @@ def calibrate(folder: Path, lpips_weights: Path | None, download: bool) -> None:
         if prepared.victim.patch_size is None:
             raise UserError(f"case {record.case_id} has a model without patches; calibration shuffles patches")
         found = compute(record.case, patch_size=prepared.victim.patch_size, suite=suites.suite(prepared))
-        atomic_write(folder / name, found.to_json().encode())
+        keep(folder, name, found.to_json().encode())
         results_console().print(calibration_table(found))
         click.echo(str(folder / name))
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=path_or_url)
 @click.option(
     "--candidates",
     type=click.IntRange(min=2),
     help="Images to choose from, the true one included.  [default: 100, or all of a smaller data set]",
 )
 @_lpips_options
-def identify(folder: Path, candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
-    """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER.
+def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
+    """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER, a path or URL.
 
     By pixels, LPIPS and the features of the embedded CNN; the leaderboard then has the share of images that are found first,
     and among the first five. By chance these are 1 and 5 in the number of candidates.
@@ -75,15 +82,17 @@ def identify(folder: Path, candidates: int | None, lpips_weights: Path | None, d
     from privbench.runs.execute import Suites
     from privbench.runs.leaderboard import read_records
     from privbench.runs.prepare import prepare
-    from privbench.runs.store import atomic_write, find_records
+    from privbench.runs.remote import fetched, keep
+    from privbench.runs.store import find_records
     from privbench.runs.yardsticks import IDENTIFICATION
     from privbench.runs.yardsticks import identify as compute
 
     suites = Suites(lpips_weights, download=download)
-    folders = [path.parent for path in find_records(folder)]
-    for path, record in zip(folders, read_records(folder), strict=True):
-        suite = suites.suite(prepare(record.case, torch.device("cpu")))
-        found = compute(record, path, candidates=candidates, suite=suite)
-        atomic_write(path / IDENTIFICATION, found.to_json().encode())
-        shares = ", ".join(f"{name} {found.top(name, 1):.0%} / {found.top(name, 5):.0%}" for name in found.ranks)
-        click.echo(f"{path.name}: top-1 / top-5 of {found.candidates}: {shares}")
+    with fetched(folder, everything=True) as local:
+        folders = [path.parent for path in find_records(local)]
+        for path, record in zip(folders, read_records(local), strict=True):
+            suite = suites.suite(prepare(record.case, torch.device("cpu")))
+            found = compute(record, path, candidates=candidates, suite=suite)
+            keep(folder, (path.relative_to(local) / IDENTIFICATION).as_posix(), found.to_json().encode())
+            shares = ", ".join(f"{name} {found.top(name, 1):.0%} / {found.top(name, 5):.0%}" for name in found.ranks)
+            click.echo(f"{path.name}: top-1 / top-5 of {found.candidates}: {shares}")

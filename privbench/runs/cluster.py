@@ -1,4 +1,4 @@
-"""The launcher of a sweep on many machines: tasks of a Ray cluster whose nodes share the output folder.
+"""The launcher of a sweep on many machines: tasks of a Ray cluster whose nodes share the output folder, or reach its URL.
 
 Ray starts the tasks and spreads them over CPUs and GPUs. A task whose node dies is started again elsewhere, where the store
 has what it had finished. The extra `ray` brings it.
@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from privbench.core import Case, StoreError, UserError
 from privbench.runs.interrupt import interruptible
-from privbench.runs.store import CaseFolder
-from privbench.runs.sweep import CaseState, SweepListener, Way, one_line_of, state_of, work
+from privbench.runs.sweep import CaseState, SweepListener, Way, fail, one_line_of, standing, work
 from privbench.runs.workers import DEATHS, BudgetUsedError, died_reason
 
 __all__ = ["on_ray"]
@@ -32,7 +32,8 @@ def on_ray(cases: Sequence[Case], way: Way, listener: SweepListener, *, address:
     """Computes the cases as tasks of a Ray cluster whose nodes share the output folder; arguments and errors as of `alone`.
 
     A task is a group of cases on one CPU or GPU. One whose node dies is started again elsewhere and continues from the last
-    checkpoint; a case during which its process ended twice, without its node, has failed.
+    checkpoint; a case during which its process ended twice, without its node, has failed. With a URL, nodes share nothing else:
+    each has a working folder of its own, and a case that its node did not give back waits until its claim ends.
 
     Args:
         cases: What to compute.
@@ -126,18 +127,18 @@ class _Tasks:
     def _left(self, group: Sequence[Case]) -> list[Case]:
         """The cases of a group that have no end; a task takes them in order."""
         ends = {CaseState.DONE, CaseState.FAILED}
-        return [case for case in group if state_of(CaseFolder(self._way.output, case))[0] not in ends]
+        return [case for case in group if standing(case, self._way)[0] not in ends]
 
     def _again(self, group: Sequence[Case], how: str, *, whose_fault: Sequence[Case] | None) -> None:
         """Starts what is left of a task whose process is gone."""
         for case in whose_fault or ():
             self._deaths[case.identity] += 1
             if self._deaths[case.identity] >= DEATHS:
-                CaseFolder(self._way.output, case).fail(died_reason(how))
+                fail(case, self._way, died_reason(how))
         left = self._left(group)
         for case in group:
             if case not in left:
-                state, found = state_of(CaseFolder(self._way.output, case))
+                state, found = standing(case, self._way)
                 self._listener.ended(case, state, getattr(found, "reason", None))
         self._listener.note(f"a Ray task ended ({how}); another one takes its place")
         if left:
@@ -166,7 +167,13 @@ class _Outcomes(SweepListener):
 def _task(contents: Sequence[Mapping[str, Any]], way: Way, where: str) -> list[tuple[str, str, str | None]]:
     """The body of a Ray task, in the folder where the sweep was started, so that paths mean the same."""
     outcomes = _Outcomes()
-    os.chdir(where)
+    if way.remote is None:
+        os.chdir(where)
+    else:
+        way = replace(way, output=way.remote.folder)
+        # A node need not have that folder: what cases are made of must then have paths that mean the same everywhere.
+        with suppress(OSError):
+            os.chdir(where)
     with interruptible():
         work([Case.model_validate(content) for content in contents], way, outcomes)
     return list(outcomes.found.values())

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,7 @@ from privbench.core import Case, FailedCase, Interval, Record
 from privbench.runs.compare import Comparison, compare_records
 from privbench.runs.flags import FLAG_MEANINGS
 from privbench.runs.leaderboard import leaderboard_with_folders
+from privbench.runs.remote import Remote, fetched
 from privbench.runs.store import CASE, COMPARISON, FAILURE, RECORD, TRACE
 from privbench.runs.trace import mean_trace
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
@@ -124,11 +125,11 @@ class Entry:
     commands: Sequence[str] = ()
 
 
-def report_page(folder: Path, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
+def report_page(place: Path | Remote, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
     """Makes the page of all cases below a folder.
 
     Args:
-        folder: Where to look, subfolders included.
+        place: Where to look, subfolders included.
         presentation: Names, numbers and drawings.
         baseline: The defense with which the others are compared, as in the column `defense` of the leaderboard.
 
@@ -138,8 +139,9 @@ def report_page(folder: Path, presentation: Presentation, *, baseline: str) -> t
     Raises:
         UserError: There is no record, or a record or trace cannot be read.
     """
-    rows = leaderboard_with_folders(folder)
-    entries = list(_entries(rows, presentation))
+    with fetched(place, everything=True) as folder:
+        rows = leaderboard_with_folders(folder)
+        entries = list(_entries(rows, presentation, lambda path: str(place / path.relative_to(folder).as_posix())))
     by_record = {
         id(entry.record): entry for entry in sorted(entries, key=lambda entry: entry.folder) if entry.record is not None
     }
@@ -157,7 +159,7 @@ def report_page(folder: Path, presentation: Presentation, *, baseline: str) -> t
         keep_trailing_newline=True,
     )
     page = environment.get_template("report.html").render(
-        name=folder.resolve().name,
+        name=place.resolve().name if isinstance(place, Path) else PurePosixPath(str(place)).name,
         version=__version__,
         style=style,
         script=script,
@@ -185,7 +187,7 @@ _COLUMN_BETWEEN = "PSNR stands"
 _COLUMN_MODEL = "model"
 
 
-def _entries(rows: pd.DataFrame, presentation: Presentation) -> Iterator[Entry]:
+def _entries(rows: pd.DataFrame, presentation: Presentation, called: Callable[[Path], str]) -> Iterator[Entry]:
     seen: dict[str, int] = {}
     several_models = len(set(rows["model"])) > 1
     calibrated = "psnr_between" in rows and bool(rows["psnr_between"].notna().any())
@@ -203,7 +205,7 @@ def _entries(rows: pd.DataFrame, presentation: Presentation) -> Iterator[Entry]:
         if calibrated:
             cells[_COLUMN_BETWEEN] = _text(_between(row["psnr_between"]))
         picture, losses, remarks = _pictures(folder, record, presentation)
-        again = f"privbench run --config {shlex.quote(str(folder / CASE))}"
+        again = f"privbench run --config {shlex.quote(f'{called(folder)}/{CASE}')}"
         yield Entry(
             anchor=f"case-{case.identity}" + (f"-{number}" if number > 1 else ""),
             folder=folder,
@@ -218,7 +220,7 @@ def _entries(rows: pd.DataFrame, presentation: Presentation) -> Iterator[Entry]:
             picture=picture,
             losses=losses,
             remarks=remarks,
-            commands=[again] if record is None else [f"{again} --force", f"privbench verify {shlex.quote(str(folder))}"],
+            commands=[again] if record is None else [f"{again} --force", f"privbench verify {shlex.quote(called(folder))}"],
         )
 
 

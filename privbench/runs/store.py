@@ -52,8 +52,9 @@ RECONSTRUCTIONS = "reconstructions"
 MEMBERS = "members"
 WORK = ".work"
 LOCK = ".lock"
+CLAIM = ".claim"
 
-_TEMPORARY = ".privbench-"
+TEMPORARY = ".privbench-"
 _STATE_SCHEMA = 2
 
 
@@ -131,7 +132,7 @@ def _refusal(action: str, path: Path, error: OSError) -> StoreError:
 
 def _temporary(name: str) -> str:
     """How the temporary names of a file begin; short, whatever its name is."""
-    return f"{_TEMPORARY}{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}-"
+    return f"{TEMPORARY}{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}-"
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -334,7 +335,7 @@ class CaseFolder:
 
     def _sweep(self) -> None:
         """Removes the temporary files of a process that was killed."""
-        for leftover in self.path.rglob(f"{_TEMPORARY}*"):
+        for leftover in self.path.rglob(f"{TEMPORARY}*"):
             with suppress(OSError):
                 leftover.unlink()
 
@@ -485,7 +486,9 @@ def _onto(device: torch.device) -> Callable[[Any, str], Any]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process computes the case of a folder now."""
+    """Whether a process computes the case of a folder now; in a copy of a URL, whether a machine did when it was fetched."""
+    if (folder / CLAIM).exists():
+        return True
     path = folder / LOCK
     if not path.exists():
         return False

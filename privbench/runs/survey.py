@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privbench.core import FailedCase, UserError
-from privbench.runs.store import CASE, FAILURE, MEMBERS, RECORD, WORK, is_locked
+from privbench.runs.store import CASE, CLAIM, FAILURE, MEMBERS, RECORD, WORK, is_locked
 from privbench.runs.sweep import CaseState
 
 __all__ = ["Standing", "find_case", "survey"]
@@ -38,7 +38,7 @@ def survey(folder: Path) -> list[Standing]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one that `privbench run` or `privbench sweep` wrote to")
     paths = {folder / name for plan in sorted(folder.glob("study--*.json")) for name in _planned(plan)}
-    for name in (RECORD, FAILURE, CASE, WORK):
+    for name in (RECORD, FAILURE, CASE, WORK, CLAIM):
         found = (path.parent for path in folder.rglob(name))
         paths.update(path for path in found if MEMBERS not in path.relative_to(folder).parts)
     if not paths:

@@ -1,12 +1,13 @@
 """Many cases into one folder: each is computed once, by whoever claims it first.
 
 The store is the queue. A worker goes through all cases, takes those that are neither finished nor claimed by another process,
-and comes back for the rest, so that several sweeps, on one machine or on many with a shared folder, work on one study without
-knowing of each other. A case that cannot be computed becomes a file with the reason and does not stop the others.
+and comes back for the rest, so that several sweeps, on one machine or on many with a shared folder or a URL, work on one study
+without knowing of each other. A case that cannot be computed becomes a file with the reason and does not stop the others.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +19,15 @@ from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites
 from privbench.runs.listener import Listener
 from privbench.runs.pictures import Draw
+from privbench.runs.remote import Remote
 from privbench.runs.store import CaseFolder
 
-__all__ = ["CaseState", "Ledger", "SweepListener", "Way", "one_line_of", "state_of", "work"]
+__all__ = ["CaseState", "Ledger", "SweepListener", "Way", "fail", "one_line_of", "standing", "state_of", "work"]
 
 _POLL = 0.5
 """Seconds between looks at cases that other processes compute."""
+_POLL_URL = 10.0
+"""The same for a URL, once it has been looked at in vain for as long: a look is a request for every case."""
 
 
 class CaseState(StrEnum):
@@ -41,7 +45,7 @@ class Way:
     """How a sweep computes its cases; goes to worker processes as it is.
 
     Attributes:
-        output: Folder of all cases.
+        output: Folder of all cases; with `remote`, its working folder on this machine.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads of a worker.
         lpips_weights: As of `Suites`.
@@ -49,6 +53,7 @@ class Way:
         checkpoint_interval: Seconds between checkpoints at least.
         execution: As of `run_case`.
         draw: As of `run_case`.
+        remote: The URL to which cases are published.
     """
 
     output: Path
@@ -59,6 +64,7 @@ class Way:
     checkpoint_interval: float = 20.0
     execution: Execution = field(default_factory=Execution)
     draw: Draw | None = None
+    remote: Remote | None = None
 
 
 class SweepListener(Listener):
@@ -82,6 +88,31 @@ def state_of(folder: CaseFolder) -> tuple[CaseState, Record | FailedCase | None]
     return (CaseState.BEGUN if folder.has_progress() else CaseState.WAITING), None
 
 
+def standing(case: Case, way: Way) -> tuple[CaseState, Record | FailedCase | None]:
+    """Where a case of a sweep stands for all who work on it; of a URL, begun cases are waiting ones.
+
+    Raises:
+        StoreError: The URL cannot be read.
+    """
+    if way.remote is None:
+        return state_of(CaseFolder(way.output, case))
+    if (found := way.remote.find(case)) is not None:
+        return (CaseState.DONE if isinstance(found, Record) else CaseState.FAILED), found
+    return (CaseState.RUNNING if way.remote.is_claimed(case) else CaseState.WAITING), None
+
+
+def fail(case: Case, way: Way, reason: str) -> None:
+    """Keeps why a case could not be computed, where all can see it.
+
+    Raises:
+        StoreError: The place cannot be written.
+    """
+    if way.remote is None:
+        CaseFolder(way.output, case).fail(reason)
+    else:
+        way.remote.fail(case, reason)
+
+
 def work(cases: Sequence[Case], way: Way, listener: SweepListener, *, first: int = 0) -> None:
     """Computes all cases that no other process computes, and waits for those.
 
@@ -92,12 +123,13 @@ def work(cases: Sequence[Case], way: Way, listener: SweepListener, *, first: int
         first: Where to begin, so that workers that start together do not all prepare the same case.
 
     Raises:
-        StoreError: The output folder cannot be written.
+        StoreError: The output folder cannot be written, or the URL not be reached.
         Interrupted: Stopped by a signal.
     """
     torch.set_num_threads(way.threads)
     suites = Suites(way.lpips_weights, download=way.download)
     pending = [*cases[first:], *cases[:first]]
+    pause, longest = _POLL, _POLL if way.remote is None else _POLL_URL
     while pending:
         others = []
         for case in pending:
@@ -105,16 +137,30 @@ def work(cases: Sequence[Case], way: Way, listener: SweepListener, *, first: int
             listener.ended(case, state, reason)
             if state is CaseState.RUNNING:
                 others.append(case)
-        if len(others) == len(pending):
-            time.sleep(_POLL)
+        if len(others) < len(pending):
+            pause = _POLL
+        else:
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
         pending = others
 
 
 def _compute(case: Case, way: Way, suites: Suites, listener: SweepListener) -> tuple[CaseState, str | None]:
-    folder = CaseFolder(way.output, case)
-    state, found = state_of(folder)
+    state, found = standing(case, way)
     if state in {CaseState.DONE, CaseState.RUNNING, CaseState.FAILED}:
         return state, found.reason if isinstance(found, FailedCase) else None
+    try:
+        with nullcontext() if way.remote is None else way.remote.working(case) as found:
+            if isinstance(found, FailedCase):
+                return CaseState.FAILED, found.reason
+            reason = None if found else _compute_here(case, way, suites, listener)
+    except BusyError:
+        return CaseState.RUNNING, None
+    return (CaseState.DONE, None) if reason is None else (CaseState.FAILED, reason)
+
+
+def _compute_here(case: Case, way: Way, suites: Suites, listener: SweepListener) -> str | None:
+    """Computes a case in the output folder; the reason where that cannot be done, which is kept there."""
     listener.claimed(case)
     try:
         run(
@@ -127,15 +173,13 @@ def _compute(case: Case, way: Way, suites: Suites, listener: SweepListener) -> t
             checkpoint_interval=way.checkpoint_interval,
             execution=way.execution,
         )
-    except BusyError:
-        return CaseState.RUNNING, None
-    except StoreError:
+    except (BusyError, StoreError):
         raise
     except Exception as error:  # whatever it is, the other cases go on
         reason = one_line_of(error)
-        folder.fail(reason)
-        return CaseState.FAILED, reason
-    return CaseState.DONE, None
+        CaseFolder(way.output, case).fail(reason)
+        return reason
+    return None
 
 
 def one_line_of(error: BaseException) -> str:
@@ -149,7 +193,7 @@ class Ledger:
 
     Args:
         cases: All cases.
-        output: Folder of all cases.
+        output: Folder of all cases, or a copy of what lies at a URL.
         clock: Seconds; replaced in tests.
     """
 

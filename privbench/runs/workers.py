@@ -21,8 +21,7 @@ from typing import Any, cast
 from privbench.core import Case, StoreError, UserError
 from privbench.runs.interrupt import SIGNALS, Interrupted, interruptible
 from privbench.runs.listener import Standing
-from privbench.runs.store import CaseFolder
-from privbench.runs.sweep import CaseState, SweepListener, Way, work
+from privbench.runs.sweep import CaseState, SweepListener, Way, fail, work
 
 __all__ = ["DEATHS", "BudgetUsedError", "alone", "died_reason", "in_processes"]
 
@@ -231,7 +230,7 @@ class _Crew:
             case = self.cases[place]
             if self._deaths[place] >= DEATHS:
                 reason = died_reason(how)
-                CaseFolder(self.way.output, case).fail(reason)
+                fail(case, self.way, reason)
                 self.listener.ended(case, CaseState.FAILED, reason)
             else:
                 self.listener.ended(case, CaseState.BEGUN, None)

@@ -244,7 +244,7 @@ def in_small_space(folder: Path, script: str, *arguments: str) -> list[int]:
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(PLUGIN)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     words = [*_NAMESPACE, "sh", "-c", script, "sh", *command, *fast, *arguments]
-    subprocess.run(words, cwd=folder, env=environment, check=True, timeout=300)
+    subprocess.run(words, cwd=folder, env=environment, check=True, timeout=900)
     return [int(code) for code in (folder / "codes.txt").read_text().split()]
 
 
@@ -255,7 +255,7 @@ def in_small_space(folder: Path, script: str, *arguments: str) -> list[int]:
     [
         pytest.param("120k", 1, id="one worker"),
         pytest.param("16k", 1, id="from the beginning"),
-        pytest.param("240k", 2, id="two workers"),
+        pytest.param("120k", 2, id="two workers"),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_sweep_goes_on_when_there_is_space(
@@ -415,6 +415,56 @@ def test_rivals_on_one_study_compute_every_case_once(
     assert len(runs) == 4
     assert set(runs.values()) == {1}
     assert contents(tmp_path / "out") == undisturbed
+
+
+# URLs
+
+
+def test_two_sweeps_on_one_url_with_a_working_folder_each_compute_every_case_once(
+    undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    study(tmp_path)
+    log = tmp_path / "log.txt"
+    url = ("--output", f"file://{tmp_path}/there/runs")
+    sweeps = [
+        Sweep(tmp_path, *url, "--scratch", str(tmp_path / f"machine-{number}"), PRIVBENCH_TEST_LOG=str(log)) for number in "12"
+    ]
+    assert [sweep.finish() for sweep in sweeps] == [0, 0], [sweep.stderr for sweep in sweeps]
+    assert all("4 of 4 cases done" in sweep.stdout for sweep in sweeps)
+    runs = Counter(log.read_text().splitlines())
+    assert len(runs) == 4
+    assert set(runs.values()) == {1}
+    assert contents(tmp_path / "there" / "runs") == undisturbed
+    assert_whole(tmp_path / "there" / "runs")
+
+
+@pytest.mark.parametrize(
+    ("kills", "arguments"),
+    [
+        pytest.param(1, (), id="1"),
+        pytest.param(8, (), id="8", marks=pytest.mark.slow),
+        pytest.param(4, ("--jobs", "2"), id="4 of two workers", marks=pytest.mark.slow),
+    ],
+)
+def test_machines_that_die_leave_their_cases_at_a_url_to_others(
+    kills: int, arguments: tuple[str, ...], undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Each sweep has a working folder of its own, which nobody sees again."""
+    study(tmp_path)
+    there = tmp_path / "there" / "runs"
+    moments = random.Random(kills)
+    for number in range(kills + 1):
+        machine = ("--scratch", str(tmp_path / f"machine-{number}"), "--lease", "2")
+        with Sweep(tmp_path, "--output", f"file://{there}", *machine, *arguments) as sweep:
+            if number < kills:
+                sweep.wait_for(lambda number=number: any((tmp_path / f"machine-{number}").glob("*/.work/*.pt")))  # type: ignore[misc]
+                sweep.process.join(moments.uniform(0.0, 1.2))
+                sweep.process.kill()
+                sweep.wait_for_no_worker()
+            else:
+                assert sweep.finish() == 0, (sweep.stdout, sweep.stderr)
+    assert contents(there) == undisturbed
+    assert_whole(there)
 
 
 # Attacks and images that go wrong

@@ -40,13 +40,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes of one CPU each; what they compute is logged. They know nothing of this tree's place."""
+    """Two nodes of one CPU and a cache each; what they compute is logged. They know nothing of this tree's place."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PRIVBENCH_TEST_LOG", str(folder / "log.txt"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    made = cluster_utils.Cluster(initialize_head=True, connect=False, head_node_args=small)
-    made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    first, second = ({"env_vars": {"XDG_CACHE_HOME": str(folder / f"node-{number}")}, **small} for number in (1, 2))
+    made = cluster_utils.Cluster(initialize_head=True, connect=False, head_node_args={"include_dashboard": False, **first})
+    made.add_node(**second)
     yield made
     made.shutdown()
 
@@ -81,6 +82,31 @@ def test_a_node_that_dies_loses_and_repeats_nothing(
         assert undisturbed.finish() == 0
     assert board(folder / "out") == board(local / "out")
     assert contents(folder / "out") == contents(local / "out")
+
+
+def test_nodes_that_share_nothing_but_a_url_take_over_from_one_that_dies(
+    folder: Path, cluster: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    there = folder / "there" / "runs"
+    url = ("--output", f"file://{there}", "--lease", "3")
+    with sweep(folder, cluster, *url) as running:
+        # Both nodes have copied a checkpoint of the case that they compute.
+        running.wait_for(lambda: len(list(there.glob("*/progress.zip"))) == 2)
+        assert len(list(folder.glob("node-*/privbench/url-*/*/.work"))) == 2
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+        code = running.finish()
+        assert code == 0, (running.stdout, running.stderr)
+    assert running.stdout.splitlines()[0] == f"8 of 8 cases done; file://{there}"
+    assert "a Ray task ended (its node died); another one takes its place" in running.stderr
+    runs = Counter(line.split()[0] for line in (folder / "log.txt").read_text().splitlines())
+    assert runs == {"begun": 8, "continued": 1}
+
+    local = tmp_path_factory.mktemp("local")
+    (local / "study.yaml").write_text(STUDY, encoding="utf-8")
+    with Sweep(local) as undisturbed:
+        assert undisturbed.finish() == 0
+    assert contents(there) == contents(local / "out")
 
 
 def test_a_stop_saves_and_the_local_launcher_continues(folder: Path, cluster: Any) -> None:
