@@ -1,10 +1,12 @@
 """`privbench figure`: figures of a folder of results, made from its records alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from privbench.cli.figure_names import FIGURES
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
@@ -15,39 +17,51 @@ __all__ = ["figure"]
 _FORMATS = (".pdf", ".png", ".svg")
 
 
-@click.command()
-@click.argument("name", type=click.Choice(["front"]))
-@click.argument("folder", type=path_or_url)
+@click.command(epilog="\b\n" + "\n".join(f"{name:13} {summary}" for name, summary in FIGURES.items()))
+@click.argument("name", type=click.Choice(list(FIGURES)))
+@click.argument("folder", type=path_or_url, required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .pdf, .png or .svg.")
 @click.option("--metric", default="psnr", show_default=True, help="Leakage metric, as `privbench list metrics` names it.")
-def figure(name: str, folder: "Path | Remote", output: Path, metric: str) -> None:
-    """Draw figure NAME from all records below FOLDER, a path or URL.
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only the records with this value in a column of the leaderboard; may be repeated.",
+)
+@click.option(
+    "--images", default=4, show_default=True, type=click.IntRange(min=1), help="Images of each case in a gallery, the first N."
+)
+@click.option(
+    "--weights",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="positions: weights of another victim beside the embedded ones; may be repeated.",
+)
+def figure(
+    name: str,
+    folder: "Path | Remote | None",
+    output: Path,
+    metric: str,
+    where: tuple[str, ...],
+    images: int,
+    weights: tuple[Path, ...],
+) -> None:
+    """Draw figure NAME from all records below FOLDER, a path or URL (positions: from weights, without one).
 
-    front: what each defense leaves to its strongest attacker, with its 95 % interval, against the accuracy of its victim.
+    Records compare only in the same setting (model, weights, images, threat model): of several settings that is drawn which
+    has most to show, and --where chooses another.
     """
+    from privbench.cli.drawing import FigureRequest, draw_figure
     from privbench.core import UserError
-    from privbench.figures import figure_bytes, front_figure, front_points
-    from privbench.runs.leaderboard import leaderboard
+    from privbench.figures import figure_bytes
     from privbench.runs.remote import fetched
     from privbench.runs.store import atomic_write
-    from privbench.scoring import registered_metric
 
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
-    described = registered_metric(metric)
-    with fetched(folder) as local:
-        rows = leaderboard(local)
-    points = front_points(rows, metric=metric, higher_is_leakier=described.higher_is_leakier)
-    label = f"{metric.upper().replace('_', '-')}{f', {described.unit}' if described.unit else ''}"
-    drawn = front_figure(points, label=label, higher_is_leakier=described.higher_is_leakier)
+    with fetched(folder, everything=True) if folder is not None else nullcontext() as local:
+        drawn, notes = draw_figure(name, FigureRequest(local, metric, where, images, weights))
     atomic_write(output, figure_bytes(drawn, output.suffix.removeprefix(".")))
-    unpriced = points[points["source"] == "card"]
-    if len(unpriced):
-        click.echo(
-            f"accuracy of {', '.join(sorted(set(unpriced['defense'])))} is that of the victim's card; "
-            "`privbench evaluate` measures it under the defense"
-        )
-    left_out = sorted(set(rows["defense"]) - set(points["defense"]))
-    if left_out:
-        click.echo(f"left out, no victim was trained under them by this recipe: {', '.join(left_out)}")
-    click.echo(f"{name}: {len(points)} points, {int(points['on_front'].sum())} on the front -> {output}")
+    for note in notes:
+        click.echo(note)
+    click.echo(f"{name} -> {output}")

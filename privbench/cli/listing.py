@@ -78,8 +78,8 @@ def _ensembles() -> list[Entry]:
 
 
 def _defenses() -> list[Entry]:
-    from privbench.cli.labels import claim_text
     from privbench.core import DEFENSES, ComponentSpec
+    from privbench.core.labels import claim_text
 
     return [
         replace(_component(name, DEFENSES.get(name)), claim=claim_text([ComponentSpec(name=name)])) for name in DEFENSES.names()

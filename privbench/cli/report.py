@@ -26,9 +26,9 @@ def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
     folder gives the same bytes.
     """
     from privbench.cli.drawing import draw_fronts, draw_losses
-    from privbench.cli.labels import attack_label, defense_label
     from privbench.cli.tables import METRICS, value_text
     from privbench.core import UserError
+    from privbench.core.labels import attack_label, defense_label
     from privbench.runs.report import Presentation, report_page
     from privbench.runs.store import atomic_write
 

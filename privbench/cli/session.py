@@ -10,10 +10,10 @@ import torch
 
 from privbench.cli.console import notes_console, results_console
 from privbench.cli.drawing import draw_case, draw_defenses
-from privbench.cli.labels import claim_text, defense_label
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
 from privbench.core import Case, Execution, FailedCase, Record, UserError
+from privbench.core.labels import claim_text, defense_label
 from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites, check_case
 from privbench.runs.listener import Listener

@@ -46,8 +46,8 @@ def show(case: str, output: "Path | Remote") -> None:
 
 def _show(record: "Record", path: Path, called: str) -> None:
     from privbench.cli.console import results_console
-    from privbench.cli.labels import defense_label
     from privbench.cli.tables import case_table, footnotes, members_table
+    from privbench.core.labels import defense_label
     from privbench.runs.store import COMPARISON
 
     label = defense_label(record.case)

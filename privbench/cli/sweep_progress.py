@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from privbench.cli.labels import defense_label
 from privbench.cli.progress import Position, clock
 from privbench.core import Case
+from privbench.core.labels import defense_label
 from privbench.runs.listener import Standing
 from privbench.runs.sweep import CaseState, Ledger, SweepListener
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from privbench.cli.labels import defense_label
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
+from privbench.core.labels import defense_label
 from privbench.runs.compare import Comparison
 from privbench.runs.ensemble import FLAGS
 from privbench.runs.external import ScoredPictures

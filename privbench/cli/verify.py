@@ -36,10 +36,10 @@ def verify(
 
     from privbench.cli.console import notes_console, results_console
     from privbench.cli.device import cpu_threads, resolve_devices
-    from privbench.cli.labels import defense_label
     from privbench.cli.progress import PlainProgress, QuietProgress
     from privbench.cli.tables import checks_table
     from privbench.core import Record, UserError
+    from privbench.core.labels import defense_label
     from privbench.runs.execute import Suites
     from privbench.runs.store import RECORD
     from privbench.runs.verify import verify as compute

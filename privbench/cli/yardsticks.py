@@ -43,8 +43,8 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
     from privbench.runs.leaderboard import read_records
     from privbench.runs.prepare import prepare
     from privbench.runs.remote import fetched, keep
+    from privbench.runs.yardstick_files import calibration_name
     from privbench.runs.yardsticks import calibrate as compute
-    from privbench.runs.yardsticks import calibration_name
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
     with fetched(folder) as local:
@@ -84,7 +84,7 @@ def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Pat
     from privbench.runs.prepare import prepare
     from privbench.runs.remote import fetched, keep
     from privbench.runs.store import find_records
-    from privbench.runs.yardsticks import IDENTIFICATION
+    from privbench.runs.yardstick_files import IDENTIFICATION
     from privbench.runs.yardsticks import identify as compute
 
     suites = Suites(lpips_weights, download=download)

@@ -54,6 +54,12 @@ class Progress:
         `losses` is one mapping, or one for each observation of a group that is attacked together.
         """
 
+    def picture(self, step: int, *images: Tensor) -> None:
+        """Shows how far the guess is after `step` steps: `[batch, 3, height, width]` in [0, 1] for each observation.
+
+        It is kept and scored once the attack is over; nothing of the score comes back.
+        """
+
     def note(self, message: str) -> None:
         """Tells something that the user should know, in one line."""
 

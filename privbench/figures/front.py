@@ -5,11 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.figures.style import literal_legend, styled
+from privbench.figures.style import TEXT_WIDTH, literal_legend, look, styled
 
 __all__ = ["FRONT_SETTING", "front_figure", "front_points"]
 
-_MARKERS = "osD^vP*X<>ph"
 FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
 """Columns of the leaderboard in which the rows of one front are alike."""
 
@@ -81,7 +80,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         A figure as wide as two columns of a paper; one marker per defense, readable without colour.
     """
     with styled():
-        figure = Figure(figsize=(6.8, 3.6), layout="constrained")
+        figure = Figure(figsize=(TEXT_WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         front = points[points["on_front"]].sort_values("accuracy")
         axes.step(100 * front["accuracy"], front["leakage"], where="pre", color="0.7", linewidth=1, zorder=0)
@@ -94,8 +93,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
                 group["leakage"],
                 yerr=errors,
                 xerr=None if np.isnan(widths).any() else 100 * widths,
-                fmt=_MARKERS[place % len(_MARKERS)],
-                color=f"C{place % 10}",
+                **look(place).points,
                 capsize=2,
                 elinewidth=0.8,
                 label=f"{defense} ({len(group)})" if len(group) > 1 else str(defense),

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from privbench.figures.style import styled
 
-__all__ = ["ComparisonRow", "DefenseColumn", "Pixels", "comparison_figure", "defenses_figure"]
+__all__ = [
+    "ComparisonRow",
+    "DefenseColumn",
+    "GalleryRow",
+    "Pixels",
+    "cases_figure",
+    "comparison_figure",
+    "defenses_figure",
+]
 
 Pixels = NDArray[np.uint8]
 """One image, `[height, width, 3]`."""
@@ -63,6 +71,23 @@ class DefenseColumn:
     fed: Sequence[Pixels]
     reconstructions: Sequence[Pixels | None]
     captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """One row of a gallery of cases: the same images throughout, in the same order.
+
+    Attributes:
+        label: What the row shows, up to three lines.
+        images: One entry per image; None where there is none.
+        captions: A line under each image, or nothing at all.
+        absent: Stands in place of an image that is not there.
+    """
+
+    label: str
+    images: Sequence[Pixels | None]
+    captions: Sequence[str] = ()
+    absent: str = "failed"
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,76 @@ def defenses_figure(
     return _gallery(cells, names, heads, groups=groups, title=title, side=side)
 
 
+_PAPER_DPI = 200
+_LABEL = 1.02
+_CELL = 0.46
+_PAPER_GAP = 0.03
+_CAPTION = 0.11
+_HEAD = 0.2
+
+
+def cases_figure(blocks: Sequence[Sequence[GalleryRow]], *, title: str) -> Figure:
+    """Many cases on the same images, for a page of a paper: one row per case, in two columns where there are many.
+
+    Args:
+        blocks: Rows that stay together, such as a defense's; at least one, and all images of one size.
+        title: Stands above everything.
+
+    Returns:
+        A figure; every pixel of an image is a square of whole pixels at 200 dots per inch.
+    """
+    sample = next(image for block in blocks for row in block for image in row.images if image is not None)
+    factor = max(1, round(_CELL * _PAPER_DPI / max(sample.shape[:2])))
+    height, width = (factor * length / _PAPER_DPI for length in sample.shape[:2])
+    columns = _columns(blocks)
+    count = len(blocks[0][0].images)
+    column_width = _LABEL + count * (width + _PAPER_GAP) + 0.1
+    heights = [sum(_row_height(row, height) for block in column for row in block) + 0.08 * len(column) for column in columns]
+    total_width, total_height = column_width * len(columns), _HEAD + max(heights)
+    with styled():
+        figure = Figure(figsize=(total_width, total_height), dpi=_PAPER_DPI)
+        figure.text(0.02 / total_width, 1 - 0.03 / total_height, title, va="top", fontsize=7, color="0.3", parse_math=False)
+        for number, column in enumerate(columns):
+            y = _HEAD
+            for block in column:
+                for row in block:
+                    left = number * column_width
+                    middle = 1 - (y + height / 2) / total_height
+                    x = (left + _LABEL - 0.05) / total_width
+                    figure.text(x, middle, row.label, ha="right", va="center", fontsize=6, parse_math=False, linespacing=1.1)
+                    for place, image in enumerate(row.images):
+                        corner = left + _LABEL + place * (width + _PAPER_GAP)
+                        # On whole pixels, or else they would be of unequal size.
+                        corner, top = (round(value * _PAPER_DPI) / _PAPER_DPI for value in (corner, y))
+                        box = (
+                            corner / total_width,
+                            1 - (top + height) / total_height,
+                            width / total_width,
+                            height / total_height,
+                        )
+                        _place(figure, box, _Cell(image), factor, absent=row.absent)
+                        if row.captions:
+                            where = (corner + width / 2) / total_width, 1 - (top + height + 0.01) / total_height
+                            figure.text(*where, row.captions[place], ha="center", va="top", fontsize=5)
+                    y += _row_height(row, height)
+                y += 0.08
+    return figure
+
+
+def _row_height(row: GalleryRow, height: float) -> float:
+    return height + _PAPER_GAP + (_CAPTION if row.captions else 0)
+
+
+def _columns(blocks: Sequence[Sequence[GalleryRow]]) -> list[list[Sequence[GalleryRow]]]:
+    """One column, or two of about the same number of rows where there are more than ten."""
+    total = sum(map(len, blocks))
+    if total <= 10 or len(blocks) == 1:
+        return [list(blocks)]
+    sums = [sum(map(len, blocks[:place])) for place in range(1, len(blocks))]
+    split = 1 + min(range(len(sums)), key=lambda place: abs(2 * sums[place] - total))
+    return [list(blocks[:split]), list(blocks[split:])]
+
+
 def _gallery(
     cells: list[list[_Cell]],
     names: Sequence[str],
@@ -160,12 +255,12 @@ def _gallery(
     return figure
 
 
-def _place(figure: Figure, box: tuple[float, float, float, float], cell: _Cell, factor: int) -> None:
+def _place(figure: Figure, box: tuple[float, float, float, float], cell: _Cell, factor: int, *, absent: str = "failed") -> None:
     axes = figure.add_axes(box)
     if cell.image is None:
         axes.set(xticks=[], yticks=[], facecolor="0.94")
         axes.spines[:].set_visible(False)
-        axes.text(0.5, 0.5, "failed", ha="center", va="center", color="0.4", transform=axes.transAxes)
+        axes.text(0.5, 0.5, absent, ha="center", va="center", color="0.4", transform=axes.transAxes)
         return
     axes.set_axis_off()
     # Enlarged here and drawn one to one: matplotlib's own nearest neighbour makes pixels of unequal size.

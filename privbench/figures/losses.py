@@ -14,13 +14,13 @@ def losses_figure(trace: pd.DataFrame) -> Figure:
     """Draws the losses of one case.
 
     Args:
-        trace: Indexed by step; the column `phase` and at least one loss. Values that are not positive have no place on a
-            logarithmic axis and are left out.
+        trace: Indexed by step; the column `phase` and at least one loss. `psnr` is no loss, and values that are not positive
+            have no place on a logarithmic axis: both are left out.
 
     Returns:
         A figure as wide as two columns of a paper; a vertical line where a phase begins, with its name.
     """
-    losses = trace.drop(columns="phase")
+    losses = trace.drop(columns=["phase", *({"psnr"} & set(trace))])
     losses = losses.where(losses > 0).dropna(axis="columns", how="all")
     phases = trace["phase"]
     begins = phases[phases != phases.shift()]

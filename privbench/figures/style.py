@@ -3,13 +3,86 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import as_file, files
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["figure_bytes", "figure_png", "literal_legend", "styled"]
+from privbench.scoring import registered_metric
+
+__all__ = [
+    "COLUMN_WIDTH",
+    "LOOKS",
+    "TEXT_WIDTH",
+    "Look",
+    "figure_bytes",
+    "figure_png",
+    "literal_legend",
+    "look",
+    "metric_label",
+    "styled",
+]
+
+COLUMN_WIDTH = 3.3
+"""One column of a two-column paper, in inches."""
+TEXT_WIDTH = 6.8
+"""Both columns, in inches."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn. Marker, filling and dashes tell it from the others without its colour.
+
+    Attributes:
+        colour: One of the style's cycle, which is safe for the colour-blind.
+        marker: Matplotlib's name of it.
+        filled: Whether the marker is filled.
+        dashes: Of a line, as matplotlib takes them.
+    """
+
+    colour: str
+    marker: str
+    filled: bool
+    dashes: Any
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Keyword arguments of a series of markers."""
+        face = self.colour if self.filled else "white"
+        return {"color": self.colour, "marker": self.marker, "markerfacecolor": face, "linestyle": "none"}
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of a series of joined markers."""
+        return {**self.points, "linestyle": self.dashes, "linewidth": 1.1}
+
+
+_MARKERS = "osD^vP*X<>ph"
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_COLOURS = 7
+LOOKS = 2 * len(_MARKERS)
+"""So many series of markers differ without colour; lines repeat their dashes sooner and differ by the marker."""
+
+
+def look(place: int) -> Look:
+    """The look of a series by its place in the legend."""
+    filled = place // len(_MARKERS) % 2 == 0
+    return Look(f"C{place % _COLOURS}", _MARKERS[place % len(_MARKERS)], filled, _DASHES[place % len(_DASHES)])
+
+
+def metric_label(name: str) -> str:
+    """A metric as an axis names it: name, unit, and which way more leaks.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    metric = registered_metric(name)
+    unit = f", {metric.unit}" if metric.unit else ""
+    first, *rest = name.split("_")
+    return f"{'-'.join([first.upper(), *rest])}{unit} ({'higher' if metric.higher_is_leakier else 'lower'}: more leaked)"
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from privbench.inversion.terms import MatchingTerm, PriorTerm
 __all__ = ["Inversion", "Outcome", "Rearrange", "Relocation", "Target", "group_size"]
 
 _REPORT_EVERY = 10
+_PICTURES = 24
 
 
 def group_size(*, tokens: int, parameters: int, device: torch.device) -> int:
@@ -230,6 +231,7 @@ class _Run:
             active = self._advance()
             if self.state.step % _REPORT_EVERY == 0 or self.state.step == steps:
                 self._report(active.names)
+                self._show(active)
                 self.progress.save(self.state.export())
         return [self._select(victim) for victim in range(len(self.targets))]
 
@@ -272,6 +274,20 @@ class _Run:
                     f"the loss '{broken}' became non-finite at step {self.state.step}; lower the learning rate"
                 )
         self.progress.report(self.state.step, self.inversion.steps, self.inversion.phase(share), *reports)
+
+    def _show(self, active: Step) -> None:
+        """Shows the present guess of every victim at about two dozen reports: of the trial whose gradient fits best by now."""
+        steps = self.inversion.steps
+        every = _REPORT_EVERY * max(1, steps // (_REPORT_EVERY * _PICTURES))
+        if self.state.step % every and self.state.step != steps:
+            return
+        images = self.state.images
+        best = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        matching = len(active.objective.matching)
+        if self.losses is not None and matching:
+            weights = images.new_tensor(self.inversion.settings(self.state.step - 1)[3 : 3 + matching])
+            best = (weights[:, None] * self.losses[:, :matching]).sum(1).nan_to_num(torch.inf).argmin(1)
+        self.progress.picture(self.state.step, *images[torch.arange(len(images), device=images.device), best])
 
     def _select(self, victim: int) -> Outcome | Failure:
         """The trial with the smallest weighted matching loss at the final images: never the total, never the truth."""

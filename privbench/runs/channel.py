@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from privbench.core import Progress
 from privbench.runs.interrupt import Interruption
 from privbench.runs.store import Checkpoint
 from privbench.runs.trace import TraceRow
+from privbench.scoring import to_uint8
 
 __all__ = ["Channel", "Outlet"]
 
@@ -29,7 +32,7 @@ class Outlet:
 
 
 class Channel(Progress):
-    """The progress channel of one group: it keeps a trace of each batch, and a checkpoint whenever the interval is over.
+    """The progress channel of one group: it keeps trace and pictures of each batch, and checkpoints at intervals.
 
     Args:
         batches: The client batches of the group, in the order in which the attack gets them.
@@ -49,6 +52,9 @@ class Channel(Progress):
     ) -> None:
         self.traces: list[list[TraceRow]] = (
             [list(trace) for trace in checkpoint.traces] if checkpoint else [[] for _ in batches]
+        )
+        self.pictures: list[dict[int, Tensor]] = (
+            [dict(shown) for shown in checkpoint.pictures] if checkpoint and checkpoint.pictures else [{} for _ in batches]
         )
         self.seconds_before = checkpoint.seconds if checkpoint else 0.0
         self._batches = batches
@@ -77,6 +83,17 @@ class Channel(Progress):
             trace.append((int(step), phase, row))
         self._outlet.show(step, total, phase, values)
 
+    def picture(self, step: int, *images: Tensor) -> None:
+        """Keeps a guess for each batch, with 8 bits; it is scored when the attack is over.
+
+        Raises:
+            RuntimeError: There is not one for each batch.
+        """
+        if len(images) != len(self.pictures):
+            raise RuntimeError(f"the attack showed {len(images)} guesses and was given {len(self.pictures)} observations")
+        for shown, guess in zip(self.pictures, images, strict=True):
+            shown[int(step)] = to_uint8(guess.detach().float().nan_to_num(0).clamp(0, 1).cpu())
+
     def note(self, message: str) -> None:
         """Hands a note on."""
         self._outlet.say(message)
@@ -88,7 +105,7 @@ class Channel(Progress):
         due = time.perf_counter() - self._saved >= self._interval
         if due or self._interruption.requested is not None:
             traces = tuple(map(tuple, self.traces))
-            self._outlet.keep(Checkpoint(self._batches, state, traces, self.seconds()))
+            self._outlet.keep(Checkpoint(self._batches, state, traces, self.seconds(), tuple(map(dict, self.pictures))))
             self._saved = time.perf_counter()
             self._interruption.honour()
 

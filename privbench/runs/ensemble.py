@@ -35,6 +35,7 @@ from privbench.runs.pictures import Draw, picture_names, shown_results
 from privbench.runs.prepare import Prepared, prepare
 from privbench.runs.provenance import take_provenance
 from privbench.runs.store import CASE, COMPARISON, MEMBERS, TRACE, CaseFolder, check_output
+from privbench.runs.trace import SCORE
 from privbench.scoring import MetricSuite
 
 __all__ = ["FLAGS", "run"]
@@ -314,7 +315,7 @@ def _loss_ratios(trace: Path) -> dict[int, float]:
     last: dict[int, float] = {}
     with trace.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            losses = [float(value) for name, value in row.items() if name not in {"batch", "step", "phase"} and value]
+            losses = [float(value) for name, value in row.items() if name not in {"batch", "step", "phase", SCORE} and value]
             if losses:
                 first.setdefault(int(row["batch"]), losses[0])
                 last[int(row["batch"])] = losses[0]

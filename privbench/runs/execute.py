@@ -45,7 +45,7 @@ from privbench.runs.store import (
     Slot,
     check_output,
 )
-from privbench.runs.trace import trace_csv
+from privbench.runs.trace import scored_trace, trace_csv
 from privbench.scoring import (
     MetricSuite,
     bootstrap_interval,
@@ -364,7 +364,9 @@ class _Run:
 
     def _score(self, group: _Group, results: Sequence[Reconstruction | Failure], seconds: float) -> None:
         """Scores and keeps each batch of a group, with its share of the attack's time."""
-        for batch, secret, result, trace in zip(group.batches, group.secrets, results, group.channel.traces, strict=True):
+        channel = group.channel
+        parts = zip(group.batches, group.secrets, results, channel.traces, channel.pictures, strict=True)
+        for batch, secret, result, reported, shown in parts:
             if batch in self.finished:
                 continue
             images = (
@@ -372,7 +374,8 @@ class _Run:
                 if isinstance(result, Failure)
                 else self._scored(batch, secret, result, seconds)
             )
-            self.finished[batch] = FinishedBatch(images, tuple(trace), seconds, len(group.batches))
+            trace = scored_trace(reported, shown, secret.images.float().cpu())
+            self.finished[batch] = FinishedBatch(images, trace, seconds, len(group.batches))
             self.folder.save_batch(batch, self.finished[batch])
             self.listener.batch(self.case, batch)
         self.folder.drop_checkpoint(group.slot)

@@ -24,7 +24,7 @@ from privbench.core import (
     is_ensemble,
 )
 from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results
-from privbench.runs.yardsticks import IDENTIFICATION, calibration_name, stands_between
+from privbench.runs.yardstick_files import IDENTIFICATION, calibration_name, stands_between
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
 

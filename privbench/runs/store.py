@@ -55,7 +55,7 @@ LOCK = ".lock"
 CLAIM = ".claim"
 
 TEMPORARY = ".privbench-"
-_STATE_SCHEMA = 2
+_STATE_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,14 @@ class Checkpoint:
         state: The attack's own state, exactly as it was handed over.
         traces: What the attack had reported of each batch by then.
         seconds: Wall time that the attack had used by then.
+        pictures: What the attack had shown of each batch by then: step to `[batch, 3, height, width]` uint8.
     """
 
     batches: tuple[int, ...]
     state: Mapping[str, Any]
     traces: tuple[tuple[TraceRow, ...], ...]
     seconds: float
+    pictures: tuple[Mapping[int, torch.Tensor], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -407,7 +409,8 @@ class CaseFolder:
             content = torch.load(path, map_location=_onto(device), weights_only=True)
             batches = tuple(map(int, content["batches"]))
             traces = tuple(map(_trace, content["traces"]))
-            checkpoint = Checkpoint(batches, content["state"], traces, float(content["seconds"]))
+            pictures = tuple(map(dict, content["pictures"]))
+            checkpoint = Checkpoint(batches, content["state"], traces, float(content["seconds"]), pictures)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
             return None, f"the checkpoint {path} is damaged ({type(error).__name__})"
         stamp = self._stamp(device)

@@ -1,19 +1,45 @@
-"""The loss trace of a case: what the attack reported while it ran, step by step."""
+"""The trace of a case: the losses that the attack reported, step by step, and the PSNR of the guesses that it showed."""
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from privbench.core import UserError
+from privbench.scoring import from_uint8, pair, psnr
 
-__all__ = ["TraceRow", "mean_trace", "trace_csv"]
+__all__ = ["SCORE", "TraceRow", "mean_trace", "scored_trace", "trace_csv"]
 
 TraceRow = tuple[int, str, dict[str, float]]
 """Step, phase, and the losses by name."""
+
+
+SCORE = "psnr"
+"""The column of the trace that is no loss: it was scored after the attack, which never sees it."""
+
+
+def scored_trace(reported: Iterable[TraceRow], shown: Mapping[int, Tensor], truth: Tensor) -> tuple[TraceRow, ...]:
+    """The trace of one client batch with the PSNR of each guess that the attack showed; to be called once it is over.
+
+    Args:
+        reported: What the attack reported.
+        shown: Step to guess, `[batch, 3, height, width]` uint8.
+        truth: `[batch, 3, height, width]` in [0, 1], the private images.
+
+    Returns:
+        The same rows; those whose step was shown have the mean PSNR in dB over the batch, each guess paired anew.
+    """
+    rows = []
+    for step, phase, losses in reported:
+        if step in shown:
+            guess = from_uint8(shown[step].cpu())
+            losses = {**losses, SCORE: float(psnr(guess[pair(guess, truth)], truth).mean())}
+        rows.append((step, phase, losses))
+    return tuple(rows)
 
 
 def trace_csv(batches: Iterable[Iterable[TraceRow]]) -> str:

@@ -1,14 +1,12 @@
 """Calibration and identification of finished cases: computed from records and their pictures, joined by the leaderboard."""
 
-import hashlib
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from privbench.core import Calibration, Case, Identification, Interval, Record, UserError
+from privbench.core import Calibration, Case, Identification, Record, UserError
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_prior
 from privbench.models.prior_cnn import PriorCnn
@@ -16,19 +14,12 @@ from privbench.runs.execute import summarise
 from privbench.runs.pictures import read_picture
 from privbench.scoring import CALIBRATION_ROWS, MetricSuite, calibration_pictures, from_uint8, score_batch
 
-__all__ = ["IDENTIFICATION", "calibrate", "calibration_name", "identify", "stands_between"]
+__all__ = ["calibrate", "identify"]
 
-IDENTIFICATION = "identification.json"
 _MEAN_OF = 1000
 """So many other images at most make the mean image."""
 _CANDIDATES = 100
 _FEATURES = "cnn_mini_32"
-
-
-def calibration_name(case: Case) -> str:
-    """File name of the calibration of a case: the same for all cases with the same images, size and trunk of LPIPS."""
-    words = (case.data.sha256, case.victim.model.image_size, case.lpips)
-    return f"calibration--{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
 
 
 def calibrate(case: Case, *, patch_size: int, suite: MetricSuite) -> Calibration:
@@ -71,15 +62,6 @@ def _same_class(images: ImageSet, index: int, others: list[int], generator: torc
     """Another image with the same label, any other image where there is none (photos have labels of their own each)."""
     same = [other for other in others if images.label(other) == images.label(index)] or others
     return same[int(torch.randint(len(same), (1,), generator=generator))]
-
-
-def stands_between(score: float, rows: Mapping[str, Mapping[str, Interval]], metric: str, *, higher_is_leakier: bool) -> str:
-    """Between which calibration rows a mean score stands: `less..more`, the nearest that leak less and more, or nothing."""
-    sign = 1 if higher_is_leakier else -1
-    means = sorted((sign * row[metric].mean, name) for name, row in rows.items() if metric in row)
-    less = [name for value, name in means if value <= sign * score]
-    more = [name for value, name in means if value > sign * score]
-    return f"{less[-1] if less else ''}..{more[0] if more else ''}"
 
 
 # Identification

@@ -14,6 +14,7 @@ from privbench.scoring.pairing import pair
 from privbench.scoring.patches import best_placement
 from privbench.scoring.perceptual import LPIPS_MINIMUM
 from privbench.scoring.pixels import from_uint8, to_uint8
+from privbench.scoring.positions import POSITION_FOLDS, position_errors
 from privbench.scoring.score import ImageScores, failed_scores, score_batch
 from privbench.scoring.suite import BUILT_IN, MetricSuite, metric_suite, registered_metric
 from privbench.scoring.summary import bootstrap_interval
@@ -23,6 +24,7 @@ __all__ = [
     "CALIBRATION_ROWS",
     "LPIPS_MINIMUM",
     "PAIRED_TEST",
+    "POSITION_FOLDS",
     "PSNR_CAP",
     "SSIM_WINDOW",
     "ChoiceScores",
@@ -46,6 +48,7 @@ __all__ = [
     "order_accuracy",
     "pair",
     "paired_difference",
+    "position_errors",
     "psnr",
     "registered_metric",
     "score_batch",

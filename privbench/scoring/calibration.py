@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from io import BytesIO
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from privbench.core.patches import from_patches, to_patches
 from privbench.scoring.pixels import from_uint8, to_uint8
@@ -55,6 +55,6 @@ def calibration_pictures(
 
 def _jpeg(image: Tensor) -> Tensor:
     file = BytesIO()
-    to_pil_image(to_uint8(image[None])[0]).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(to_uint8(image[None])[0].permute(1, 2, 0).numpy()).save(file, "JPEG", quality=_QUALITY)
     with Image.open(file) as picture:
-        return from_uint8(pil_to_tensor(picture.convert("RGB")))
+        return from_uint8(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))

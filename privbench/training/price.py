@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from privbench.core import ComponentSpec, Defense, Interval, ModelInput, Price, Training, UserError, VictimSpec
 from privbench.models import Victim
-from privbench.scoring import bootstrap_interval
+from privbench.scoring import POSITION_FOLDS, bootstrap_interval, position_errors
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 __all__ = ["MEASURES", "MeasureOptions", "measure_price"]
@@ -24,7 +24,6 @@ __all__ = ["MEASURES", "MeasureOptions", "measure_price"]
 _BATCH = 250
 _BINS = 15
 _PGD_STEPS = 20
-_FOLDS = 5
 
 MEASURES: Mapping[str, tuple[str, ...]] = {
     "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
@@ -226,14 +225,10 @@ class _Measure:
         positions, grid = self.victim.patch_size and self.victim.parts().position, self.victim.grid
         if not positions or grid is None:
             return None, {"position_error": f"{type(self.victim.network).__name__} has no learned position embedding"}
-        selection, linear = _library("sklearn.model_selection"), _library("sklearn.linear_model")
         rows = self.victim.patch_positions().detach().double().cpu().numpy()
-        if len(rows) < 2 * _FOLDS:
+        if len(rows) < 2 * POSITION_FOLDS:
             return None, {"position_error": f"{len(rows)} patches are too few for five folds"}
-        places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).double().numpy()
-        folds = selection.KFold(_FOLDS, shuffle=True, random_state=self.options.seed)
-        found = selection.cross_val_predict(linear.LinearRegression(), rows, places, cv=folds)
-        return float(np.abs(found - places).mean()), {}
+        return float(position_errors(rows, grid, seed=self.options.seed).mean()), {}
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:

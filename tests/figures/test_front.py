@@ -70,7 +70,7 @@ def test_the_command_draws_records_and_refuses_what_it_cannot_write(tmp_path: Pa
         (results / folder.name / "record.json").write_bytes((folder / "record.json").read_bytes())
     done = CliRunner().invoke(main, ["figure", "front", str(results), "-o", str(tmp_path / "front.pdf")])
     assert done.exit_code == 0, done.output
-    assert "front: " in done.output
+    assert "5 points, 3 on the front" in done.output
     assert (tmp_path / "front.pdf").stat().st_size > 1000
     wrong = CliRunner().invoke(main, ["figure", "front", str(results), "-o", str(tmp_path / "front.txt")])
     assert wrong.exit_code == 2

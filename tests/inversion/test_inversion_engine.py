@@ -36,11 +36,15 @@ class Keeper(Progress):
     def __init__(self, stop_at: int | None = None, saved: Mapping[str, Any] | None = None) -> None:
         self.reports: list[tuple[int, int, str, list[dict[str, float]]]] = []
         self.notes: list[str] = []
+        self.pictures: dict[int, list[Tensor]] = {}
         self.saved = saved
         self.stop_at = stop_at
 
     def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
         self.reports.append((step, total, phase, [dict(one) for one in losses]))
+
+    def picture(self, step: int, *images: Tensor) -> None:
+        self.pictures[step] = [one.clone() for one in images]
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -146,6 +150,26 @@ def test_the_trial_with_the_smallest_matching_loss_is_chosen_whatever_the_priors
     truth = torch.rand(SHAPE, generator=generator)
     (outcome,) = solve(problem, target_for(problem, truth, torch.stack([torch.full(SHAPE, 0.5), truth])))
     assert outcome.trial == 1
+
+
+def test_guesses_are_shown_two_dozen_times_of_the_trial_that_fits_best(generator: torch.Generator) -> None:
+    problem = problem_for(generator, steps=505, optimiser=Adam(Constant(1e-4)))
+    truths = torch.rand(2, *SHAPE, generator=generator)
+    wrong = torch.full(SHAPE, 0.9)
+    targets = [
+        target_for(problem, truth, torch.stack([wrong, truth] if place else [truth, wrong]))
+        for place, truth in enumerate(truths)
+    ]
+    keeper = Keeper()
+    outcomes = solve(problem, *targets, progress=keeper)
+    assert [outcome.trial for outcome in outcomes] == [0, 1]
+    assert list(keeper.pictures) == [*range(20, 505, 20), 505]
+    assert set(keeper.pictures) <= {step for step, *_ in keeper.reports}
+    for shown in keeper.pictures.values():
+        for guess, truth in zip(shown, truths, strict=True):
+            assert guess.shape == SHAPE
+            assert (guess - truth).abs().max() < 0.1
+    assert all(torch.equal(*pair) for pair in zip(keeper.pictures[505], [outcome.images for outcome in outcomes], strict=True))
 
 
 class CountingPrior(ImagePrior):

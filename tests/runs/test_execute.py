@@ -159,6 +159,24 @@ def test_the_trace_reads_back_exactly(small_case: Callable[..., Case], compute: 
     assert [float(text) ** 2 for text in late["mean"]] == [float(text) for text in late["late"]]
 
 
+def test_guesses_on_the_way_are_scored_after_the_attack_also_across_an_interruption(
+    small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    case = small_case(attack="gradvit:steps=30,bn_prior=0", defense="none")
+    record = compute(case, output=tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        compute(case, output=tmp_path / "cut", listener=PowerCut(0, 20))
+    compute(case, output=tmp_path / "cut")
+    whole, cut = (pd.read_csv(tmp_path / name / case.folder / "trace.csv") for name in ("whole", "cut"))
+    assert whole["step"].tolist() == [10, 20, 30] * 2
+    assert whole["psnr"].notna().all()
+    assert cut["psnr"].tolist() == whole["psnr"].tolist()
+    last = whole.loc[whole["step"] == 30, "psnr"].tolist()
+    assert last == pytest.approx([image.scores_saved["psnr"] for image in record.images], abs=1e-4)
+
+
 def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Callable[..., Record], tmp_path: Path) -> None:
     from privbench.runs.resolve import RunOptions, resolve_cases
 

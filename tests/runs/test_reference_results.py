@@ -9,7 +9,7 @@ from privbench.core import Calibration, Identification, Interval, Record
 from privbench.runs.claims_page import write_claims
 from privbench.runs.leaderboard import write_leaderboard
 from privbench.runs.store import find_records
-from privbench.runs.yardsticks import calibration_name
+from privbench.runs.yardstick_files import calibration_name
 
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = RESULTS / "reference"

@@ -151,7 +151,8 @@ def checkpoint() -> Checkpoint:
         "nested": [{"moment": torch.zeros(1)}, (1, 2.5, None, True)],
     }
     traces = ((), ((1, "early", {"loss": 0.1}), (2, "late", {"loss": 1e-17, "other": float("inf")})))
-    return Checkpoint((2, 3), state, traces, 1.25)
+    pictures: tuple[dict[int, torch.Tensor], ...] = ({}, {10: torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)})
+    return Checkpoint((2, 3), state, traces, 1.25, pictures)
 
 
 def same(one: Any, two: Any) -> bool:
@@ -171,6 +172,7 @@ def test_a_checkpoint_comes_back_exactly(small_case: Callable[..., Case], tmp_pa
     assert problem is None
     assert restored is not None
     assert same(dict(restored.state), dict(checkpoint().state))
+    assert same(restored.pictures, checkpoint().pictures)
     assert (restored.batches, restored.traces, restored.seconds) == ((2, 3), checkpoint().traces, 1.25)
     assert folder.load_checkpoint(Slot(0, 2), CPU) == (None, None)
     folder.drop_checkpoint(SLOT)

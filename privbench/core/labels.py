@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
-from privbench.core import ATTACKS, DEFENSES, Case, ComponentSpec, Registry, UserError, build_defense, is_ensemble
+from privbench.core.case import Case, ComponentSpec
+from privbench.core.composition import build_defense
+from privbench.core.ensemble import is_ensemble
+from privbench.core.errors import UserError
+from privbench.core.registry import ATTACKS, DEFENSES, Registry
 
 __all__ = ["attack_label", "claim_text", "defense_label"]
 

@@ -1,0 +1,150 @@
+"""The ablation of GradViT's objective: what each term, the schedule and relocation bring, without a defense."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from privbench.core import UserError
+from privbench.figures.dots import draw_dots
+from privbench.figures.selection import SETTING, measured, one_setting, setting_text
+from privbench.figures.style import TEXT_WIDTH, metric_label, styled
+
+__all__ = ["ablation_figure", "ablation_points", "objective_terms", "variant_names"]
+
+_SWITCHES: Mapping[str, tuple[str, ...]] = {
+    "total variation": ("total_variation", "total_variation_end"),
+    "norm": ("squared_norm",),
+    "BN prior": ("bn_prior",),
+    "patch prior": ("patch_prior",),
+    "registration": ("registration", "trials"),
+    "position rows": ("position_matching", "position_error"),
+    "observed residual": ("residual",),
+    "first block only": ("layers",),
+    "schedule": ("schedule",),
+    "relocation": ("relocation", "relocation_every", "relocation_until"),
+}
+"""What can be on or off, and the parameters that say so or matter only then."""
+
+_CONTROL = "control: priors, no gradient"
+
+
+def objective_terms(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """Which of GradViT's terms and moves are on.
+
+    Args:
+        parameters: Of `gradvit`, all of them.
+
+    Returns:
+        Names such as `BN prior`; registration is on only where several trials have a consensus.
+    """
+    on = {
+        "total variation": parameters["total_variation"] > 0 or parameters["total_variation_end"] > 0,
+        "norm": parameters["squared_norm"] > 0,
+        "BN prior": parameters["bn_prior"] > 0,
+        "patch prior": parameters["patch_prior"] > 0,
+        "registration": parameters["registration"] > 0 and parameters["trials"] > 1,
+        "position rows": parameters["position_matching"] > 0 or parameters["position_error"] > 0,
+        "observed residual": parameters["residual"] == "observed",
+        "first block only": parameters["layers"] == "first-block",
+        "schedule": parameters["schedule"] != "constant",
+        "relocation": bool(parameters["relocation"]),
+    }
+    return frozenset(name for name, value in on.items() if value)
+
+
+def ablation_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame:
+    """One point per variant of the attack, in the one setting, matched gradients included, where most variants were measured.
+
+    Args:
+        rows: A table of cases.
+        metric: Name of the leakage metric.
+
+    Returns:
+        `name`, `mean`, `low`, `high`, `n` and the columns of the setting, fewest terms first. Where the variants are nested
+        each name says what is added to the one before, else what is missing of the fullest; parameters that differ
+        otherwise are written out. The control without a gradient comes first.
+
+    Raises:
+        UserError: Fewer than two variants, or none has the metric.
+    """
+    chosen = rows[(rows["attack"] == "gradvit") & (rows["defense"] == "none")]
+    if not chosen.empty:
+        chosen = measured(chosen, metric)
+        # Which gradients are matched is the question of the leakage map, whose records may lie beside these.
+        chosen = chosen.assign(layers=[fields["layers"] for fields in chosen["attack_fields"]])
+        chosen = one_setting(chosen, [*SETTING, "adversary", "layers"], differ_in="attack_params")
+        chosen = chosen.drop_duplicates("attack_params")
+    if len(chosen) < 2:
+        raise UserError(
+            "an ablation needs at least two gradvit records without defense that differ in attack parameters alone; make "
+            "one more with `privbench run --defense none --set attack.relocation=off`, on the images of the first"
+        )
+    order, names, common = variant_names(list(chosen["attack_fields"]))
+    return chosen.iloc[order].reset_index(drop=True).assign(name=names, common=common)
+
+
+def variant_names(fields: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str], str]:
+    """What variants of GradViT are called beside each other.
+
+    Args:
+        fields: The parameters of each, all different.
+
+    Returns:
+        Their order, the control without a gradient first and then the fewest terms; their names in that order; and of nested
+        variants the terms that all of them have, else nothing.
+    """
+    terms = [objective_terms(parameters) for parameters in fields]
+    order = sorted(range(len(fields)), key=lambda place: (len(terms[place]), str(fields[place])))
+    controls = [place for place in order if fields[place]["gradient"] == 0]
+    attacking = [place for place in order if place not in controls]
+    if not attacking:
+        controls, attacking = [], order
+    common = frozenset.intersection(*(terms[place] for place in attacking))
+    reference = attacking[-1]
+    nested = len(attacking) > 2 and all(terms[low] < terms[high] for low, high in pairwise(attacking))
+    names = {}
+    for number, place in enumerate(attacking):
+        if nested and number:
+            words = [f"+ {name}" for name in _in_order(terms[place] - terms[attacking[number - 1]])]
+            name = " ".join(words)
+        elif nested:
+            name = "gradient" if common else "gradient only"
+        else:
+            words = [f"without {name}" for name in _in_order(terms[reference] - terms[place])]
+            words += [f"with {name}" for name in _in_order(terms[place] - terms[reference])]
+            name = ", ".join(words) or "all terms"
+        # Two variants may have the same terms in another strength.
+        others = _other_changes(fields[place], fields[reference], terms[place] ^ terms[reference])
+        names[place] = f"{name} ({others})" if others else name
+    for place in controls:
+        others = _other_changes(fields[place], fields[controls[0]], frozenset())
+        names[place] = f"{_CONTROL} ({others})" if others else _CONTROL
+    order = [*controls, *attacking]
+    return order, [names[place] for place in order], ", ".join(_in_order(common)) if nested else ""
+
+
+def _in_order(names: frozenset[str]) -> list[str]:
+    return [name for name in _SWITCHES if name in names]
+
+
+def _other_changes(parameters: Mapping[str, Any], reference: Mapping[str, Any], switched: frozenset[str]) -> str:
+    explained = {key for name in switched for key in _SWITCHES[name]}
+    changed = [key for key in parameters if key not in explained and parameters[key] != reference.get(key)]
+    return ", ".join(f"{key}={parameters[key]}" for key in changed)
+
+
+def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
+    """Draws what `ablation_points` found, one row per variant."""
+    common = points["common"].iloc[0]
+    title = setting_text(points) + (f"\n{fill(f'in all: {common}', 110)}" if common else "")
+    with styled():
+        figure = Figure(figsize=(TEXT_WIDTH, 0.8 + 0.26 * len(points)), layout="constrained")
+        axes = figure.add_subplot()
+        draw_dots(axes, points, names=list(points["name"]))
+        axes.set_xlabel(metric_label(metric))
+        axes.set_title(title, loc="left", fontsize=7, color="0.3")
+    return figure

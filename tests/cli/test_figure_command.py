@@ -1,0 +1,121 @@
+"""`privbench figure`: every name is drawn from records, chosen by their own fields, or refused in one line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from privbench.cli.figure_names import FIGURES
+from privbench.core import Record
+from privbench.runs.cases import case_table, price_table
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+Privbench = Callable[..., Result]
+
+
+def stored(folder: Path, psnr: float, **changes: Any) -> None:
+    """A record of gradvit without defense, changed; `attack`, `victim` and the like are changes within that part."""
+    (base,) = (
+        record
+        for path in REFERENCE.glob("none--gradvit--*--cifar10--*/record.json")
+        if (record := Record.load(path)).case.attack.parameters["gradient"] and record.case.attack.parameters["relocation"]
+    )
+    case = base.case.model_dump()
+    for part, values in changes.items():
+        case[part] = {**case[part], **values} if isinstance(values, dict) else values
+    parsed = type(base.case).model_validate(case)
+    interval = base.summary["psnr"].model_copy(update={"mean": psnr, "low": psnr - 1, "high": psnr + 1})
+    record = base.model_copy(
+        update={"case": parsed, "case_id": parsed.identity, "summary": {"psnr": interval, "psnr_patch": interval}, "files": {}}
+    )
+    (folder / parsed.folder).mkdir(parents=True)
+    (folder / parsed.folder / "record.json").write_text(record.to_json(), encoding="utf-8")
+
+
+def parameters(**changes: Any) -> dict[str, Any]:
+    """The attack's parameters at what the reference has, changed."""
+    (record,) = (Record.load(path) for path in REFERENCE.glob("none--gradvit--*--photos--c6ce943ab87e/record.json"))
+    return {"parameters": {**record.case.attack.parameters, **changes}}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Small studies of each kind, and the reference's prices."""
+    folder = tmp_path / "results"
+    stored(folder, 24)
+    stored(folder, 20, attack=parameters(relocation=False))
+    stored(folder, 15, attack=parameters(layers="embedding"))
+    stored(folder, 12, batch_size=2)
+    stored(folder, 11, threat_model={"model_mode": "train"})
+    stored(folder, 10, victim={"weights": "random", "weights_sha256": None})
+    stored(folder, 9, victim={"model": {"name": "cnn_mini_32", "num_classes": 10, "image_size": 32}})
+    for ratio in (0.0, 0.5, 1.0):
+        stored(folder, 20 - 8 * ratio, defense=[{"name": "mjp", "parameters": {"mask_ratio": ratio}}])
+    for path in REFERENCE.glob("price--*.json"):
+        shutil.copy(path, folder / path.name)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"gallery", "trajectories", "positions"}))
+def test_figures_are_drawn_from_records_alone(name: str, results: Path, privbench: Privbench) -> None:
+    answer = privbench("figure", name, results, "-o", "a.pdf")
+    assert answer.exit_code == 0, answer.output
+    assert f"{name} -> a.pdf" in answer.output
+    assert Path("a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_trajectories_and_galleries_use_what_lies_beside_the_records(privbench: Privbench) -> None:
+    answer = privbench("figure", "trajectories", REFERENCE, "-o", "a.png", "--where", "dataset=cifar10")
+    assert answer.exit_code == 0, answer.output
+    answer = privbench("figure", "gallery", REFERENCE, "-o", "b.png", "--where", "dataset=cifar10", "--where", "attack=gradvit")
+    assert answer.exit_code == 0, answer.output
+    # CIFAR-10 is not at hand in an empty folder, and private images are not stored.
+    assert "originals and client's views are left out: " in answer.output
+    assert Path("b.png").stat().st_size > 20_000
+
+
+def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
+    answer = privbench("figure", "positions", "-o", "a.pdf")
+    assert answer.exit_code == 0, answer.output
+    assert "mjp (embedded): error 0." in answer.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("gallery", "FOLDER"), "no record has its reconstructions beside it; `privbench run"),
+        (("trajectories", "FOLDER"), "no record has a loss trace"),
+        (("ablation", "FOLDER", "--where", "colour=red"), "'colour=red' chooses nothing; accepted: COLUMN=VALUE"),
+        (("ablation", "FOLDER", "--where", "adversary=red"), "no record has adversary 'red'; accepted: unaware"),
+        (("ablation", "FOLDER", "--metric", "lpips"), "no case has the metric 'lpips'; accepted: psnr, psnr_patch"),
+        (("mask-ratio", "FOLDER", "--where", "defense=none"), "no record has defense mjp"),
+        (("ablation",), "give the folder where they lie"),
+        (("positions", "--weights", "none.safetensors"), "there is no weights file none.safetensors"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(arguments: tuple[str, ...], words: str, results: Path, privbench: Privbench) -> None:
+    answer = privbench("figure", *(results if word == "FOLDER" else word for word in arguments), "-o", "a.png")
+    assert answer.exit_code == 2
+    assert words in answer.output
+    assert answer.output.count("\n") == 1
+    assert not Path("a.png").exists()
+
+
+def test_tables_hold_each_case_once_and_the_fields_that_figures_select_by(results: Path) -> None:
+    shutil.copytree(results, results / "again")
+    rows = case_table(results)
+    assert len(rows) == 10
+    assert sorted(rows["mask_ratio"].dropna()) == [0, 0.5, 1]
+    assert set(rows["image_size"]) == {32}
+    assert set(rows["images"]) == {"0,1,2,3,4,5,6,7"}
+    assert [fields["layers"] for fields in rows["attack_fields"]].count("embedding") == 1
+
+
+def test_prices_stand_at_the_mask_ratio_of_their_jigsaw(results: Path) -> None:
+    prices = price_table(results)
+    masked = prices[prices["victim"] == "mjp"]
+    found = list(zip(masked["measure"], masked["mask_ratio"], masked["mean"], strict=True))
+    assert found == [("accuracy", 0.0, 0.673), ("accuracy", 0.1, 0.674), ("accuracy", 0.5, 0.642), ("consistency", 0.5, 0.787)]

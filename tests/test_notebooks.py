@@ -1,0 +1,78 @@
+"""Every figure has a notebook that is stored without outputs, says how its records are made, and runs on what is committed."""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import papermill
+import pytest
+
+from privbench.cli import main
+from privbench.cli.figure_names import FIGURES
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
+SECONDS = 120
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def parameters(path: Path) -> dict[str, Any]:
+    """The values of the cell that papermill's users may change."""
+    (cell,) = (cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", ()))
+    found: dict[str, Any] = {}
+    for node in ast.parse("".join(cell["source"])).body:
+        assert isinstance(node, ast.Assign)
+        names = [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        value = ast.literal_eval(node.value)
+        found |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+    return found
+
+
+def test_every_figure_has_a_notebook() -> None:
+    assert {path.stem for path in NOTEBOOKS} == set(FIGURES)
+
+
+@each_notebook
+def test_outputs_are_stripped(path: Path) -> None:
+    assert [cell["id"] for cell in cells(path, "code") if cell["outputs"] or cell["execution_count"] is not None] == []
+
+
+@each_notebook
+def test_the_first_cell_names_a_command_that_exists(path: Path) -> None:
+    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+    assert first["cell_type"] == "markdown"
+    lines = re.findall(r"^privbench (.+)$", "".join(first["source"]), flags=re.MULTILINE)
+    assert lines
+    for name, *words in map(shlex.split, lines):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known
+
+
+@each_notebook
+def test_notebooks_only_read(path: Path) -> None:
+    code = "\n".join("".join(cell["source"]) for cell in cells(path, "code"))
+    imported = re.findall(r"^(?:from|import) (\w+)", code, flags=re.MULTILINE)
+    assert set(imported) <= {"IPython", "matplotlib", "os", "pandas", "pathlib", "privbench"}
+
+
+@each_notebook
+def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
+    records = parameters(path).get("RECORDS")
+    if records is not None and not (ROOT / records).is_dir():
+        pytest.skip(f"{path.name} waits for records in {records}")
+    papermill.execute_notebook(
+        path, tmp_path / path.name, cwd=path.parent, progress_bar=False, execution_timeout=SECONDS, log_output=False
+    )
+    outputs = [output for cell in cells(tmp_path / path.name, "code") for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
