@@ -12,11 +12,15 @@ import papermill
 import pytest
 
 from privbench.cli import main
+from privbench.cli.drawing import FigureRequest, draw_figure
 from privbench.cli.figure_names import FIGURES
+from privbench.core import UserError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
 SECONDS = 120
+WAITING = {"ablation", "architectures", "leakage-map", "settings"}
+"""Figures whose records are not committed yet; one that can be drawn has no place here, and its test says so."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -68,9 +72,11 @@ def test_notebooks_only_read(path: Path) -> None:
 
 @each_notebook
 def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
-    records = parameters(path).get("RECORDS")
-    if records is not None and not (ROOT / records).is_dir():
-        pytest.skip(f"{path.name} waits for records in {records}")
+    if path.stem in WAITING:
+        records = ROOT / parameters(path)["RECORDS"]
+        with pytest.raises(UserError) as missing:
+            draw_figure(path.stem, FigureRequest(records))
+        pytest.skip(f"{path.name} waits for records: {missing.value}")
     papermill.execute_notebook(
         path, tmp_path / path.name, cwd=path.parent, progress_bar=False, execution_timeout=SECONDS, log_output=False
     )
