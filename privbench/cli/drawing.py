@@ -316,7 +316,6 @@ def _mask_ratio(request: FigureRequest) -> _Drawn:
     points = mask_ratio_points(rows, metric=request.metric)
     assigned = mask_ratio_points(rows, metric=invariant)
     prices = price_table(request.records)
-    prices = prices[prices["model"] == points["model"].iloc[0]]
     notes = [f"no price file below {request.records}: `privbench evaluate --defense mjp`"] if prices.empty else []
     return mask_ratio_figure(points, assigned, prices, metric=request.metric, invariant_metric=invariant), notes
 

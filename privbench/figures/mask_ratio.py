@@ -1,5 +1,7 @@
 """Leakage against MJP's mask ratio (Ren et al., CVPR 2023), with what the same mask does to accuracy and consistency."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,11 +52,13 @@ def mask_ratio_figure(
     Args:
         points: Of `mask_ratio_points`, for an aligned metric.
         invariant: The same for one that permutations of patches do not change.
-        prices: `victim`, `weights`, `measure` (`accuracy`, `consistency`), `mask_ratio`, `mean`, `low`, `high`, `n`; may be
-            empty, and then the panels say so.
+        prices: `victim`, `model`, `weights`, `measure` (`accuracy`, `consistency`), `mask_ratio`, `mean`, `low`, `high`, `n`;
+            victims of another model or other weights than the attacked ones are left out, and empty panels say so.
         metric: Name of the aligned metric.
         invariant_metric: Name of the other.
     """
+    attacked = set(zip(points["model"], (Path(weights).name for weights in points["weights"]), strict=True))
+    prices = prices[[pair in attacked for pair in zip(prices["model"], prices["weights"], strict=True)]]
     with styled():
         figure = Figure(figsize=(TEXT_WIDTH, 4.4), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True)

@@ -32,10 +32,12 @@ from privbench.figures.style import LOOKS, look
 from tests.figures.tables import LADDER, case, mjp, table
 from tests.figures.test_positions import ordered_table
 
+MASKED = table(*(mjp(10 + ratio, ratio, adversary=who) for who in ("unaware", "aware", "oracle") for ratio in (0.0, 0.5, 1.0)))
+SHARE = {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 100}
 PRICES = pd.DataFrame(
     [
-        {"victim": victim, "measure": measure, "mask_ratio": ratio, "mean": 0.7, "low": 0.6, "high": 0.8, "n": 100}
-        for victim in ("none", "mjp")
+        {"victim": victim, "model": MASKED["model"][0], "weights": weights, "measure": measure, "mask_ratio": ratio, **SHARE}
+        for victim, weights in (("none", MASKED["weights"][0]), ("mjp", MASKED["weights"][0]), ("sign", "other.safetensors"))
         for measure in ("accuracy", "consistency")
         for ratio in (0.1, 0.5)
     ]
@@ -43,7 +45,6 @@ PRICES = pd.DataFrame(
 SETTINGS = table(
     *(case(20 - 3 * place, attack=attack, batch_size=size) for attack in ("a$b", "c") for place, size in enumerate((1, 2, 32)))
 )
-MASKED = table(*(mjp(10 + ratio, ratio, adversary=who) for who in ("unaware", "aware", "oracle") for ratio in (0.0, 0.5, 1.0)))
 MODELS = table(*(case(10, model=model, attack=attack) for model in "abc" for attack in ("dlg", "idlg")))
 LAYERS = table(*(case(10 + place, parameters={"layers": name}) for place, name in enumerate(("all", "embedding", "head"))))
 
@@ -115,3 +116,11 @@ def test_intervals_are_drawn() -> None:
     assert isinstance(bars, LineCollection)
     segments = [np.asarray(segment) for segment in bars.get_segments()]
     assert [sorted(part[:, 0].tolist()) for part in segments] == [[9, 12], [10, 13], [11, 14]]
+
+
+def test_prices_of_other_victims_than_the_attacked_are_left_out() -> None:
+    points = mask_ratio_points(MASKED)
+    figure = mask_ratio_figure(points, points, PRICES, metric="psnr", invariant_metric="psnr_patch")
+    labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
+    assert {"none", "mjp"} <= labels
+    assert "sign" not in labels
