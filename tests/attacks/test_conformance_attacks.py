@@ -223,7 +223,11 @@ def test_the_observation_is_not_changed(name: str) -> None:
         assert not any(value.requires_grad for value in group.values())
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    # L-BFGS on the embedded victim: three runs of dlg take most of a minute.
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW | {"dlg"} else []) for name in ATTACKS.names()],
+)
 def test_an_attack_continued_from_a_checkpoint_ends_where_an_uninterrupted_one_does(name: str) -> None:
     observation = client_update().observation
     attack = small(name, steps=12)

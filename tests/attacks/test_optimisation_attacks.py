@@ -63,7 +63,14 @@ def test_the_published_preset_has_the_published_numbers(name: str) -> None:
     assert {key: parameters[key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
-@pytest.mark.parametrize(("name", "least"), [("inverting-gradients", 1.5), ("gradinversion", 1.5), ("april-optimisation", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("inverting-gradients", 1.5),
+        pytest.param("gradinversion", 1.5, marks=pytest.mark.slow),
+        pytest.param("april-optimisation", 1.5, marks=pytest.mark.slow),
+    ],
+)
 def test_the_matching_loss_falls_on_the_embedded_victim(name: str, least: float) -> None:
     observation, _ = update(photo=3)
     trace = Trace()
