@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelSpec, ThreatModel
-from privbench.core.stored import StrictPart
+from privbench.core.stored import StrictPart, yaml_fields
 
 __all__ = ["CASE_SCHEMA", "Case", "ComponentSpec", "DataSpec", "VictimSpec", "generator_for"]
 
@@ -106,13 +106,7 @@ class Case(StrictPart):
         Raises:
             UserError: The file cannot be read, is of another schema version, or a field is wrong.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).replace("\n", " ")
-            raise UserError(f"cannot read the case {path}: {reason}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is not a case: expected YAML with the fields {', '.join(cls.model_fields)}")
+        content = yaml_fields(path, "case", "is not a case", cls.model_fields)
         version = content.get("schema_version")
         if version != CASE_SCHEMA:
             raise UserError(f"{path} has case schema {version!r}, this version reads {CASE_SCHEMA}; write it again")

@@ -1,14 +1,38 @@
-"""What lies on disk as one JSON file: strict fields, a schema version, one line where it cannot be read."""
+"""What lies on disk as one file: JSON with strict fields and a schema version, or YAML; one line where it cannot be read."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
 
-__all__ = ["Stored", "StrictPart"]
+__all__ = ["Stored", "StrictPart", "yaml_fields"]
+
+
+def yaml_fields(path: Path, kind: str, otherwise: str, fields: Iterable[str]) -> dict[str, Any]:
+    """Reads a YAML file that is one mapping.
+
+    Args:
+        path: The file.
+        kind: What a message calls it, such as "study".
+        otherwise: What is said of a file that is no mapping, such as "is no study".
+        fields: What it may hold, for that message.
+
+    Raises:
+        UserError: The file cannot be read or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise UserError(f"cannot read the {kind} {path}: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} {otherwise}: expected YAML with the fields {', '.join(fields)}")
+    return content
 
 
 class StrictPart(BaseModel):

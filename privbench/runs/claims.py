@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from privbench.core import (
@@ -31,6 +30,7 @@ from privbench.core import (
     unknown_name,
 )
 from privbench.core.component import one_line
+from privbench.core.stored import yaml_fields
 from privbench.runs.leaderboard import read_record
 from privbench.runs.store import FAILURE, RECORD, walk_results
 from privbench.scoring import paired_difference
@@ -216,13 +216,7 @@ def read_claims(path: Path) -> ClaimsFile:
     Raises:
         UserError: The file cannot be read, a field is wrong, or an attack or defense is not known; the line names it.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"cannot read the claims {path}: {reason}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no claims: expected YAML with the fields {', '.join(ClaimsFile.model_fields)}")
+    content = yaml_fields(path, "claims", "holds no claims", ClaimsFile.model_fields)
     try:
         file = ClaimsFile.model_validate(content)
     except ValidationError as error:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
+from privbench.core.stored import yaml_fields
 from privbench.runs.resolve import SETTINGS, RunOptions, resolve_cases
 
 __all__ = ["Study", "StudyFile", "read_study"]
@@ -132,13 +132,7 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
 
 
 def _parse(path: Path) -> StudyFile:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"cannot read the study {path}: {reason}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no study: expected YAML with the fields {', '.join(StudyFile.model_fields)}")
+    content = yaml_fields(path, "study", "is no study", StudyFile.model_fields)
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
