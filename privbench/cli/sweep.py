@@ -59,7 +59,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 )
 @click.option("--shard", callback=_shard, metavar="I/N", help="Compute every N-th case from the I-th on.")
 @click.option("--budget", callback=_budget, metavar="TIME", help="Stop after this time (90s, 30m, 2h), at a checkpoint.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many images in every case, whatever the file says.")
+@click.option("--limit", type=click.IntRange(min=1), help="So many images in every case, one batch at least.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of every case, whatever the file says; repeatable."
 )

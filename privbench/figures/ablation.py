@@ -1,7 +1,6 @@
 """The ablation of GradViT's objective: what each term, the schedule and relocation bring, without a defense."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
@@ -64,9 +63,9 @@ def ablation_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame
         metric: Name of the leakage metric.
 
     Returns:
-        `name`, `mean`, `low`, `high`, `n` and the columns of the setting, fewest terms first. Where the variants are nested
-        each name says what is added to the one before, else what is missing of the fullest; parameters that differ
-        otherwise are written out. The control without a gradient comes first.
+        `name`, `mean`, `low`, `high`, `n` and the columns of the setting, fewest terms first. Of three or more nested variants
+        each name says what is added to the one before; the others follow, with what is missing of the fullest. Parameters
+        that differ otherwise are written out. The control without a gradient comes first.
 
     Raises:
         UserError: Fewer than two variants, or none has the metric.
@@ -94,8 +93,9 @@ def variant_names(fields: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[
         fields: The parameters of each, all different.
 
     Returns:
-        Their order, the control without a gradient first and then the fewest terms; their names in that order; and of nested
-        variants the terms that all of them have, else nothing.
+        Their order, the control without a gradient first and then the fewest terms; their names in that order; and, where
+        there are three or more of which each has the terms of the one before, what all variants have, else nothing. Those
+        three or more come before the others.
     """
     terms = [objective_terms(parameters) for parameters in fields]
     order = sorted(range(len(fields)), key=lambda place: (len(terms[place]), str(fields[place])))
@@ -105,26 +105,38 @@ def variant_names(fields: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[
         controls, attacking = [], order
     common = frozenset.intersection(*(terms[place] for place in attacking))
     reference = attacking[-1]
-    nested = len(attacking) > 2 and all(terms[low] < terms[high] for low, high in pairwise(attacking))
+    changes = {place: _other_changes(fields[place], fields[reference], terms[place] ^ terms[reference]) for place in attacking}
+    ladder = _ladder(attacking, terms, changes)
     names = {}
-    for number, place in enumerate(attacking):
-        if nested and number:
-            words = [f"+ {name}" for name in _in_order(terms[place] - terms[attacking[number - 1]])]
-            name = " ".join(words)
-        elif nested:
-            name = "gradient" if common else "gradient only"
-        else:
-            words = [f"without {name}" for name in _in_order(terms[reference] - terms[place])]
-            words += [f"with {name}" for name in _in_order(terms[place] - terms[reference])]
-            name = ", ".join(words) or "all terms"
-        # Two variants may have the same terms in another strength.
-        others = _other_changes(fields[place], fields[reference], terms[place] ^ terms[reference])
-        names[place] = f"{name} ({others})" if others else name
+    for number, place in enumerate(ladder):
+        added = _in_order(terms[place] - (terms[ladder[number - 1]] if number else common))
+        words = [f"+ {name}" for name in added]
+        names[place] = " ".join(words if number else ["gradient" if common or added else "gradient only", *words])
+    beside = [place for place in attacking if place not in names]
+    for place in beside:
+        words = [f"without {name}" for name in _in_order(terms[reference] - terms[place])]
+        words += [f"with {name}" for name in _in_order(terms[place] - terms[reference])]
+        names[place] = ", ".join(words) or "all terms"
+    # Two variants may have the same terms in another strength.
+    names = {place: f"{name} ({changes[place]})" if changes[place] else name for place, name in names.items()}
     for place in controls:
         others = _other_changes(fields[place], fields[controls[0]], frozenset())
         names[place] = f"{_CONTROL} ({others})" if others else _CONTROL
-    order = [*controls, *attacking]
-    return order, [names[place] for place in order], ", ".join(_in_order(common)) if nested else ""
+    order = [*controls, *ladder, *beside]
+    return order, [names[place] for place in order], ", ".join(_in_order(common)) if ladder else ""
+
+
+def _ladder(places: Sequence[int], terms: Sequence[frozenset[str]], changes: Mapping[int, str]) -> list[int]:
+    """The longest row of variants of which each has all terms of the one before and more, up to the last place.
+
+    Of equally long ones that with the fewest other changes; nothing where it would have fewer than three variants.
+    """
+    best: dict[int, list[int]] = {}
+    for place in places:
+        below = [best[other] for other in best if terms[other] < terms[place]]
+        rows = [[*row, place] for row in below] or [[place]]
+        best[place] = max(rows, key=lambda row: (len(row), -sum(bool(changes[one]) for one in row)))
+    return best[places[-1]] if len(best[places[-1]]) > 2 else []
 
 
 def _in_order(names: frozenset[str]) -> list[str]:

@@ -74,7 +74,8 @@ def position_projection(table: PositionTable) -> tuple[Matrix, Matrix]:
     except ImportError as error:
         raise UserError(f"the study of positions needs scikit-learn ({error}); pip install 'privbench[price]'") from None
     found = PCA(2, svd_solver="full").fit(table.rows)
-    return found.transform(table.rows), found.explained_variance_ratio_
+    # The last bits of a product vary with where its arrays lie in memory.
+    return np.round(found.transform(table.rows), 9), np.round(found.explained_variance_ratio_, 9)
 
 
 def position_points(tables: Sequence[PositionTable], *, seed: int = 0) -> pd.DataFrame:

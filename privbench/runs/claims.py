@@ -496,49 +496,71 @@ def _missing(
 # Prices
 
 
+@dataclass(frozen=True)
+class _Priced:
+    """The measure of one price, which lies at a path."""
+
+    path: Path
+    price: Price
+    value: float | Interval
+
+    @property
+    def recipe(self) -> object:
+        """What makes victims comparable; None where nobody knows."""
+        return self.price.training and self.price.training.alike
+
+    @property
+    def mean(self) -> float:
+        return self.value.mean if isinstance(self.value, Interval) else self.value
+
+
 def _of_prices(comparison: Comparison, evidence: Evidence) -> Finding:
+    sides = (comparison.higher, comparison.lower)
     found, missing = [], []
-    for side in (comparison.higher, comparison.lower):
-        at = _price(side, comparison, evidence)
-        value = None if at is None else _PRICES[comparison.measure or ""](at[1])
-        if at is None:
-            missing.append(f"no price of {side.text}")
-        elif value is None:
-            missing.append(f"{side.text} has no {comparison.measure}")
-        else:
-            found.append((at[0], at[1].images, value))
+    for side in sides:
+        wanted = _Wanted.of(side)
+        prices = [(path, price) for path, price in evidence.prices if wanted.is_price_of(price)]
+        values = [(path, price, _PRICES[comparison.measure or ""](price)) for path, price in prices]
+        found.append([_Priced(path, price, value) for path, price, value in values if value is not None])
+        if not found[-1]:
+            missing.append(f"{side.text} has no {comparison.measure}" if prices else f"no price of {side.text}")
     if missing:
         return Finding(comparison, "not measured", "prices are missing", "; ".join(dict.fromkeys(missing)))
-    (path, images, value), (other_path, other_images, other) = found
-    n = min(images, other_images)
-    sides = [Measured(_mean(value), (path,)), Measured(_mean(other), (other_path,))]
-    if isinstance(value, Interval) and isinstance(other, Interval):
-        difference = _difference(value, other, n)
+    # What a defense costs shows only beside a victim that was trained for as long on as many images.
+    pairs = [(one, other) for one in found[0] for other in found[1] if one.recipe == other.recipe]
+    if not pairs:
+        recipes = [f"{side.text} {_recipes(prices)}" for side, prices in zip(sides, found, strict=True)]
+        return Finding(comparison, "not measured", "the victims were trained by different recipes", "; ".join(recipes))
+    for place, side in enumerate(sides):
+        _require_one_victim([pair[place].price for pair in pairs], side, comparison)
+    one, other = max(pairs, key=lambda pair: min(priced.price.images for priced in pair))
+    n = min(one.price.images, other.price.images)
+    both = [Measured(priced.mean, (priced.path,)) for priced in (one, other)]
+    if isinstance(one.value, Interval) and isinstance(other.value, Interval):
+        difference = _difference(one.value, other.value, n)
         verdict, reason = _verdict(difference, comparison.margin)
-        return Finding(comparison, verdict, reason, "", difference, True, *sides)
-    gap = _mean(value) - _mean(other)
+        return Finding(comparison, verdict, reason, "", difference, True, *both)
+    gap = one.mean - other.mean
     difference = Interval(mean=gap, low=gap, high=gap, n=n)
     verdict, reason = _verdict(difference, comparison.margin)
     if not comparison.by_sign:
         verdict, reason = "undecided", "the measure has no interval"
-    return Finding(comparison, verdict, reason, "", difference, False, *sides)
+    return Finding(comparison, verdict, reason, "", difference, False, *both)
 
 
-def _price(side: Side, comparison: Comparison, evidence: Evidence) -> tuple[Path, Price] | None:
-    """Of several prices of the same weights, the one of most images."""
-    wanted = _Wanted.of(side)
-    found = [(path, price) for path, price in evidence.prices if wanted.is_price_of(price)]
-    weights = {price.victim.weights_sha256: Path(price.victim.weights).name for _, price in found}
+def _recipes(prices: Sequence[_Priced]) -> str:
+    known = [priced.price.training for priced in prices if priced.price.training is not None]
+    said = {f"{training.epochs} epochs of {training.recipe.get('images', 'all')} images" for training in known}
+    return f"by {', '.join([*sorted(said), *(['an unknown one'] if len(known) < len(prices) else [])])}"
+
+
+def _require_one_victim(prices: Sequence[Price], side: Side, comparison: Comparison) -> None:
+    weights = {price.victim.weights_sha256: Path(price.victim.weights).name for price in prices}
     if len(weights) > 1:
         raise UserError(
             f"{comparison.name}: there are prices of several weights of {side.text} ({', '.join(sorted(weights.values()))}); "
             "name one in `weights`"
         )
-    return max(found, key=lambda one: one[1].images, default=None)
-
-
-def _mean(value: float | Interval) -> float:
-    return value.mean if isinstance(value, Interval) else value
 
 
 def _difference(first: Interval, second: Interval, n: int) -> Interval:

@@ -21,8 +21,9 @@ bootstrap interval. A comparison holds where the whole interval lies beyond its 
 interval lies on the other side, and is undecided otherwise and with fewer than {SMALLEST} images. A claim holds where all
 its comparisons hold, and does not hold where one does not; it holds only for unaware attackers where it does not hold for
 those who know the defense, and holds for others. Where several attacks are named, the worst case of each image counts; one
-that is missing leaves open what it could change at most. Prices are of the same test images, whose outcomes the files do
-not hold: the interval of their difference is that of independent samples, wider than a paired one would be.
+that is missing leaves open what it could change at most. Prices are of victims that were trained by one recipe, but for the
+defense, and of the same test images, whose outcomes the files do not hold: the interval of their difference is that of
+independent samples, wider than a paired one would be.
 """
 """How to read a verdict."""
 

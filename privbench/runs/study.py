@@ -99,7 +99,7 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
 
     Args:
         path: A YAML file.
-        overrides: Settings that go before those of the file, axes included.
+        overrides: Settings that go before those of the file, axes included; a `limit` among them is of one batch at least.
 
     Raises:
         UserError: The file cannot be read, a field is wrong, or a combination is not accepted; the line names it. A damaged
@@ -114,7 +114,7 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
         raise UserError(f"{path} has more than {_LARGEST:,} combinations; split it")
     cases: dict[str, Case] = {}
     unreadable: list[str] = []
-    for combination in _different([{**one, **overrides} for one in combinations]):
+    for combination in _different([_overridden(one, overrides) for one in combinations]):
         try:
             resolved = resolve_cases(_options(combination))
         except UserError as error:
@@ -144,6 +144,13 @@ def _require_known(key: str, path: Path) -> None:
     if key in _OPTIONS or key in SETTINGS or (dot and parameter and kind in {"attack", "defense"}):
         return
     raise UserError(f"{path}: {unknown_name('setting', key, [*_OPTIONS, 'attack.PARAMETER', 'defense.PARAMETER'])}")
+
+
+def _overridden(combination: Mapping[str, Value], overrides: Mapping[str, Value]) -> dict[str, Value]:
+    changed = {**combination, **overrides}
+    limit, batch = overrides.get("limit"), changed.get("batch_size")
+    # A study is cut down for a first look: its large batches stay what they are.
+    return {**changed, "limit": max(limit, batch)} if isinstance(limit, int) and isinstance(batch, int) else changed
 
 
 def _different(combinations: Sequence[dict[str, Value]]) -> list[dict[str, Value]]:

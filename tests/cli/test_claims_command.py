@@ -71,8 +71,7 @@ def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     (tmp_path / "cifar10").symlink_to(shared_data / "cifar10")
     for name, source in (("study.yaml", "studies/claims.yaml"), ("claims.yaml", "claims.yaml")):
         (tmp_path / name).write_text(shortened((RESULTS / source).read_text(encoding="utf-8")), encoding="utf-8")
-    # A batch of eight needs eight images.
-    fast = ("--limit", "8", "--output", "out", "--no-download", "--device", "cpu", "--compile", "off")
+    fast = ("--limit", "2", "--output", "out", "--no-download", "--device", "cpu", "--compile", "off")
     answer = privbench("sweep", "study.yaml", *fast)
     assert answer.exit_code == 0, answer.output
     answer = privbench("claims", "claims.yaml", "out")
@@ -83,4 +82,4 @@ def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     assert "no record of inverting-gradients" not in page
     verdicts = dict(line.rsplit(maxsplit=1)[::-1] for line in answer.stdout.splitlines()[:-1])
     assert verdicts["larger-batches-protect"].strip() == "undecided"
-    assert "n too small (8 of 16 images)" in page
+    assert "n too small (2 of 16 images)" in page

@@ -62,6 +62,17 @@ def test_variants_that_are_not_nested_say_what_they_lack_and_other_strengths_are
     assert {named["all terms"], *(value for name, value in named.items() if "total_variation=" in str(name))} == {20, 21}
 
 
+def test_variants_beside_a_ladder_follow_it_and_say_what_they_lack() -> None:
+    aside = [case(11, parameters={"bn_prior": 0.0}), case(12, parameters={"patch_prior": 0.0, "relocation": False})]
+    points = ablation_points(table(*LADDER, *aside))
+    steps = ["+ BN prior", "+ patch prior", "+ registration", "+ schedule", "+ relocation"]
+    assert list(points["name"])[:6] == ["gradient", *steps]
+    assert dict(zip(points["name"], points["mean"], strict=True)).items() >= {
+        ("without BN prior, without registration", 11),
+        ("without patch prior, without registration, without relocation", 12),
+    }
+
+
 def test_registration_is_on_only_where_trials_have_a_consensus() -> None:
     names = list(ablation_points(table(case(1), case(2, parameters={"trials": 2})))["name"])
     assert names == ["without registration", "all terms"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from privbench.core import FailedCase, ImageResult, Interval, Price, Record, UserError, resolve_defense
+from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.runs.claims import Claim, Evidence, Judgement, Side, _Wanted, judge, read_claims
 from privbench.runs.claims_page import write_claims
 from privbench.runs.store import atomic_write, find_records
@@ -335,6 +335,30 @@ def test_of_two_prices_of_the_same_weights_the_one_of_most_images_counts_and_oth
     assert judged(claim(named), prices=[price, other, mjp]).verdict == "does not hold"
     with pytest.raises(UserError, match=r"several weights of none, weights any \(embedded, short.safetensors\); name one"):
         judged(claim({**comparison, "higher": {"weights": "any"}}), prices=[price, other, mjp])
+
+
+def test_prices_compare_only_where_the_victims_were_trained_by_one_recipe(price: Price) -> None:
+    def trained(defense: str, epochs: int | None, error: float) -> Price:
+        victim = price.victim.model_copy(update={"weights": f"{epochs}.safetensors", "weights_sha256": f"{epochs}{defense}"})
+        training = epochs and Training(defense=defense, dataset="cifar10", epochs=epochs, recipe={"images": 100})
+        return priced(price, defense, calibration_error=error, training=training or None, victim=victim)
+
+    comparison = {
+        "metric": "price.calibration_error",
+        "by_sign": True,
+        "higher": {"weights": "any"},
+        "lower": {"defense": "mjp", "weights": "any"},
+    }
+    long, short, unknown = trained("none", 10, 0.01), trained("none", 2, 0.05), trained("none", None, 0.01)
+    mjp = trained("mjp", 2, 0.03)
+    found = judged(claim(comparison), prices=[long, short, unknown, mjp])
+    assert found.verdict == "holds"
+    assert found.findings[0].difference is not None
+    assert found.findings[0].difference.mean == pytest.approx(0.02)
+    found = judged(claim(comparison), prices=[long, unknown, mjp])
+    assert (found.verdict, found.reason) == ("not measured", "the victims were trained by different recipes")
+    detail = "none, weights any by 10 epochs of 100 images, an unknown one; mjp, weights any by 2 epochs of 100 images"
+    assert found.findings[0].detail == detail
 
 
 # Files

@@ -42,6 +42,11 @@ def test_an_override_goes_before_settings_and_axes(tmp_path: Path) -> None:
     assert len(case.data.indices) == 2
 
 
+def test_a_smaller_limit_leaves_every_case_a_whole_batch(tmp_path: Path) -> None:
+    found = study(tmp_path, f"name: s\n{BASE}grid: {{batch_size: [1, 4], limit: 8, defense: none}}\n", limit=2)
+    assert [(case.batch_size, len(case.data.indices)) for case in found.cases] == [(1, 2), (4, 4)]
+
+
 def test_shards_are_disjoint_and_make_up_the_study(tmp_path: Path) -> None:
     found = study(tmp_path, f"name: s\n{BASE}grid: {{seed: [0, 1, 2, 3, 4], defense: none}}\n")
     shards = [found.shard(part, 2).cases for part in (1, 2)]
