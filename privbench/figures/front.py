@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from privbench.core import UserError
 from privbench.figures.style import TEXT_WIDTH, literal_legend, look, styled
@@ -11,6 +12,9 @@ __all__ = ["FRONT_SETTING", "front_figure", "front_points"]
 
 FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
 """Columns of the leaderboard in which the rows of one front are alike."""
+
+_WIDE = 4
+"""The leakage axis is logarithmic where its ends differ by more than this factor."""
 
 
 def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) -> pd.DataFrame:
@@ -77,7 +81,8 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         higher_is_leakier: The direction of the metric; the private side is always below.
 
     Returns:
-        A figure as wide as two columns of a paper; one marker per defense, readable without colour.
+        A figure as wide as two columns of a paper; one marker per defense, readable without colour. Where leakage spreads by
+        more than a factor of four its axis is logarithmic.
     """
     with styled():
         figure = Figure(figsize=(TEXT_WIDTH, 3.6), layout="constrained")
@@ -93,11 +98,17 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
                 group["leakage"],
                 yerr=errors,
                 xerr=None if np.isnan(widths).any() else 100 * widths,
-                **look(place).points,
-                capsize=2,
-                elinewidth=0.8,
+                **{**look(place).points, "markersize": 6},
+                capsize=1.5,
+                elinewidth=0.5,
                 label=f"{defense} ({len(group)})" if len(group) > 1 else str(defense),
             )
+        low, high = points["low"].min(), points["high"].max()
+        if low > 0 and high > _WIDE * low:
+            # Exact reconstructions beside such that show nothing.
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_locator(LogLocator(2, subs=[1, 1.25, 1.5]))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if not higher_is_leakier:
             axes.invert_yaxis()
         trained = (points["source"] == "retrained").all()

@@ -60,7 +60,7 @@ class Look:
         return {**self.points, "linestyle": self.dashes, "linewidth": 1.1}
 
 
-_MARKERS = "osD^vP*X<>ph"
+_MARKERS = "osD^v*PX<>"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _COLOURS = 7
 LOOKS = 2 * len(_MARKERS)

@@ -55,6 +55,13 @@ def test_rows_that_do_not_compare_are_refused() -> None:
         front_points(pd.DataFrame([row("x", 1, 0.5)]), metric="ssim", higher_is_leakier=True)
 
 
+@pytest.mark.parametrize(("leakage", "scale"), [((10, 30), "linear"), ((10, 120), "log")])
+def test_exact_reconstructions_do_not_press_the_others_together(leakage: tuple[float, float], scale: str) -> None:
+    found = points(*(row(f"d{value}", value, 0.7) for value in leakage)).reset_index()
+    (axes,) = front_figure(found, label="PSNR, dB", higher_is_leakier=True).axes
+    assert axes.get_yscale() == scale
+
+
 @pytest.mark.parametrize(("form", "start"), [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_equal_points_give_equal_files(form: str, start: bytes) -> None:
     found = points(row("x", 10, 0.7), row("y", 5, 0.6)).reset_index()
