@@ -1,6 +1,5 @@
 """Every figure has a notebook that is stored without outputs, says how its records are made, and runs on what is committed."""
 
-import ast
 import json
 import re
 import shlex
@@ -12,33 +11,17 @@ import papermill
 import pytest
 
 from privbench.cli import main
-from privbench.cli.drawing import FigureRequest, draw_figure
 from privbench.cli.figure_names import FIGURES
-from privbench.core import UserError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
 SECONDS = 120
-WAITING = {"architectures"}
-"""Figures whose records are not committed yet; one that can be drawn has no place here, and its test says so."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:
     found = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [cell for cell in found if cell["cell_type"] == kind]
-
-
-def parameters(path: Path) -> dict[str, Any]:
-    """The values of the cell that papermill's users may change."""
-    (cell,) = (cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", ()))
-    found: dict[str, Any] = {}
-    for node in ast.parse("".join(cell["source"])).body:
-        assert isinstance(node, ast.Assign)
-        names = [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
-        value = ast.literal_eval(node.value)
-        found |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
-    return found
 
 
 def test_every_figure_has_a_notebook() -> None:
@@ -72,11 +55,6 @@ def test_notebooks_only_read(path: Path) -> None:
 
 @each_notebook
 def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
-    if path.stem in WAITING:
-        records = ROOT / parameters(path)["RECORDS"]
-        with pytest.raises(UserError) as missing:
-            draw_figure(path.stem, FigureRequest(records))
-        pytest.skip(f"{path.name} waits for records: {missing.value}")
     papermill.execute_notebook(
         path, tmp_path / path.name, cwd=path.parent, progress_bar=False, execution_timeout=SECONDS, log_output=False
     )

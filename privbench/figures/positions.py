@@ -6,6 +6,7 @@ The study of MJP (Ren et al., CVPR 2023, figures of PE similarity and PCA; regre
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -109,17 +110,21 @@ def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame) -> F
         # Two victims are drawn no larger than three.
         width = min(TEXT_WIDTH / len(tables), 2.2)
         page = min(TEXT_WIDTH, width * len(tables) + 0.8)
-        figure = Figure(figsize=(page, 2 * width + 1.05 + 0.22 * len(tables)), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * width, 0.9 + 0.22 * len(tables)])[:, 0]
+        # Names and captions stay as wide as their panel.
+        letters = int(width * 10)
+        figure = Figure(figsize=(page, 2 * width + 1.35 + 0.22 * len(tables)), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * width + 0.3, 0.9 + 0.22 * len(tables)])[:, 0]
         panels = top.subplots(2, len(tables), squeeze=False)
         for column, (panel, table) in enumerate(zip(panels[0], tables, strict=True)):
             shown = panel.imshow(_tiles(table), vmin=-1, vmax=1, cmap="gray")
             panel.set(xticks=[], yticks=[])
-            panel.set_title(table.name, parse_math=False)
-            panel.set_xlabel("similarity of each row to all", fontsize=7)
+            panel.set_title(fill(table.name, letters), parse_math=False, fontsize=8)
+            panel.set_xlabel(fill("similarity of each row to all", 2 * letters), fontsize=7)
             plane, shares = position_projection(table)
             _mesh(panels[1, column], plane, table.grid)
-            panels[1, column].set_xlabel(f"two components, {shares.sum():.0%} of the variance", fontsize=7)
+            panels[1, column].set_xlabel(
+                fill(f"two components, {shares.sum():.0%} of the variance", 2 * letters - 6), fontsize=7
+            )
         top.colorbar(shown, ax=list(panels[0]), shrink=0.8, label="cosine")
         axes = bottom.subplots()
         draw_dots(axes, points, names=list(points["name"]))

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from privbench.core import Calibration, Identification, Interval, Record
+from privbench.core import Calibration, Identification, Interval, Price, Record, resolve_defense
+from privbench.figures import PositionTable, position_points
 from privbench.runs.claims_page import write_claims
 from privbench.runs.leaderboard import write_leaderboard
 from privbench.runs.store import find_records
@@ -47,6 +49,14 @@ def test_the_table_of_the_front_quotes_its_records() -> None:
     assert [cell for cell in cells if cell not in table] == []
     assert {len(record.images) for record in records} == {16}
     assert not any("dirty" in (record.provenance.commit or "dirty") for record in records)
+
+
+@pytest.mark.parametrize(("name", "defense"), [("mjp-short", "mjp"), ("mjp-short-without-dal", "mjp:dal_weight=0")])
+def test_the_committed_position_rows_are_those_of_the_victims_with_a_price(name: str, defense: str) -> None:
+    table = PositionTable.of_state(name, load_file(RESULTS / "positions" / f"{name}.safetensors"))
+    prices = [Price.load(path) for path in (RESULTS / "claims").glob("price--mjp--*.json")]
+    (price,) = (price for price in prices if price.defense == resolve_defense(defense) and price.victim.weights != "embedded")
+    assert price.position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
 
 
 def _mean_psnr(defense: str, *, control: bool = False) -> float:
