@@ -114,8 +114,8 @@ def variant_names(fields: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[
         names[place] = " ".join(words if number else ["gradient" if common or added else "gradient only", *words])
     beside = [place for place in attacking if place not in names]
     for place in beside:
-        words = [f"without {name}" for name in _in_order(terms[reference] - terms[place])]
-        words += [f"with {name}" for name in _in_order(terms[place] - terms[reference])]
+        kinds = {"without": terms[reference] - terms[place], "with": terms[place] - terms[reference]}
+        words = [f"{kind} {', '.join(_in_order(names_of))}" for kind, names_of in kinds.items() if names_of]
         names[place] = ", ".join(words) or "all terms"
     # Two variants may have the same terms in another strength.
     names = {place: f"{name} ({changes[place]})" if changes[place] else name for place, name in names.items()}
@@ -153,10 +153,12 @@ def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
     """Draws what `ablation_points` found, one row per variant."""
     common = points["common"].iloc[0]
     title = setting_text(points) + (f"\n{fill(f'in all: {common}', 110)}" if common else "")
+    names = [fill(name, 44) for name in points["name"]]
     with styled():
-        figure = Figure(figsize=(TEXT_WIDTH, 0.8 + 0.26 * len(points)), layout="constrained")
+        lines = sum(name.count("\n") + 1 for name in names)
+        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.16 * len(points) + 0.1 * lines), layout="constrained")
         axes = figure.add_subplot()
-        draw_dots(axes, points, names=list(points["name"]))
+        draw_dots(axes, points.assign(name=names), names=names)
         axes.set_xlabel(metric_label(metric))
-        axes.set_title(title, loc="left", fontsize=7, color="0.3")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=7, color="0.3")
     return figure

@@ -14,6 +14,8 @@ __all__ = ["trajectories_figure", "trajectories_points"]
 
 _SCORE = "psnr"
 _COLUMNS = 3
+_LETTERS = 100
+"""Of a legend's names that stand beside each other across the page."""
 
 
 def trajectories_points(traces: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -69,7 +71,8 @@ def trajectories_figure(points: pd.DataFrame) -> Figure:
         handles = {}
         for panel in panels.flat[: len(quantities)]:
             handles.update(dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)))
-        for text in figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3).get_texts():
+        columns = next(columns for columns in (3, 2, 1) if columns == 1 or max(map(len, handles)) * columns < _LETTERS)
+        for text in figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns).get_texts():
             text.set_parse_math(False)
     return figure
 

@@ -98,6 +98,16 @@ def test_series_differ_in_marker_or_filling_and_lines_in_dashes_too(name: str) -
     assert any(len(axes.lines) > 1 for axes in figure.axes)
 
 
+def test_a_legend_of_long_names_stays_on_the_page() -> None:
+    short, long = (trajectories_figure(trajectories_points({name * times: trace for name, trace in traces().items()}))
+                   for times in (1, 8))  # fmt: skip
+    for figure in (short, long):
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        page, box = figure.bbox, legend.get_window_extent()
+        assert page.x0 <= box.x0 < box.x1 <= page.x1
+
+
 def test_there_are_as_many_looks_as_said_all_different_without_colour() -> None:
     assert len({(look(place).marker, look(place).filled) for place in range(LOOKS)}) == LOOKS
 
