@@ -98,6 +98,7 @@ def test_april_falls_by_its_position_term_alone_and_needs_a_learned_table() -> N
         attacked(built("april-optimisation", steps=2), without)
 
 
+@pytest.mark.slow
 def test_gradinversion_pulls_its_trials_together() -> None:
     observation, _ = update(photo=3)
     apart, together = (

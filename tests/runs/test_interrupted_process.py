@@ -74,7 +74,7 @@ def killed_and_continued(output: Path, attack: tuple[str, ...], groups: tuple[tu
     ("attack", "groups"),
     [
         pytest.param(WALK, ((1, 1),), id="test-walk", marks=pytest.mark.slow),
-        pytest.param(GROUP_WALK, ((0, 2),), id="test-group-walk"),
+        pytest.param(GROUP_WALK, ((0, 2),), id="test-group-walk", marks=pytest.mark.slow),
         pytest.param(GRADVIT, ((0, 2), (0, 2)), id="gradvit", marks=pytest.mark.slow),
         pytest.param((*GRADVIT, "--group", "1"), ((0, 1), (1, 1)), id="gradvit alone", marks=pytest.mark.slow),
     ],
