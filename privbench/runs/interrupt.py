@@ -1,6 +1,7 @@
 """Interruptions on purpose: Ctrl-C and a scheduler's SIGTERM wait for the next checkpoint instead of losing the work."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ __all__ = ["SIGNALS", "Interrupted", "Interruption", "interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Those that ask to stop."""
+_AGAIN = 0.01
+"""Seconds after which a signal that met code whose exceptions Python drops is sent once more."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,14 +85,32 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Takes over SIGINT and SIGTERM inside the block; outside the main thread, where Python allows no handlers, it does not."""
+    """Takes over SIGINT and SIGTERM inside the block; outside the main thread, where Python allows no handlers, it does not.
+
+    A signal can arrive in a finaliser or a weak reference's callback, out of which Python lets no exception; it is sent again.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
     previous = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
+    report, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def send_again(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            report(dropped)
+            return
+        timers.append(threading.Timer(_AGAIN, signal.pthread_kill, [threading.main_thread().ident, dropped.exc_value.number]))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = send_again
     try:
         yield interruption
     finally:
+        sys.unraisablehook = report
+        for timer in timers:
+            timer.cancel()
+            timer.join()
         for number, handler in previous.items():
             signal.signal(number, handler)

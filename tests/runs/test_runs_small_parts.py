@@ -1,11 +1,16 @@
-"""Provenance and the trace."""
+"""Provenance, the trace and interruptions."""
 
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from privbench.core import Execution
+from privbench.runs.interrupt import Interrupted, interruptible
 from privbench.runs.provenance import repository_commit, take_provenance
 from privbench.runs.trace import trace_csv
 
@@ -47,3 +52,45 @@ def test_provenance_names_the_machine() -> None:
     assert taken.torch == torch.__version__
     assert taken.seconds == 1.5
     assert taken.finished.endswith("+00:00")
+
+
+class Finalised:
+    """An object at whose end a signal arrives."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+        sum(range(100))  # the handler runs here
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_finaliser_stops_all_the_same_and_is_not_printed(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    hook, handlers = sys.unraisablehook, [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted) as stopped, interruptible():
+        victim = Finalised(number)
+        del victim
+        time.sleep(60)
+    assert stopped.value.number == number
+    assert printed == []
+    assert sys.unraisablehook is hook
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+class Failing:
+    """An object whose finaliser fails for another reason."""
+
+    def __del__(self) -> None:
+        raise ValueError("not a signal")
+
+
+def test_other_errors_of_finalisers_are_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: printed.append(str(dropped.exc_value)))
+    with interruptible():
+        victim = Failing()
+        del victim
+    assert printed == ["not a signal"]
