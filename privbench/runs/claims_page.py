@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from privbench.core import METRICS, Interval, Metric, Price, UserError
-from privbench.runs.claims import SMALLEST, ClaimsFile, Comparison, Evidence, Finding, Judgement, Measured, judge, read_claims
+from privbench.runs.claims import ClaimsFile, Comparison, read_claims
+from privbench.runs.evidence import Evidence
 from privbench.runs.store import CASE, RECORD, atomic_write
+from privbench.runs.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 
 __all__ = ["claims_page", "write_claims"]
 

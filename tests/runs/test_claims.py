@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
-from privbench.runs.claims import Claim, Evidence, Judgement, Side, _Wanted, judge, read_claims
+from privbench.runs.claims import Claim, ResolvedSide, Side, read_claims
 from privbench.runs.claims_page import write_claims
+from privbench.runs.evidence import Evidence
 from privbench.runs.store import atomic_write, find_records
 from privbench.runs.study import read_study
+from privbench.runs.verdicts import Judgement, judge
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNDEFENDED = {"attack": "closed-form", "adversary": "aware"}
@@ -40,7 +42,7 @@ def make(template: Record) -> Make:
 
     def made(scores: Sequence[float], attack: str = "closed-form", **case: Any) -> tuple[Path, Record]:
         defense, adversary = case.pop("defense", "none"), case.pop("adversary", "aware")
-        wanted = _Wanted.of(Side(attack=(attack,), defense=defense))
+        wanted = ResolvedSide.of(Side(attack=(attack,), defense=defense))
         threat = template.case.threat_model.model_copy(update={"adversary": adversary, **case.pop("threat", {})})
         changes = {"attack": wanted.attacks[attack], "defense": wanted.defense, "threat_model": threat, **case}
         found = template.case.model_copy(update=changes)
@@ -279,8 +281,8 @@ def test_a_failed_case_says_why_nothing_was_measured(make: Make) -> None:
 def test_a_side_takes_no_case_that_differs_in_one_field(make: Make, change: dict[str, Any], side: dict[str, Any]) -> None:
     _, same = make(spread(10))
     _, other = make(spread(10), **change)
-    wanted = _Wanted.of(Side.model_validate({**UNDEFENDED, **side}))
-    assert _Wanted.of(Side.model_validate(UNDEFENDED)).is_case_of(same, "closed-form")
+    wanted = ResolvedSide.of(Side.model_validate({**UNDEFENDED, **side}))
+    assert ResolvedSide.of(Side.model_validate(UNDEFENDED)).is_case_of(same, "closed-form")
     assert not wanted.is_case_of(other, "closed-form")
 
 
@@ -486,7 +488,7 @@ def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(share
         if comparison.measure is None
         for side in (comparison.higher, comparison.lower)
     }
-    wanted = [_Wanted.of(side) for side in sides]
+    wanted = [ResolvedSide.of(side) for side in sides]
     missing = [
         (one.side.text, attack)
         for one, attack in ((one, attack) for one in wanted for attack in one.attacks)

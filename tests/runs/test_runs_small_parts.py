@@ -65,15 +65,19 @@ class Finalised:
         sum(range(100))  # the handler runs here
 
 
+def lose_one_and_wait(number: int) -> None:
+    victim = Finalised(number)
+    del victim
+    time.sleep(60)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_a_finaliser_stops_all_the_same_and_is_not_printed(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
     hook, handlers = sys.unraisablehook, [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted) as stopped, interruptible():
-        victim = Finalised(number)
-        del victim
-        time.sleep(60)
+        lose_one_and_wait(number)
     assert stopped.value.number == number
     assert printed == []
     assert sys.unraisablehook is hook
