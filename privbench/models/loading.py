@@ -176,6 +176,9 @@ def resolve_victim(
 def load_victim(spec: VictimSpec, defense: Defense, *, generator: torch.Generator) -> Victim:
     """Builds the architecture, lets the defense change it, loads the weights.
 
+    A file has the weights of the changed model, or else those of the architecture without the defense, which then changes a
+    trained model, as it does those of timm's hub; the victim says so (`changed_after_training`).
+
     Args:
         spec: The resolved victim.
         defense: Its architecture hook is applied.
@@ -190,12 +193,16 @@ def load_victim(spec: VictimSpec, defense: Defense, *, generator: torch.Generato
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim = build_model(spec.model)
-        if spec.weights == "pretrained":
-            victim.network.load_state_dict(_pretrained_state(spec.model))
-        victim = _prepared(victim, defense)
-    if spec.weights not in {"random", "pretrained"}:
-        state = _checked_state(spec, defense)
-        _load(victim, state, spec)
+        plain = _shapes(victim.state_dict())
+        state = _trained_state(spec, defense)
+        if state is not None and _shapes(state) == plain:
+            _load(victim, state, spec)
+            victim = _prepared(victim, defense)
+            victim.changed_after_training = _shapes(victim.state_dict()) != plain
+        else:
+            victim = _prepared(victim, defense)
+            if state is not None:
+                _load(victim, state, spec)
     return victim.eval()
 
 
@@ -204,6 +211,19 @@ def _prepared(victim: Victim, defense: Defense) -> Victim:
     if not isinstance(prepared, Victim):
         raise UserError(f"defense {defense.name} returned a {type(prepared).__name__}; prepare_model must return the Victim")
     return prepared
+
+
+def _trained_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor] | None:
+    """Trained weights by the names of our wrapper; None for random ones."""
+    if spec.weights == "random":
+        return None
+    state = _pretrained_state(spec.model) if spec.weights == "pretrained" else _checked_state(spec, defense)
+    # A plain timm file lacks the wrapper's prefix.
+    return state if any(name.startswith("network.") for name in state) else {f"network.{name}": state[name] for name in state}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _checked_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor]:
@@ -231,9 +251,6 @@ def _pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
 
 def _load(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> None:
     own = victim.state_dict()
-    if not any(name.startswith("network.") for name in state):
-        # A plain timm file lacks our wrapper's prefix.
-        state = {f"network.{name}": value for name, value in state.items()}
     missing = sorted(own.keys() - state.keys())
     surplus = sorted(state.keys() - own.keys())
     shapes = [

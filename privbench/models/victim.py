@@ -56,6 +56,8 @@ class Victim(nn.Module):
         self.network = network
         self.image_size = image_size
         self.has_unknown_position = False
+        self.changed_after_training = False
+        """Whether a defense added or removed parameters of weights that were trained without it."""
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 

@@ -355,11 +355,9 @@ def _record(
 def _flags(prepared: Prepared, draws: Sequence[_Draw], results: Sequence[ImageResult]) -> tuple[str, ...]:
     case = prepared.case
     flags = {flag for draw in draws for flag in draw.flags} | {flag for image in results for flag in image.flags}
-    flags |= set(prepared.images.flags)
+    flags |= prepared.flags
     if any(image.failure for image in results):
         flags.add("failed-images")
-    if case.victim.weights == "random":
-        flags.add("random-weights")
     if case.threat_model.adversary == "unaware" and prepared.defense.is_simulated():
         flags.add("only-unaware-attackers")
     if len(draws) == 1 and prepared.is_random():

@@ -461,11 +461,9 @@ class _Run:
         )
 
     def _flags(self, results: tuple[ImageResult, ...]) -> tuple[str, ...]:
-        flags = {flag for image in results for flag in image.flags} | set(self.prepared.images.flags)
+        flags = {flag for image in results for flag in image.flags} | self.prepared.flags
         if any(image.failure for image in results):
             flags.add("failed-images")
-        if self.case.victim.weights == "random":
-            flags.add("random-weights")
         return tuple(sorted(flags))
 
 

@@ -66,6 +66,16 @@ class Prepared:
         attack: Attack = ATTACKS.get(self.case.attack.name).configured(self.case.attack.parameters)
         return attack
 
+    @property
+    def flags(self) -> frozenset[str]:
+        """What a reader of the scores must know of images and victim."""
+        flags = set(self.images.flags)
+        if self.case.victim.weights == "random":
+            flags.add("random-weights")
+        if self.victim.changed_after_training:
+            flags.add("defense-added-after-training")
+        return frozenset(flags)
+
     def observe(self, batch: int) -> tuple[Observation, Secret]:
         """The client's update for one batch and the client's secret, the same at every call.
 

@@ -122,6 +122,31 @@ def test_plain_timm_files_load_and_a_missing_tensor_is_named(tmp_path: Path) -> 
         load_victim(spec, NONE, generator=torch.Generator())
 
 
+@pytest.mark.parametrize("defense", ["mjp", "no-pe", "naive-shuffle"])
+def test_weights_of_the_undefended_model_are_changed_by_the_defense_and_say_so(tmp_path: Path, defense: str) -> None:
+    network = build_model(default_spec("vit_mini_patch4_32")).network
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    built = build_defense(resolve_defense(defense))
+    spec = resolve_victim("vit_mini_patch4_32", str(tmp_path / "w.pth"), built)
+    victim = load_victim(spec, built, generator=torch.Generator())
+    state = victim.state_dict()
+    assert torch.equal(state["network.head.weight"], network.state_dict()["head.weight"])
+    assert victim.changed_after_training == (defense != "naive-shuffle")
+    if defense == "no-pe":
+        assert victim.parts().position is None
+        return
+    rows = len(network.state_dict()["pos_embed"][0])
+    assert torch.equal(state["network.pos_embed"][:, :rows], network.state_dict()["pos_embed"])
+    assert state["network.pos_embed"].shape[1] == rows + (defense == "mjp")
+
+
+@pytest.mark.parametrize("defense", ["mjp", "no-pe"])
+def test_weights_of_the_changed_model_are_loaded_as_they_are(defense: str) -> None:
+    built = build_defense(resolve_defense(defense))
+    victim = load_victim(resolve_victim("vit_mini_patch4_32", "embedded", built), built, generator=torch.Generator())
+    assert not victim.changed_after_training
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("evil"),))  # type: ignore[return-value]

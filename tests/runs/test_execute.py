@@ -24,6 +24,7 @@ from privbench.core import (
     UserError,
     generator_for,
 )
+from privbench.models import build_model, default_spec
 from privbench.runs.execute import Suites, check_case
 from privbench.runs.interrupt import Interrupted
 from privbench.runs.pictures import ShownCase, picture_names, shown_case
@@ -198,6 +199,15 @@ def test_names_that_would_be_the_same_file_are_told_apart() -> None:
     names = picture_names(["a/b", "a-b", "A-B", "c", ".hidden"])
     assert len({name.lower() for name in names}) == 5
     assert names[3:] == ["reconstructions/c.png", "reconstructions/hidden.png"]
+
+
+def test_a_defense_that_changes_trained_weights_is_a_flag(
+    tmp_path: Path, small_case: Callable[..., Case], compute: Callable[..., Record]
+) -> None:
+    torch.save(build_model(default_spec("vit_mini_patch4_32")).state_dict(), tmp_path / "plain.pth")
+    flags = [compute(small_case(weights=str(tmp_path / "plain.pth"), defense=one)).flags for one in ("none", "mjp")]
+    assert ["defense-added-after-training" in found for found in flags] == [False, True]
+    assert "random-weights" not in flags[1]
 
 
 def test_provenance_and_flags(small_case: Callable[..., Case], compute: Callable[..., Record]) -> None:
