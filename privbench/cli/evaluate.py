@@ -33,6 +33,7 @@ __all__ = ["evaluate"]
     show_default=True,
     help="all, accuracy alone, or with it any of jigsaw, attacks, corruptions, positions, separated by commas.",
 )
+@click.option("--keep-positions", is_flag=True, help="Also write the position rows, for `figure positions --weights`.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
@@ -51,6 +52,7 @@ def evaluate(
     jigsaw: str,
     epsilon: float,
     measure: str,
+    keep_positions: bool,
     seed: int,
     device: str,
     output: Path,
@@ -62,13 +64,14 @@ def evaluate(
     """
     import torch
     from rich.console import Console
+    from safetensors.torch import save
 
     from privbench.cli.console import results_console
     from privbench.cli.device import cpu_threads, resolve_device
     from privbench.cli.tables import price_table
     from privbench.core import Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images
-    from privbench.models import card_beside, load_victim, read_card, resolve_victim
+    from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
     from privbench.runs.store import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 
@@ -91,6 +94,7 @@ def evaluate(
         training = Training(defense=card.defense, dataset=card.dataset, epochs=card.epochs, recipe=dict(card.recipe))
     generator = torch.Generator().manual_seed(seed)
     victim = load_victim(spec, built, generator=generator).to(chosen_device)
+    rows = position_rows(victim) if keep_positions else None
     pixels, labels = images.as_tensors(spec.model.image_size)
     console = Console(stderr=True)
     with cpu_threads(None, spec.model.image_size), console.status("") as status:
@@ -107,13 +111,17 @@ def evaluate(
             report=lambda what: status.update(f"measuring {what}"),
         )
     text = price.to_json()
-    identity = hashlib.sha256(text.encode()).hexdigest()[:12]
-    path = output / f"price--{'+'.join(part.name for part in specs)}--{Path(model).name}--{identity}.json"
+    name = "--".join(("+".join(part.name for part in specs), Path(model).name, hashlib.sha256(text.encode()).hexdigest()[:12]))
+    path = output / f"price--{name}.json"
     atomic_write(path, text.encode())
+    if rows is not None:
+        atomic_write(output / f"positions--{name}.safetensors", save(rows))
     results_console().print(price_table(price, defense))
-    for name, reason in price.unavailable.items():
-        click.echo(f"{name}: n/a, {reason}")
+    for missing, reason in price.unavailable.items():
+        click.echo(f"{missing}: n/a, {reason}")
     click.echo(str(path))
+    if rows is not None:
+        click.echo(str(output / f"positions--{name}.safetensors"))
 
 
 def _measures(text: str) -> frozenset[str]:

@@ -27,6 +27,7 @@ __all__ = [
     "load_prior",
     "load_state",
     "load_victim",
+    "position_rows",
     "read_card",
     "resolve_victim",
     "victim_accuracy",
@@ -270,6 +271,20 @@ def _load(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> None
     if problems:
         raise UserError(f"the weights {spec.weights} do not fit {spec.model.name}: {'; '.join(problems)}")
     victim.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+
+
+def position_rows(victim: Victim) -> dict[str, Tensor]:
+    """The learned position embedding by its name in the state, with the class token, which says how many rows have no place.
+
+    Raises:
+        UserError: The victim has none.
+    """
+    state = {
+        name: value for name, value in victim.state_dict().items() if name.rpartition(".")[2] in {"pos_embed", "cls_token"}
+    }
+    if not any(name.endswith("pos_embed") for name in state):
+        raise UserError("the victim has no learned position embedding whose rows could be kept; leave out --keep-positions")
+    return {name: value.cpu().contiguous() for name, value in state.items()}
 
 
 def victim_accuracy(spec: VictimSpec, defense: Defense) -> float | None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file
 
 from privbench.cli import main
 from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
+from privbench.figures import PositionTable, position_points
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.training import MeasureOptions, measure_price
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -176,9 +178,22 @@ def test_a_victim_trained_under_a_defense_prices_it_beside_an_undefended_one_of_
     assert rows.loc[["sign"], "price_accuracy"].isna().all()
 
 
+def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> None:
+    common = ["--data", str(test_set), "--measure", "positions", "--keep-positions", "--output", str(tmp_path / "out")]
+    answer = evaluated(*common)
+    assert answer.exit_code == 0, answer.output
+    (kept,) = (tmp_path / "out").glob("positions--none--*.safetensors")
+    (path,) = (tmp_path / "out").glob("price--none--*.json")
+    assert answer.stdout.splitlines()[-1] == str(kept)
+    table = PositionTable.of_state("kept", load_file(kept))
+    assert table.grid == (8, 8)
+    assert Price.load(path).position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--keep-positions", "--defense", "no-pe"], "no learned position embedding whose rows could be kept"),
         (["--measure", "speed"], "--measure speed is not known; accepted: all, accuracy, jigsaw"),
         (["--weights", "random"], "--weights random has no price"),
         (["--epsilon", "0"], "0<x<=1"),
