@@ -1,8 +1,9 @@
-"""The most likely patches where a gradient was made noisy, rounded or pruned: the closed form's equations under a prior.
+"""The most likely patches where a gradient was made noisy, rounded or pruned, or where some patches' share in it is hidden.
 
-`Δᵀ X = ∂W` has more equations than unknowns where the width exceeds the number of patches X: what no X explains shows how large
-the noise is and how it is correlated, whatever made it. Weighed against it, a Gaussian prior on smooth images decides what the
-noise hides.
+The closed form's equations under a prior: `Δᵀ X = ∂W` has more equations than unknowns where the width exceeds the number of
+patches X. What no X explains shows how large the noise is and how it is correlated, whatever made it. Weighed against it, a
+Gaussian prior on smooth images decides what the noise hides. Patches that share a position row (MJP) make a noise of low rank:
+what no X explains spans their contents, and across that span the equations of all other patches are exact.
 """
 
 from dataclasses import dataclass
@@ -21,30 +22,37 @@ __all__ = ["likely_patches"]
 _ROUNDING = 1e-7
 """Of float32: no noise is taken to be smaller, relative to the right-hand side."""
 _TINY = 1e-30
+_SLACK = 1e-6
+"""Of the variance that hidden patches cause on average, what is left where they cause none; 1e-4 to 1e-6 measured alike."""
 _ACCURACY = 1e-6
-_ITERATIONS = 300
-"""Measured: at most 61."""
+_ACCURACY_OF_EXACT = 1e-9
+"""The same where equations are weighed so heavily that the prior is a small part of the residual."""
+_ITERATIONS = 100
+"""Measured under noise: at most 61."""
 
 
-def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole: bool) -> Tensor:
+def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole: bool, exact: bool = False) -> Tensor:
     """The most likely solution of `gradientsᵀ X = target`, both observed with noise of unknown size.
 
     The noise is taken to be alike in all equations and correlated between pixels as the residual of the least-squares
     solution is; normalised pixels have unit variance and the correlation of `smooth_precision`.
 
     Args:
-        gradients: `[patches, width]` float64, fewer patches than the width.
+        gradients: `[patches, width]` float64, fewer patches than the width. A row of zeros is of a hidden patch: it takes part
+            in the target by a gradient that nobody knows, and what surrounds it fills its place.
         target: `[width, pixels]` float64, gradient of the patch embedding.
         patch_size: Side of a patch in pixels.
         whole: Whether the patches are a square image in the order of its grid, so that neighbours resemble each other across
             their borders; otherwise only the pixels of one patch do.
+        exact: Whether hidden patches are the only noise.
 
     Returns:
         `[patches, pixels]`, normalised.
     """
     matrix, right = gradients.T.cpu(), target.cpu()
     within = smooth_precision(patch_size)
-    noise = _noise_covariance(matrix, right, within)
+    known = matrix.any(dim=0)
+    noise = _noise_covariance(matrix[:, known], right, within, int((~known).sum()) if exact else None)
     side = round(len(gradients) ** 0.5)
     between = grid_correlation(side, patch_size) if whole else torch.eye(len(gradients), dtype=torch.float64)
     separable = _Separable.of(matrix, noise, between, within)
@@ -64,17 +72,19 @@ def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole:
 
     operators = (LinearOperator((start.numel(),) * 2, matvec=given, dtype=np.float64) for given in (applied, preconditioned))
     system, approximate = operators
+    accuracy = _ACCURACY_OF_EXACT if exact else _ACCURACY
     solution, _ = cg(
-        system, wanted.flatten().numpy(), start.flatten().numpy(), M=approximate, rtol=_ACCURACY, maxiter=_ITERATIONS
+        system, wanted.flatten().numpy(), start.flatten().numpy(), M=approximate, rtol=accuracy, maxiter=_ITERATIONS
     )
     return torch.as_tensor(solution).reshape(start.shape).to(gradients)
 
 
-def _noise_covariance(matrix: Tensor, right: Tensor, within: Tensor) -> Tensor:
+def _noise_covariance(matrix: Tensor, right: Tensor, within: Tensor, hidden: int | None = None) -> Tensor:
     """`[pixels, pixels]`, covariance of an equation's noise from what no solution explains.
 
     The prior's own covariance fills the directions that too few spare equations leave open: most of the noise is that of the
-    matrix times the patches, which is as smooth as they are.
+    matrix times the patches, which is as smooth as they are. `hidden` patches that are the only noise leave no more directions
+    open than spare equations lack to their number.
     """
     equations, unknowns = matrix.shape
     basis, _ = torch.linalg.qr(matrix)
@@ -83,8 +93,12 @@ def _noise_covariance(matrix: Tensor, right: Tensor, within: Tensor) -> Tensor:
     smooth = torch.linalg.inv(within)
     floor = (_ROUNDING**2 * right.square().mean()).clamp(min=_TINY)
     size = missed.square().sum() / (spare * pixels) + floor
-    share = max(1, pixels - spare)
-    covariance: Tensor = (missed.T @ missed + share * size * smooth) / (spare + share)
+    if hidden is None:
+        share = max(1, pixels - spare)
+        covariance: Tensor = (missed.T @ missed + share * size * smooth) / (spare + share)
+    else:
+        covariance = missed.T @ missed / spare + max(0, hidden - spare) / max(1, hidden) * size * smooth
+        floor = floor + _SLACK * size
     return covariance + floor * torch.eye(pixels, dtype=torch.float64)
 
 

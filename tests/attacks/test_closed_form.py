@@ -60,6 +60,34 @@ def test_masked_patches_come_back_as_one_and_spoil_the_others_and_the_flag_says_
     assert result.losses["misfit"] > 1e-3
 
 
+@pytest.mark.parametrize("adversary", ["aware", "oracle"])
+def test_who_knows_of_the_mask_gets_the_other_patches_clean_and_fills_the_masked_ones_in(adversary: str) -> None:
+    found = {}
+    for name in ("unaware", adversary):
+        observation, secret = update("mjp:mask_ratio=0.27", adversary=name)
+        found[name] = attacked(ClosedForm(), observation)
+    mask = secret.choices["mjp.mask"]
+    errors = {name: patch_errors(result.images, secret.images) for name, result in found.items()}
+    assert errors[adversary][~mask].median() < 0.6 * errors["unaware"][~mask].median()
+    assert psnr(found[adversary].images, secret.images) > psnr(found["unaware"].images, secret.images) + 2
+    assert "masked-patches-filled-in" in found[adversary].flags
+    if adversary == "aware":
+        assert torch.equal(found[adversary].inferred["mjp.mask"], mask)
+
+
+@pytest.mark.parametrize(("ratio", "flag"), [(0.1, "masked-patches-filled-in"), (0.03, "masked-patches-not-separated")])
+def test_patches_of_16_are_cleaned_too_where_spare_equations_tell_enough_of_the_masked_ones(ratio: float, flag: str) -> None:
+    found = {}
+    for adversary in ("unaware", "aware"):
+        observation, secret = update(
+            f"mjp:mask_ratio={ratio}", adversary=adversary, model="vit_tiny_patch16_224", weights="random"
+        )
+        found[adversary] = attacked(ClosedForm(), observation)
+    assert flag in found["aware"].flags
+    gain = psnr(found["aware"].images, secret.images) - psnr(found["unaware"].images, secret.images)
+    assert gain > 4 if ratio > 0.03 else gain == 0
+
+
 def test_with_an_empty_mask_the_victim_of_mjp_is_as_open_as_any() -> None:
     observation, secret = update("mjp:mask_ratio=0")
     result = attacked(ClosedForm(), observation)
@@ -104,11 +132,12 @@ def test_who_knows_that_entries_are_not_exact_weighs_the_noise_against_smoothnes
 def test_patches_in_an_unknown_order_are_not_expected_to_fit_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def watched(gradients: torch.Tensor, target: torch.Tensor, patch_size: int, *, whole: bool) -> torch.Tensor:
-        asked.append(whole)
-        return likely_patches(gradients, target, patch_size, whole=whole)
+    def watched(gradients: torch.Tensor, target: torch.Tensor, size: int, *, whole: bool, exact: bool = False) -> torch.Tensor:
+        asked.append((whole, exact))
+        return likely_patches(gradients, target, size, whole=whole, exact=exact)
 
     monkeypatch.setattr("privbench.attacks.closed_form.likely_patches", watched)
     for defense, adversary in (("none", "aware"), ("naive-shuffle", "aware"), ("naive-shuffle", "oracle"), ("mjp", "aware")):
         attacked(ClosedForm(), update(f"{defense}+quantization:bits=8", adversary=adversary)[0])
-    assert asked == [True, False, False, False]
+    # Under MJP only masked patches may stand elsewhere, and those are hidden.
+    assert asked == [(True, False), (False, False), (False, False), (True, False)]

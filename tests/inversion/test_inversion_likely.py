@@ -86,3 +86,23 @@ def test_it_is_nearer_to_the_image_than_least_squares_and_nearest_with_all_borde
 def test_gradients_of_zero_give_grey_patches() -> None:
     found = likely_patches(torch.zeros(16, 60).double(), torch.zeros(60, 12).double(), SIZE, whole=True)
     assert not found.any()
+
+
+@pytest.mark.parametrize("width", [60, 18])
+def test_hidden_patches_spoil_only_what_their_contents_span(width: int, generator: torch.Generator) -> None:
+    """With 60 equations all of that span shows, with 18 spare ones are fewer than hidden patches."""
+    errors, hidden = torch.zeros(3), torch.tensor([5, 6, 9, 10])
+    kept = torch.ones(SIDE**2, dtype=torch.bool)
+    kept[hidden] = False
+    for _ in range(5):
+        patches = _smooth_image(generator)
+        gradients = torch.randn(SIDE**2, width, generator=generator, dtype=torch.float64)
+        target = gradients.T @ patches
+        gradients[hidden] = 0
+        found = likely_patches(gradients, target, SIZE, whole=True, exact=True)
+        naive = least_squares(gradients[kept].T, target, cutoff=1e-7)
+        errors[0] += float((found[kept] - patches[kept]).square().mean())
+        errors[1] += float((naive - patches[kept]).square().mean())
+        errors[2] += float((found[hidden] - patches[hidden]).square().mean())
+    assert errors[0] < 0.35 * errors[1]
+    assert errors[2] / 5 < 0.7  # of the variance 1 of a pixel about which nothing is known

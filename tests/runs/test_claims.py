@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.runs.claims import Claim, ResolvedSide, Side, read_claims
@@ -475,9 +477,16 @@ def test_a_folder_that_is_not_there_and_a_changed_record_are_refused(
 # The committed claims
 
 
-def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(shared_data: Path) -> None:
-    data: dict[str, str | int] = {"data": str(shared_data / "cifar10"), "limit": 16}
-    studies = [read_study(RESULTS / "studies" / f"{name}.yaml", data) for name in ("front", "claims")]
+def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar10", "imagenet-val", "weights"):
+        Path(name).symlink_to(shared_data / name)
+    for name in ("none", "precode"):
+        Path("checkpoints", name).mkdir(parents=True)
+        save_file({"anything": torch.zeros(1)}, Path("checkpoints", name, f"vit_mini_patch4_32.{name}.safetensors"))
+    studies = [read_study(path) for path in sorted((RESULTS / "studies").glob("*.yaml"))]
     template = Record.load(find_records(RESULTS / "front")[0])
     records = [template.model_copy(update={"case": case}) for study in studies for case in study.cases]
     file = read_claims(RESULTS / "claims.yaml")
