@@ -63,8 +63,9 @@ class ClosedForm(Attack):
         flags = list(simulation.view.flags)
         masked = (gradients == 0).all(dim=1) & model.has_unknown_position
         own, in_place = int((~masked).sum()), False
-        told = observation.threat_model.adversary != "unaware" and 0 < own < len(masked)
-        if told and gradients.shape[1] - own >= _SPARE * (len(masked) - own):
+        spare, hidden = gradients.shape[1] - own, len(masked) - own
+        # The shared row's gradient is that of a single masked patch.
+        if observation.threat_model.adversary != "unaware" and own and hidden > 1 and spare >= _SPARE * hidden:
             in_place, exact = _stands_as_it_is(simulation, observation, masked), simulation.view.exact
             patches = likely_patches(gradients, gradient, embedding.patch_size, whole=in_place, exact=exact)
             flags.append("masked-patches-filled-in")

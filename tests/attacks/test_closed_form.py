@@ -75,6 +75,16 @@ def test_who_knows_of_the_mask_gets_the_other_patches_clean_and_fills_the_masked
         assert torch.equal(found[adversary].inferred["mjp.mask"], mask)
 
 
+def test_a_single_masked_patch_is_no_riddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(rows: int, columns: int, *_: object, **__: object) -> torch.Tensor:
+        return torch.arange(rows * columns) == 27
+
+    monkeypatch.setattr("privbench.defenses.mjp.block_mask", one)
+    observation, secret = update("mjp:mask_ratio=0.03", adversary="aware")
+    assert secret.choices["mjp.mask"].sum() == 1
+    assert psnr(attacked(ClosedForm(), observation).images, secret.images) > 90
+
+
 @pytest.mark.parametrize(("ratio", "flag"), [(0.1, "masked-patches-filled-in"), (0.03, "masked-patches-not-separated")])
 def test_patches_of_16_are_cleaned_too_where_spare_equations_tell_enough_of_the_masked_ones(ratio: float, flag: str) -> None:
     found = {}
