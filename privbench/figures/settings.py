@@ -1,6 +1,7 @@
 """What the client's setting does to leakage: batch size, image resolution, trained or random weights, train or eval mode."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ SETTING_AXES: Mapping[str, str] = {
 
 _NUMBERS = ("batch_size", "image_size")
 _ALIKE = ("attack", "attack_params", "defense", "defense_params", "adversary")
+_LONG = 10
+"""Letters of a file's name that fit below a point."""
 _ORDER = {"random": "", "eval": ""}
 """Come first on their axis; the others follow by name."""
 
@@ -58,7 +61,7 @@ def settings_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame
             "`privbench run --defense none --batch-size 2`, or `--weights random`, or `--model-mode train`"
         )
     columns = ["axis", "value", "series", "mean", "low", "high", "n", "case", *SETTING]
-    return _told_apart(pd.concat(found))[columns].reset_index(drop=True)
+    return _told_apart(pd.concat(found, ignore_index=True))[columns]
 
 
 def _series(group: pd.DataFrame, rows: pd.DataFrame) -> str:
@@ -72,13 +75,12 @@ def _series(group: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def _told_apart(points: pd.DataFrame) -> pd.DataFrame:
-    """Series that differ in what their name does not say, such as the model, get its values."""
+    """Series of one name whose points differ in what it does not say, such as the data, get that in their names."""
     for column in ("model", "dataset", *SETTING_AXES, "labels", "split", "seed"):
-        clash = points.groupby(["axis", "series", "value"], dropna=False)["case"].transform("size") > 1
-        if not clash.any():
-            break
-        names = points.loc[clash, "series"] + ", " + points.loc[clash, column].astype(str).where(points["axis"] != column, "")
-        points.loc[clash, "series"] = names.str.rstrip(", ")
+        named = points["axis"] != column
+        values = points[named].groupby(["axis", "series"])[column].nunique(dropna=False)
+        named &= points["series"].isin(values[values > 1].index.get_level_values("series"))
+        points.loc[named, "series"] += ", " + points.loc[named, column].astype(str)
     return points
 
 
@@ -88,9 +90,14 @@ def settings_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
     series = list(dict.fromkeys(points["series"]))
     with styled():
         figure = Figure(figsize=(TEXT_WIDTH, 2.4 + 0.14 * len(series)), layout="constrained")
-        widths = [1 + points.loc[points["axis"] == axis, "value"].nunique() for axis in axes_found]
+        # Words need more room than numbers.
+        widths = [
+            1 + (1 if axis in _NUMBERS else 1.5) * points.loc[points["axis"] == axis, "value"].nunique() for axis in axes_found
+        ]
         panels = figure.subplots(1, len(axes_found), sharey=True, squeeze=False, width_ratios=widths)[0]
-        figure.suptitle(setting_text(points), x=0.01, ha="left", fontsize=7, color="0.3")
+        figure.suptitle(
+            f"{setting_text(points)}; below each point the number of images", x=0.01, ha="left", fontsize=7, color="0.3"
+        )
         for panel, axis in zip(panels, axes_found, strict=True):
             _panel(panel, points[points["axis"] == axis], axis, series)
         panels[0].set_ylabel(metric_label(metric).replace(" (", "\n("))
@@ -114,11 +121,20 @@ def _panel(panel: Axes, points: pd.DataFrame, axis: str, series: list[str]) -> N
         panel.errorbar(x, curve["mean"], yerr=errors, elinewidth=0.8, label=name, **look(series.index(name)).line)
     panel.set_xticks(range(len(values)))
     numbers = [points.loc[points["value"] == value, "n"] for value in values]
-    panel.set_xticklabels([f"{value}\n({_range(n)})" for value, n in zip(values, numbers, strict=True)])
+    panel.set_xticklabels([f"{_short(value)}\n({_range(n)})" for value, n in zip(values, numbers, strict=True)])
     panel.set_title(SETTING_AXES[axis], fontsize=8)
-    panel.set(xlim=(-0.5, len(values) - 0.5), xlabel="(number of images)")
+    panel.set(xlim=(-0.5, len(values) - 0.5))
     panel.grid(axis="y", color="0.92", linewidth=0.6)
     panel.set_axisbelow(True)
+
+
+def _short(value: object) -> str:
+    """A weights file by the end of its name, `MODEL.DEFENSE.safetensors` by the defense, under the word for it."""
+    path = Path(str(value))
+    if not path.suffix:
+        return path.name
+    name = path.stem.rpartition(".")[2]
+    return f"file\n{name if len(name) <= _LONG else '…' + name[1 - _LONG :]}"
 
 
 def _range(numbers: pd.Series) -> str:

@@ -142,6 +142,20 @@ def test_series_of_one_name_are_told_apart() -> None:
     assert points.groupby("series")["mean"].apply(list).to_dict() == {"gradvit, a": [9, 8], "gradvit, b": [7, 6]}
 
 
+def test_a_series_never_runs_from_one_data_set_to_another_and_a_case_may_stand_on_two_axes() -> None:
+    rows = [
+        *(case(value, image_size=size) for value, size in ((9, 16), (8, 32))),
+        *(case(value, image_size=size, dataset="photos", images="7,8") for value, size in ((7, 32), (6, 64))),
+        case(5, image_size=32, weights="random"),
+    ]
+    points = settings_points(table(*rows))
+    sizes = points[points["axis"] == "image_size"].groupby("series")["value"].apply(list).to_dict()
+    assert len(sizes) == 2
+    assert {tuple(values) for values in sizes.values()} == {(16, 32), (32, 64)}
+    assert {name.rpartition(", ")[2] for name in sizes} == {"cifar10", "photos"}
+    assert set(points["axis"]) == {"image_size", "weights"}
+
+
 # Leakage map and architectures
 
 
