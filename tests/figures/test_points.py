@@ -152,7 +152,7 @@ def test_a_series_never_runs_from_one_data_set_to_another_and_a_case_may_stand_o
     sizes = points[points["axis"] == "image_size"].groupby("series")["value"].apply(list).to_dict()
     assert len(sizes) == 2
     assert {tuple(values) for values in sizes.values()} == {(16, 32), (32, 64)}
-    assert {name.rpartition(", ")[2] for name in sizes} == {"cifar10", "photos"}
+    assert {str(name).rpartition(", ")[2] for name in sizes} == {"cifar10", "photos"}
     assert set(points["axis"]) == {"image_size", "weights"}
 
 
