@@ -87,6 +87,7 @@ def test_signed_steps_do_not_depend_on_the_size_of_the_gradient() -> None:
     assert torch.allclose(attacked(attack, observation).images, attacked(attack, clipped).images, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_april_falls_by_its_position_term_alone_and_needs_a_learned_table() -> None:
     observation, _ = update(photo=3)
     trace = Trace()
