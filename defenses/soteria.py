@@ -6,7 +6,7 @@ they were. As in the published code the importance of a feature is `norm(dr/dX) 
 below a percentile are pruned; it was made for features that are not negative, so here |r| stands for r.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
@@ -17,7 +17,7 @@ from privbench.core import AttackerView, Defense, Effect, ModelInput, Observatio
 from privbench.inversion import noise_deviation, rows_without_signal
 from privbench.models import Victim
 
-__all__ = ["PrunedRepresentation", "Soteria", "feature_sensitivity", "pruned_features"]
+__all__ = ["PrunedRepresentation", "Soteria", "estimated_sensitivity", "feature_sensitivity", "pruned_features"]
 
 _OFFSET = 0.1
 """Published: what keeps a feature near zero from dividing by zero."""
@@ -52,6 +52,9 @@ class Soteria(Defense):
 
     p: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of the features that are pruned, as a percentile of their importance."""
+    directions: Annotated[int, Field(ge=0, le=1024)] = 0
+    """0: derivatives as published, one backward pass for every feature. Above: their norms are estimated from so many random
+    directions (ours), for training; the sum over a batch averages their error out."""
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Lets the classifier's gradient be masked; names and number of weights stay what they are."""
@@ -61,10 +64,16 @@ class Soteria(Defense):
         return model
 
     def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
-        """Chooses the features; draws nothing. An evaluation, which forms no gradient, has nothing to prune."""
+        """Chooses the features; draws nothing but directions. An evaluation, which forms no gradient, has nothing to prune."""
         if not torch.is_grad_enabled():
             return ProtectedInput(batch)
-        pruned = pruned_features(*feature_sensitivity(cast(Victim, model), batch), self.p)
+        victim = cast(Victim, model)
+        found = (
+            estimated_sensitivity(victim, batch, self.directions, generator)
+            if self.directions
+            else feature_sensitivity(victim, batch)
+        )
+        pruned = pruned_features(*found, self.p)
         kept = (~pruned).to(batch.images.dtype).expand(1, len(batch.images), -1)
         return ProtectedInput(batch.with_noise({f"{_classifier(model).removeprefix('network.')}.kept": kept}))
 
@@ -126,6 +135,47 @@ def feature_sensitivity(victim: Victim, batch: ModelInput) -> tuple[Tensor, Tens
     Returns:
         `[batch, features]` features, and the L2 norm of the derivative of each by its image's normalised pixels, same shape.
     """
+
+    def norms(feature: Tensor) -> Tensor:
+        (derivative,) = backwards(feature.expand_as(found))
+        norm: Tensor = (derivative * victim.std).flatten(1).norm(dim=1)
+        return norm
+
+    with torch.no_grad():  # the parameters' own gradients take no part
+        found, backwards = cast(Any, torch.func.vjp(_reader(victim, batch), batch.images))
+        each = torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
+        sensitivity: Tensor = torch.func.vmap(norms, chunk_size=_AT_ONCE)(each).T
+    return found, sensitivity
+
+
+def estimated_sensitivity(
+    victim: Victim, batch: ModelInput, directions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """As `feature_sensitivity`, estimated: a normal direction changes feature i by a d with E[d^2] = norm(dr_i/dX)^2.
+
+    Args:
+        victim: The model; left as found.
+        batch: What it is fed.
+        directions: Drawn for each image; the relative deviation of a norm is about `1 / sqrt(2 directions)`.
+        generator: Source of the directions.
+
+    Returns:
+        `[batch, features]` features, and the estimated L2 norms, same shape.
+    """
+    squares: list[Tensor] = []
+    with torch.no_grad():
+        found, backwards = cast(Any, torch.func.vjp(_reader(victim, batch), batch.images))
+        # What goes backwards is linear in what comes in, so its own derivative goes forwards.
+        _, forwards = cast(Any, torch.func.vjp(lambda features: backwards(features)[0], torch.zeros_like(found)))
+        for _ in range(directions):
+            drawn = torch.randn(batch.images.shape, generator=generator).to(batch.images)
+            (change,) = forwards(drawn * victim.std)
+            squares.append(change.square())
+    return found, torch.stack(squares).mean(0).sqrt()
+
+
+def _reader(victim: Victim, batch: ModelInput) -> Callable[[Tensor], Tensor]:
+    """A function of the images: what the classifier reads, `[batch, features]`."""
     layer = victim.get_submodule(_classifier(victim))
 
     def features(images: Tensor) -> Tensor:
@@ -137,16 +187,7 @@ def feature_sensitivity(victim: Victim, batch: ModelInput) -> tuple[Tensor, Tens
             hook.remove()
         return seen[0]
 
-    def norms(feature: Tensor) -> Tensor:
-        (derivative,) = backwards(feature.expand_as(found))
-        norm: Tensor = (derivative * victim.std).flatten(1).norm(dim=1)
-        return norm
-
-    with torch.no_grad():  # the parameters' own gradients take no part
-        found, backwards = cast(Any, torch.func.vjp(features, batch.images))
-        each = torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
-        sensitivity: Tensor = torch.func.vmap(norms, chunk_size=_AT_ONCE)(each).T
-    return found, sensitivity
+    return features
 
 
 def pruned_features(features: Tensor, sensitivity: Tensor, share: float) -> Tensor:
