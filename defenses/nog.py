@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Observation, TrainingRule, UserError
-from privbench.defenses.quantization import straight_through
 from privbench.models import Victim
 
 __all__ = ["NearestOrthogonalGradient", "nearest_orthogonal", "optimal_learning_rate"]
@@ -123,7 +122,9 @@ def _simulated(gradient: Tensor, cutoff: float) -> Tensor:
     """
     orthogonal = nearest_orthogonal(gradient.detach(), cutoff)
     length = orthogonal.norm() / gradient.detach().norm().clamp(min=_TINY)
-    return straight_through(gradient * length, orthogonal)
+    scaled = gradient * length
+    sent: Tensor = scaled + (orthogonal - scaled).detach()
+    return sent
 
 
 def optimal_learning_rate(weight: Tensor, gradient: Tensor, scheduled: float) -> float:

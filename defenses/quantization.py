@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Observation, Send
 
-__all__ = ["GradientQuantization", "straight_through"]
+__all__ = ["GradientQuantization"]
 
 _TINY = 1e-30
 
@@ -48,13 +48,14 @@ class GradientQuantization(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the rounding on the grid that the update shows: its largest entry is the grid's end.
 
-        Unaware: the plain gradient, grid points taken for exact values. Aware and oracle, nearest rounding: both are
-        compared on the grid; the derivative passes straight through the rounding. Stochastic rounding: the plain gradient,
-        which is the expected one; the oracle is not told the draws, which would give back part of what rounding took.
+        Unaware: the plain gradient, grid points taken for exact values. Aware and oracle, nearest rounding: an entry of the
+        simulated gradient is told from the observed one by what it is outside of the cell that is rounded to that point.
+        Stochastic rounding: the plain gradient, which is the expected one; the oracle is not told the draws, which would give
+        back part of what rounding took.
         """
         if observation.threat_model.adversary == "unaware":
             return AttackerView()
-        return AttackerView(send=_on_grid(self.levels) if self.rounding == "nearest" else None, exact=False)
+        return AttackerView(send=_in_cells(self.levels) if self.rounding == "nearest" else None, exact=False)
 
     def claim(self) -> str:
         """A heuristic."""
@@ -69,19 +70,19 @@ def _cell(value: Tensor, levels: int) -> Tensor:
     return (value.abs().amax() / levels).clamp(min=_TINY)
 
 
-def _on_grid(levels: int) -> Send:
+def _in_cells(levels: int) -> Send:
     def send(
         simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        cells = {name: _cell(observed[name], levels) for name in simulated}
-        return {
-            name: straight_through(value, (value / cells[name]).round().clamp(-levels, levels) * cells[name])
-            for name, value in simulated.items()
-        }
+        return {name: _outside(value, observed[name], levels) for name, value in simulated.items()}
 
     return send
 
 
-def straight_through(value: Tensor, changed: Tensor) -> Tensor:
-    """`changed`, with the derivative of `value` (Bengio et al., arXiv 1308.3432)."""
-    return value + (changed - value).detach()
+def _outside(value: Tensor, observed: Tensor, levels: int) -> Tensor:
+    """`observed` where `value` would be rounded to it, and `observed` with what `value` lacks of that elsewhere."""
+    cell = _cell(observed, levels)
+    # Nothing lies beyond the grid's ends.
+    lowest = (observed - cell / 2).clamp(min=-levels * cell)
+    highest = (observed + cell / 2).clamp(max=levels * cell)
+    return observed + value - value.clamp(lowest, highest)

@@ -35,8 +35,10 @@ class GradientSign(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the signs, with the magnitude that the update shows.
 
-        Unaware: the plain gradient. Aware and oracle: signs are compared; the derivative passes through as if the simulated
-        gradient had only been scaled to the observed magnitude. There is no random choice to be told.
+        Unaware: the plain gradient. Aware and oracle: of the simulated gradient, scaled to the observed magnitude, only entries
+        of the wrong sign are told from the observed ones, by what they are on the wrong side of zero (the one-sided loss of
+        one-bit compressed sensing, Jacques et al., IEEE Trans. Inf. Theory 2013, arXiv 1104.3160). There is no random choice to
+        be told.
         """
         if observation.threat_model.adversary == "unaware":
             return AttackerView()
@@ -59,5 +61,6 @@ def _sign(value: Tensor, observed: Tensor) -> Tensor:
     # Later parts of a composition may have set entries to zero; the magnitude is that of the others.
     magnitude = observed.abs().sum() / (observed != 0).sum().clamp(min=1)
     size = value.abs().mean()
-    scaled = value * torch.where(size > 0, magnitude / size.clamp(min=_TINY), 1).detach()
-    return scaled + (value.sign() * magnitude - scaled).detach()
+    # The scale is part of the derivative: a gradient does not get better by getting smaller.
+    scaled = value * torch.where(size > 0, magnitude / size.clamp(min=_TINY), 1)
+    return torch.where(value * observed < 0, observed + scaled, observed)

@@ -267,9 +267,37 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
         # Two trials: the truth, and something else, which must not fit.
         images = torch.stack([update.secret.images, 1 - update.secret.images])
         losses[adversary] = objective.losses(images, update.observation.gradients, context, parameters)[0]
-    # Entries that are zero but for rounding, such as the gradient of the keys' bias, have a sign by chance.
-    assert float(losses["aware"][0] / losses["aware"][1]) < (5e-3 if "sign" in defense else 1e-6)
+    assert float(losses["aware"][0] / losses["aware"][1]) < 1e-6
     assert float(losses["unaware"][0] / losses["unaware"][1]) > 1e-2
+
+
+def _compared(defense: str, simulated: Tensor, observed: Tensor) -> Tensor:
+    """What an aware attacker compares with the observed gradient."""
+    send = simulate(client_update(defense, adversary="aware").observation).view.send
+    assert send is not None
+    return send({"weight": simulated}, {"weight": observed}, {})["weight"]
+
+
+def test_wrong_signs_count_by_what_they_are_on_the_wrong_side_of_zero() -> None:
+    """By hand: magnitudes of mean 2 are scaled to the observed 0.5, so by a quarter."""
+    simulated = torch.tensor([4.0, -2.0, 1.0, -1.0], requires_grad=True)
+    observed = torch.tensor([0.5, 0.5, -0.5, -0.5])
+    compared = _compared("sign", simulated, observed)
+    torch.testing.assert_close(compared, observed + torch.tensor([0, -0.5, 0.25, 0]))
+    torch.testing.assert_close(_compared("sign", 1000 * simulated, observed), compared)
+    # Getting smaller is not getting better.
+    (slope,) = torch.autograd.grad((compared - observed).square().sum(), simulated)
+    assert abs(float(slope @ simulated.detach())) < 1e-6 < float(slope.norm())
+    # What the client sent as zero, or a later defense set to zero, has no wrong side.
+    assert _compared("sign", torch.tensor([4.0, -2.0]), torch.tensor([0.5, 0])).tolist() == [0.5, 0]
+
+
+def test_rounded_entries_count_by_what_they_are_outside_of_their_cell() -> None:
+    """By hand: a grid of 7 points whose cells are 1 wide, from -3 to 3."""
+    observed = torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 0.0, -3.0])
+    simulated = torch.tensor([2.6, 3.25, 2.0, 1.4, 2.0, -0.75, -2.0])
+    expected = observed + torch.tensor([0, 0.25, -0.5, 0, 0.5, -0.25, 0.5])
+    torch.testing.assert_close(_compared("quantization:bits=3", simulated, observed), expected)
 
 
 @pytest.mark.parametrize(
