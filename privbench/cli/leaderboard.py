@@ -1,4 +1,4 @@
-"""`privbench leaderboard`: a CSV of all records below a folder."""
+"""`privbench leaderboard`: a CSV of all records below a folder, or tables in Markdown."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +16,24 @@ __all__ = ["leaderboard"]
 @click.command()
 @click.argument("folder", type=path_or_url)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("leaderboard.csv"), show_default=True, help="File to write."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("leaderboard.csv"),
+    show_default=True,
+    help="File to write; NAME.md for tables in Markdown.",
 )
 def leaderboard(folder: "Path | Remote", output: Path) -> None:
     """Make a leaderboard of all records below FOLDER: one row per case, best defense first within model, data and adversary.
 
+    Written to NAME.md it is the finished cases as the tables of a paper: a row per defense, a column per attack and adversary.
+
     FOLDER is a path or a URL. The file is generated from the records alone; the same records give the same bytes.
     """
     from privbench.runs.leaderboard import write_leaderboard
+    from privbench.runs.overview import write_overview
     from privbench.runs.remote import fetched
 
     with fetched(folder) as local:
-        rows = write_leaderboard(local, output)
-    click.echo(f"{len(rows)} cases -> {output}")
+        count = write_overview(local, output) if output.suffix == ".md" else len(write_leaderboard(local, output))
+    click.echo(f"{count} cases -> {output}")

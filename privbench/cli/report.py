@@ -27,13 +27,11 @@ def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
     """
     from privbench.cli.drawing import draw_fronts, draw_losses
     from privbench.cli.tables import METRICS, value_text
-    from privbench.core import UserError
     from privbench.core.labels import attack_label, defense_label
     from privbench.runs.report import Presentation, report_page
-    from privbench.runs.store import atomic_write
+    from privbench.runs.store import atomic_write, refuse_folder
 
-    if output.is_dir():
-        raise UserError(f"cannot write {output}: it is a folder; give the name of a file")
+    refuse_folder(output)
     presentation = Presentation(
         defense=defense_label, attack=attack_label, metrics=METRICS, number=value_text, losses=draw_losses, fronts=draw_fronts
     )

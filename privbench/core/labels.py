@@ -1,6 +1,6 @@
 """What tables, figures and notes call a defense and an attack (what differs from the defaults, and nothing else); claims."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from privbench.core.case import Case, ComponentSpec
 from privbench.core.composition import build_defense
@@ -8,12 +8,21 @@ from privbench.core.ensemble import is_ensemble
 from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, DEFENSES, Registry
 
-__all__ = ["attack_label", "claim_text", "defense_label"]
+__all__ = ["attack_label", "claim_text", "defense_label", "defense_labels"]
 
 
 def defense_label(case: Case) -> str:
     """The composed defense with the parameters that are not at their default: `mjp:mask_ratio=0.5`."""
     return "+".join(str(_changed(part, DEFENSES)) for part in case.defense)
+
+
+def defense_labels(defenses: Iterable[Sequence[ComponentSpec]]) -> list[str]:
+    """The composed defenses of one table: each part with the parameters that are not at their default in one of its name."""
+    defenses = list(defenses)
+    shown: dict[str, set[str]] = {}
+    for part in (part for parts in defenses for part in parts):
+        shown.setdefault(part.name, set()).update(_changed(part, DEFENSES).parameters)
+    return ["+".join(str(_only(part, shown[part.name])) for part in parts) for parts in defenses]
 
 
 def attack_label(case: Case) -> str:
@@ -34,5 +43,8 @@ def _changed(part: ComponentSpec, registry: Registry) -> ComponentSpec:
         # Of a package that is not installed here: nobody knows its defaults.
         return part
     fields = registry.get(part.name).model_fields
-    kept = {key: value for key, value in part.parameters.items() if key not in fields or value != fields[key].default}
-    return ComponentSpec(name=part.name, parameters=kept)
+    return _only(part, {key for key, value in part.parameters.items() if key not in fields or value != fields[key].default})
+
+
+def _only(part: ComponentSpec, keys: Set[str]) -> ComponentSpec:
+    return ComponentSpec(name=part.name, parameters={key: value for key, value in part.parameters.items() if key in keys})

@@ -22,8 +22,8 @@ def case_table(folder: Path) -> pd.DataFrame:
     Returns:
         The leaderboard's columns with `folder`, and: `image_size`; `images`, the positions of the private images in their
         data set as text; `attack_label` and `defense_label`, what differs from the defaults; `attack_fields`, the attack's
-        parameters by name; `mask_ratio`, where the defense is MJP and nothing else. Of a case that was computed in several
-        places the first by path.
+        parameters by name; `defense_parts`, the composed defense with all parameters; `mask_ratio`, where the defense is MJP
+        and nothing else. Of a case that was computed in several places the first by path.
 
     Raises:
         UserError: As the leaderboard, or no case is finished.
@@ -45,6 +45,7 @@ def _fields(case: Case) -> dict[str, Any]:
         "attack_label": attack_label(case),
         "defense_label": defense_label(case),
         "attack_fields": dict(case.attack.parameters),
+        "defense_parts": case.defense,
         "mask_ratio": alone.parameters.get("mask_ratio") if alone is not None and alone.name == "mjp" else None,
     }
 

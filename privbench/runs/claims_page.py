@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from privbench.core import METRICS, Interval, Metric, Price, UserError
+from privbench.core import METRICS, Interval, Metric, Price
 from privbench.runs.claims import ClaimsFile, Comparison, read_claims
 from privbench.runs.evidence import Evidence
-from privbench.runs.store import CASE, RECORD, atomic_write
+from privbench.runs.store import CASE, RECORD, atomic_write, refuse_folder
 from privbench.runs.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 
 __all__ = ["claims_page", "write_claims"]
@@ -43,8 +43,7 @@ def write_claims(definitions: Path, folders: Sequence[Path], target: Path) -> li
     """
     file = read_claims(definitions)
     evidence = Evidence.below(folders)
-    if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    refuse_folder(target)
     judgements = [judge(claim, evidence) for claim in file.claims]
     command = shlex.join(["privbench", "claims", *map(_posix, (definitions, *folders)), "-o", _posix(target)])
     atomic_write(target, claims_page(file, judgements, evidence, command).encode())

@@ -23,7 +23,7 @@ from privbench.core import (
     UserError,
     is_ensemble,
 )
-from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results
+from privbench.runs.store import FAILURE, RECORD, atomic_write, find_records, find_results, refuse_folder
 from privbench.runs.yardstick_files import IDENTIFICATION, calibration_name, stands_between
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
@@ -103,8 +103,7 @@ def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
         UserError: As `leaderboard`, or the file cannot be written.
     """
     rows = leaderboard(folder)
-    if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    refuse_folder(target)
     atomic_write(target, leaderboard_csv(rows).encode())
     return rows
 

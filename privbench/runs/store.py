@@ -39,6 +39,7 @@ __all__ = [
     "find_records",
     "find_results",
     "is_locked",
+    "refuse_folder",
     "walk_results",
     "write_plan",
 ]
@@ -160,6 +161,12 @@ def atomic_write(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def refuse_folder(target: Path) -> None:
+    """Raises `UserError` where a file is to be written and a folder of that name is there."""
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
 
 
 def write_plan(output: Path, name: str, content: bytes) -> None:

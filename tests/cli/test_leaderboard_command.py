@@ -6,6 +6,7 @@ from pathlib import Path
 from click.testing import Result
 
 from privbench.runs.leaderboard import leaderboard, leaderboard_csv
+from privbench.runs.overview import overview
 
 
 def test_a_leaderboard_of_runs(small_run: Callable[..., Result], privbench: Callable[..., Result], tmp_path: Path) -> None:
@@ -18,3 +19,6 @@ def test_a_leaderboard_of_runs(small_run: Callable[..., Result], privbench: Call
     again = privbench("leaderboard", "out")
     assert again.exit_code == 0
     assert (tmp_path / "leaderboard.csv").read_bytes() == written
+    answer = privbench("leaderboard", "out", "-o", "board/overview.md")
+    assert (answer.exit_code, answer.stdout) == (0, "2 cases -> board/overview.md\n")
+    assert (tmp_path / "board" / "overview.md").read_text(encoding="utf-8") == overview(tmp_path / "out")
