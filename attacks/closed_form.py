@@ -7,7 +7,7 @@ knows the gradient to be noisy, rounded or pruned, or patches to share a row, lo
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from privbench.inversion.algebra import (
     sum_of_shared_row,
     token_gradients,
 )
-from privbench.inversion.likely import likely_patches
+from privbench.inversion.likely import likely_patches, patches_beside_hidden
 
 __all__ = ["ClosedForm"]
 
@@ -56,42 +56,101 @@ class ClosedForm(Attack):
         known not to send exact entries, the smoothness of images is weighed against the noise that the equations show; with as
         many patches as the width they show none.
         """
-        simulation = simulate(observation)
-        model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
-        gradients = token_gradients(model, observation)
-        gradient = observation.gradients[model.parts().patch_weight].double().flatten(1)
-        flags = list(simulation.view.flags)
-        masked = (gradients == 0).all(dim=1) & model.has_unknown_position
-        own, in_place = int((~masked).sum()), False
-        spare, hidden = gradients.shape[1] - own, len(masked) - own
-        # The shared row's gradient is that of a single masked patch.
-        if observation.threat_model.adversary != "unaware" and own and hidden > 1 and spare >= _SPARE * hidden:
-            in_place, exact = _stands_as_it_is(simulation, observation, masked), simulation.view.exact
-            patches = likely_patches(gradients, gradient, embedding.patch_size, whole=in_place, exact=exact)
-            flags.append("masked-patches-filled-in")
-            misfit = gradients.T @ patches - gradient
-        else:
-            if masked.any():
-                gradients = torch.cat([gradients[~masked], sum_of_shared_row(model, observation)])
-                flags.append("masked-patches-not-separated")
-            if len(gradients) > gradients.shape[1]:
-                flags.append("more-patches-than-width")
-            if simulation.view.exact or len(gradients) >= gradients.shape[1]:
-                solution = least_squares(gradients.T, gradient, cutoff=_CUTOFF)
-            else:
-                whole = not masked.any() and _stands_as_it_is(simulation, observation, masked)
-                solution = likely_patches(gradients, gradient, embedding.patch_size, whole=whole)
-            patches = solution[-1:].repeat(len(masked), 1)
-            patches[~masked] = solution[:own]
-            misfit = gradients.T @ solution - gradient
-        images, undone = embedding.images(patches), tuple[str, ...]()
-        if not in_place:  # what a known order moves is masked, and filled in where it is
-            images, undone = candidate_images(model, simulation.logits, images)
-        losses = {"misfit": float(misfit.norm() / gradient.norm())}
-        result = Reconstruction(images, losses=losses, flags=(*flags, *undone))
-        if masked.any():
+        equations = _Equations.of(observation)
+        knows = observation.threat_model.adversary != "unaware"
+        solution = equations.filled_in() if knows and equations.can_fill_in() else equations.with_a_common_patch()
+        simulation = equations.simulation
+        images, undone = PatchEmbedding.of(simulation.model).images(solution.patches), tuple[str, ...]()
+        if not solution.in_place:
+            images, undone = candidate_images(simulation.model, simulation.logits, images)
+        flags = (*simulation.view.flags, *solution.flags, *undone)
+        result = Reconstruction(images, losses={"misfit": solution.misfit}, flags=flags)
+        if equations.masked.any():
             return replace(result, inferred=inferred_choices(simulation.view))
         return concluded(result, simulation, generator=generator)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Patches of the image that the client fed.
+
+    Attributes:
+        patches: `[patches, pixels]`, normalised.
+        misfit: Relative residual of the equations.
+        flags: What the reader should know of them.
+        in_place: Whether each stands where it was in the private image.
+    """
+
+    patches: Tensor
+    misfit: float
+    flags: tuple[str, ...]
+    in_place: bool
+
+
+@dataclass(frozen=True)
+class _Equations:
+    """Δᵀ X = ∂W of one observation.
+
+    Attributes:
+        simulation: What the adversary believes of the client.
+        observation: What it saw.
+        gradients: Δ, `[patches, width]`; a masked patch has a row of zeros.
+        target: ∂W, `[width, pixels]`.
+        masked: `[patches]` bool.
+    """
+
+    simulation: Simulation
+    observation: Observation
+    gradients: Tensor
+    target: Tensor
+    masked: Tensor
+
+    @classmethod
+    def of(cls, observation: Observation) -> "_Equations":
+        simulation = simulate(observation)
+        gradients = token_gradients(simulation.model, observation)
+        target = observation.gradients[simulation.model.parts().patch_weight].double().flatten(1)
+        masked = (gradients == 0).all(dim=1) & simulation.model.has_unknown_position
+        return cls(simulation, observation, gradients, target, masked)
+
+    def can_fill_in(self) -> bool:
+        """Whether several patches are masked, not all, and equations are left to see what the masked ones add."""
+        # The shared row's gradient is that of a single masked patch.
+        hidden, (patches, width) = int(self.masked.sum()), self.gradients.shape
+        own = patches - hidden
+        return own > 0 and hidden > 1 and width - own >= _SPARE * hidden
+
+    def filled_in(self) -> _Solution:
+        """Masked patches are hidden; what surrounds them fills their places."""
+        # What a known order moves is masked, and filled in where it is.
+        in_place = _stands_as_it_is(self.simulation, self.observation, self.masked)
+        solve = patches_beside_hidden if self.simulation.view.exact else likely_patches
+        patches = solve(self.gradients, self.target, self._patch_size, whole=in_place)
+        return _Solution(patches, self._misfit(self.gradients, patches), ("masked-patches-filled-in",), in_place)
+
+    def with_a_common_patch(self) -> _Solution:
+        """One patch stands for all masked ones."""
+        gradients, flags = self.gradients, list[str]()
+        if self.masked.any():
+            gradients = torch.cat([gradients[~self.masked], sum_of_shared_row(self.simulation.model, self.observation)])
+            flags.append("masked-patches-not-separated")
+        if len(gradients) > gradients.shape[1]:
+            flags.append("more-patches-than-width")
+        if self.simulation.view.exact or len(gradients) >= gradients.shape[1]:
+            solution = least_squares(gradients.T, self.target, cutoff=_CUTOFF)
+        else:
+            whole = not self.masked.any() and _stands_as_it_is(self.simulation, self.observation, self.masked)
+            solution = likely_patches(gradients, self.target, self._patch_size, whole=whole)
+        patches = solution[-1:].repeat(len(self.masked), 1)
+        patches[~self.masked] = solution[: int((~self.masked).sum())]
+        return _Solution(patches, self._misfit(gradients, solution), tuple(flags), in_place=False)
+
+    @property
+    def _patch_size(self) -> int:
+        return PatchEmbedding.of(self.simulation.model).patch_size
+
+    def _misfit(self, gradients: Tensor, patches: Tensor) -> float:
+        return float((gradients.T @ patches - self.target).norm() / self.target.norm())
 
 
 def _stands_as_it_is(simulation: Simulation, observation: Observation, masked: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from privbench.core.patches import from_patches, to_patches
 from privbench.inversion.algebra import CORRELATION_LENGTH, channel_correlation, grid_correlation, smooth_precision
 
-__all__ = ["likely_patches"]
+__all__ = ["likely_patches", "patches_beside_hidden"]
 
 _ROUNDING = 1e-7
 """Of float32: no noise is taken to be smaller, relative to the right-hand side."""
@@ -33,7 +33,7 @@ _ITERATIONS = 100
 stops here."""
 
 
-def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole: bool, exact: bool = False) -> Tensor:
+def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole: bool) -> Tensor:
     """The most likely solution of `gradientsᵀ X = target`, both observed with noise of unknown size.
 
     The noise is taken to be alike in all equations and correlated between pixels as the residual of the least-squares
@@ -46,15 +46,22 @@ def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole:
         patch_size: Side of a patch in pixels.
         whole: Whether the patches are a square image in the order of its grid, so that neighbours resemble each other across
             their borders; otherwise only the pixels of one patch do.
-        exact: Whether hidden patches are the only noise.
 
     Returns:
         `[patches, pixels]`, normalised.
     """
-    matrix, right = gradients.T.cpu(), target.cpu()
-    within = smooth_precision(patch_size)
-    known = matrix.any(dim=0)
-    noise = _noise_covariance(matrix[:, known], right, within, int((~known).sum()) if exact else None)
+    noise = _noise_covariance(_Unexplained.of(gradients, target), smooth_precision(patch_size))
+    return _most_likely(gradients, target, noise, patch_size, whole=whole, accuracy=_ACCURACY)
+
+
+def patches_beside_hidden(gradients: Tensor, target: Tensor, patch_size: int, *, whole: bool) -> Tensor:
+    """As `likely_patches`, where hidden patches are the only noise; arguments and result are the same."""
+    noise = _hidden_covariance(_Unexplained.of(gradients, target), smooth_precision(patch_size))
+    return _most_likely(gradients, target, noise, patch_size, whole=whole, accuracy=_ACCURACY_OF_EXACT)
+
+
+def _most_likely(gradients: Tensor, target: Tensor, noise: Tensor, patch_size: int, *, whole: bool, accuracy: float) -> Tensor:
+    matrix, right, within = gradients.T.cpu(), target.cpu(), smooth_precision(patch_size)
     side = round(len(gradients) ** 0.5)
     between = grid_correlation(side, patch_size) if whole else torch.eye(len(gradients), dtype=torch.float64)
     separable = _Separable.of(matrix, noise, between, within)
@@ -74,34 +81,59 @@ def likely_patches(gradients: Tensor, target: Tensor, patch_size: int, *, whole:
 
     operators = (LinearOperator((start.numel(),) * 2, matvec=given, dtype=np.float64) for given in (applied, preconditioned))
     system, approximate = operators
-    accuracy = _ACCURACY_OF_EXACT if exact else _ACCURACY
     solution, _ = cg(
         system, wanted.flatten().numpy(), start.flatten().numpy(), M=approximate, rtol=accuracy, maxiter=_ITERATIONS
     )
     return torch.as_tensor(solution).reshape(start.shape).to(gradients)
 
 
-def _noise_covariance(matrix: Tensor, right: Tensor, within: Tensor, hidden: int | None = None) -> Tensor:
-    """`[pixels, pixels]`, covariance of an equation's noise from what no solution explains.
+@dataclass(frozen=True)
+class _Unexplained:
+    """What no solution explains.
+
+    Attributes:
+        missed: `[width, pixels]`, the residual of least squares.
+        spare: Equations beyond the patches that are not hidden.
+        hidden: Patches that are.
+        size: Variance of an equation's noise.
+        floor: Variance below which it is rounding.
+    """
+
+    missed: Tensor
+    spare: int
+    hidden: int
+    size: Tensor
+    floor: Tensor
+
+    @classmethod
+    def of(cls, gradients: Tensor, target: Tensor) -> "_Unexplained":
+        matrix, right = gradients.T.cpu(), target.cpu()
+        known = matrix.any(dim=0)
+        basis, _ = torch.linalg.qr(matrix[:, known])
+        missed = right - basis @ (basis.T @ right)
+        spare = len(matrix) - int(known.sum())
+        floor = (_ROUNDING**2 * right.square().mean()).clamp(min=_TINY)
+        size = missed.square().sum() / (spare * right.shape[1]) + floor
+        return cls(missed, spare, int((~known).sum()), size, floor)
+
+
+def _noise_covariance(unexplained: _Unexplained, within: Tensor) -> Tensor:
+    """`[pixels, pixels]`, covariance of an equation's noise.
 
     The prior's own covariance fills the directions that too few spare equations leave open: most of the noise is that of the
-    matrix times the patches, which is as smooth as they are. `hidden` patches that are the only noise leave no more directions
-    open than spare equations lack to their number.
+    matrix times the patches, which is as smooth as they are.
     """
-    equations, unknowns = matrix.shape
-    basis, _ = torch.linalg.qr(matrix)
-    missed = right - basis @ (basis.T @ right)
-    spare, pixels = equations - unknowns, right.shape[1]
-    smooth = torch.linalg.inv(within)
-    floor = (_ROUNDING**2 * right.square().mean()).clamp(min=_TINY)
-    size = missed.square().sum() / (spare * pixels) + floor
-    if hidden is None:
-        share = max(1, pixels - spare)
-        covariance: Tensor = (missed.T @ missed + share * size * smooth) / (spare + share)
-    else:
-        covariance = missed.T @ missed / spare + max(0, hidden - spare) / max(1, hidden) * size * smooth
-        floor = floor + _SLACK * size
-    return covariance + floor * torch.eye(pixels, dtype=torch.float64)
+    missed, spare, pixels = unexplained.missed, unexplained.spare, len(within)
+    share = max(1, pixels - spare)
+    covariance: Tensor = (missed.T @ missed + share * unexplained.size * torch.linalg.inv(within)) / (spare + share)
+    return covariance + unexplained.floor * torch.eye(pixels, dtype=torch.float64)
+
+
+def _hidden_covariance(unexplained: _Unexplained, within: Tensor) -> Tensor:
+    """The same of hidden patches alone: they leave no more directions open than spare equations lack to their number."""
+    missed, spare, hidden, size = unexplained.missed, unexplained.spare, unexplained.hidden, unexplained.size
+    covariance: Tensor = missed.T @ missed / spare + max(0, hidden - spare) / max(1, hidden) * size * torch.linalg.inv(within)
+    return covariance + (unexplained.floor + _SLACK * size) * torch.eye(len(within), dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from privbench.inversion.algebra import (
     least_squares,
     smooth_precision,
 )
-from privbench.inversion.likely import _noise_covariance, likely_patches
+from privbench.inversion.likely import _noise_covariance, _Unexplained, likely_patches, patches_beside_hidden
 
 SIZE, SIDE = 2, 4
 
@@ -49,7 +49,7 @@ def test_exact_equations_are_solved(whole: bool, generator: torch.Generator) -> 
 def test_it_is_the_mean_of_the_posterior(whole: bool, generator: torch.Generator) -> None:
     """Against one dense system for all pixels together."""
     gradients, target, _ = _problem(generator, 1e-2)
-    weights = torch.linalg.inv(_noise_covariance(gradients.T, target, smooth_precision(SIZE)))
+    weights = torch.linalg.inv(_noise_covariance(_Unexplained.of(gradients, target), smooth_precision(SIZE)))
     if whole:
         covariance = torch.kron(channel_correlation(), torch.kron(_along(), _along()))
         pixels = torch.arange(len(covariance)).reshape(1, 3, SIZE * SIDE, SIZE * SIDE)
@@ -68,7 +68,7 @@ def test_the_covariance_of_the_noise_is_read_off_what_no_solution_explains(gener
     mixing = torch.randn(12, 12, generator=generator, dtype=torch.float64)
     target = torch.randn(4000, 12, generator=generator, dtype=torch.float64) @ mixing
     expected = mixing.T @ mixing
-    found = _noise_covariance(matrix, target, smooth_precision(SIZE))
+    found = _noise_covariance(_Unexplained.of(matrix.T, target), smooth_precision(SIZE))
     assert (found - expected).norm() < 0.1 * expected.norm()
 
 
@@ -99,7 +99,7 @@ def test_hidden_patches_spoil_only_what_their_contents_span(width: int, generato
         gradients = torch.randn(SIDE**2, width, generator=generator, dtype=torch.float64)
         target = gradients.T @ patches
         gradients[hidden] = 0
-        found = likely_patches(gradients, target, SIZE, whole=True, exact=True)
+        found = patches_beside_hidden(gradients, target, SIZE, whole=True)
         naive = least_squares(gradients[kept].T, target, cutoff=1e-7)
         errors[0] += float((found[kept] - patches[kept]).square().mean())
         errors[1] += float((naive - patches[kept]).square().mean())
