@@ -52,8 +52,8 @@ class Soteria(Defense):
 
     p: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of the features that are pruned, as a percentile of their importance."""
-    directions: Annotated[int, Field(ge=0, le=1024)] = 0
-    """0: derivatives as published, one backward pass for every feature. Above: their norms are estimated from so many random
+    directions: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """None: derivatives as published, one backward pass for every feature. Else their norms are estimated from so many random
     directions (ours), for training; the sum over a batch averages their error out."""
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
@@ -69,9 +69,9 @@ class Soteria(Defense):
             return ProtectedInput(batch)
         victim = cast(Victim, model)
         found = (
-            estimated_sensitivity(victim, batch, self.directions, generator)
-            if self.directions
-            else feature_sensitivity(victim, batch)
+            feature_sensitivity(victim, batch)
+            if self.directions is None
+            else estimated_sensitivity(victim, batch, self.directions, generator)
         )
         pruned = pruned_features(*found, self.p)
         kept = (~pruned).to(batch.images.dtype).expand(1, len(batch.images), -1)

@@ -17,7 +17,7 @@ class Parameter:
     Attributes:
         name: As written on the command line.
         type: Its type or its choices.
-        default: Its default, None where it must be given.
+        default: Its default, None where it must be given or may be left out.
         required: Whether it must be given.
         description: What it does.
     """
@@ -149,8 +149,8 @@ def _type_text(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "anyOf" in schema:
-        return " | ".join(_type_text(option) for option in schema["anyOf"])
-    words = [{"null": "none"}.get(schema.get("type", "value"), schema.get("type", "value"))]
+        return " | ".join(_type_text(option) for option in schema["anyOf"] if option.get("type") != "null")
+    words = [schema.get("type", "value")]
     for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below")):
         if key in schema:
             words.append(f"{word} {schema[key]:g}")
@@ -183,7 +183,8 @@ def _print(kind: str, entries: list[Entry]) -> None:
             inside = ", ".join(f"{key}={value}" for key, value in values.items())
             table.add_row("", Text(f"preset {name}" + (f": {inside}" if inside else ""), style="cyan"))
         for parameter in entry.parameters:
-            default = "required" if parameter.required else f"default {parameter.default}"
+            given = "optional" if parameter.default is None else f"default {parameter.default}"
+            default = "required" if parameter.required else given
             line = f"{parameter.name} ({parameter.type}, {default})"
             table.add_row("", Text(f"{line}: {parameter.description}" if parameter.description else line))
     results_console().print(table)

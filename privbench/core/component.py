@@ -51,5 +51,8 @@ class Component(BaseModel):
             raise UserError(f"{cls.kind} {cls.name}: {one_line(error)}") from None
 
     def parameters(self) -> dict[str, Any]:
-        """All hyper-parameters, resolved, as plain JSON values."""
-        return self.model_dump(mode="json")
+        """All hyper-parameters, resolved, as plain JSON values; one without a value (None) is no part of them.
+
+        So a component can gain an optional parameter, and its finished cases stay the same cases.
+        """
+        return self.model_dump(mode="json", exclude_none=True)

@@ -27,6 +27,7 @@ NAMES = DEFENSES.names()
 SPECS = [
     *NAMES,
     "mjp:mask_ratio=0.5",
+    "naive-shuffle:ratio=0.4",
     "dpsgd:noise_multiplier=0",
     "pruning:scope=global",
     "quantization:rounding=stochastic",
