@@ -16,6 +16,8 @@ from privbench.cli.figure_names import FIGURES
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
 SECONDS = 120
+LONG = {"architectures", "leakage-map"}
+"""Run with the slow tests; the tests of figures draw theirs too."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -53,7 +55,9 @@ def test_notebooks_only_read(path: Path) -> None:
     assert set(imported) <= {"IPython", "matplotlib", "os", "pandas", "pathlib", "privbench"}
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS]
+)
 def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
     papermill.execute_notebook(
         path, tmp_path / path.name, cwd=path.parent, progress_bar=False, execution_timeout=SECONDS, log_output=False
