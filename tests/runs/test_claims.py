@@ -483,9 +483,10 @@ def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
     monkeypatch.chdir(tmp_path)
     for name in ("cifar10", "imagenet-val", "weights"):
         Path(name).symlink_to(shared_data / name)
-    for name in ("none", "precode"):
+    for name in ("none", "precode", "precode-64", "precode-1024"):
         Path("checkpoints", name).mkdir(parents=True)
-        save_file({"anything": torch.zeros(1)}, Path("checkpoints", name, f"vit_mini_patch4_32.{name}.safetensors"))
+        file_name = f"vit_mini_patch4_32.{name.partition('-')[0]}.safetensors"
+        save_file({"anything": torch.zeros(1)}, Path("checkpoints", name, file_name))
     studies = [read_study(path) for path in sorted((RESULTS / "studies").glob("*.yaml"))]
     template = Record.load(find_records(RESULTS / "front")[0])
     records = [template.model_copy(update={"case": case}) for study in studies for case in study.cases]
