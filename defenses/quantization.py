@@ -4,7 +4,7 @@ Each parameter's gradient is rounded to a uniform grid, symmetric around zero, t
 with stochastic rounding this is TernGrad without its clipping.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -55,7 +55,9 @@ class GradientQuantization(Defense):
         """
         if observation.threat_model.adversary == "unaware":
             return AttackerView()
-        return AttackerView(send=_in_cells(self.levels) if self.rounding == "nearest" else None, exact=False)
+        if self.rounding == "stochastic":
+            return AttackerView(exact=False)
+        return AttackerView(send=_by_parameter(_outside, self.levels), within=_by_parameter(_on_grid, self.levels), exact=False)
 
     def claim(self) -> str:
         """A heuristic."""
@@ -70,13 +72,19 @@ def _cell(value: Tensor, levels: int) -> Tensor:
     return (value.abs().amax() / levels).clamp(min=_TINY)
 
 
-def _in_cells(levels: int) -> Send:
+def _by_parameter(change: Callable[[Tensor, Tensor, int], Tensor], levels: int) -> Send:
     def send(
         simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        return {name: _outside(value, observed[name], levels) for name, value in simulated.items()}
+        return {name: change(value, observed[name], levels) for name, value in simulated.items()}
 
     return send
+
+
+def _on_grid(value: Tensor, _observed: Tensor, levels: int) -> Tensor:
+    """Rounded to the grid of its own largest entry; the derivative passes straight through (Bengio et al., arXiv 1308.3432)."""
+    cell = _cell(value.detach(), levels)
+    return value + ((value / cell).round() * cell - value).detach()
 
 
 def _outside(value: Tensor, observed: Tensor, levels: int) -> Tensor:

@@ -4,13 +4,13 @@ With `magnitude=mean` each parameter's signs are scaled by the mean magnitude of
 al., ICML 2019, arXiv 1901.09847); with `magnitude=one` they are sent bare.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, Observation
+from privbench.core import AttackerView, Defense, Observation, Send
 
 __all__ = ["GradientSign"]
 
@@ -42,7 +42,7 @@ class GradientSign(Defense):
         """
         if observation.threat_model.adversary == "unaware":
             return AttackerView()
-        return AttackerView(send=_signs, exact=False)
+        return AttackerView(send=_by_parameter(_wrong_side), within=_by_parameter(_sign), exact=False)
 
     def claim(self) -> str:
         """A heuristic."""
@@ -53,14 +53,28 @@ class GradientSign(Defense):
         )
 
 
-def _signs(simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _sign(value, observed[name]) for name, value in simulated.items()}
+def _by_parameter(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Send:
+    def send(
+        simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {name: _scaled(value, observed[name], change) for name, value in simulated.items()}
+
+    return send
 
 
-def _sign(value: Tensor, observed: Tensor) -> Tensor:
+def _scaled(value: Tensor, observed: Tensor, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     # Later parts of a composition may have set entries to zero; the magnitude is that of the others.
     magnitude = observed.abs().sum() / (observed != 0).sum().clamp(min=1)
     size = value.abs().mean()
     # The scale is part of the derivative: a gradient does not get better by getting smaller.
     scaled = value * torch.where(size > 0, magnitude / size.clamp(min=_TINY), 1)
-    return torch.where(value * observed < 0, observed + scaled, observed)
+    return change(scaled, observed, magnitude)
+
+
+def _wrong_side(scaled: Tensor, observed: Tensor, _magnitude: Tensor) -> Tensor:
+    return torch.where(scaled * observed < 0, observed + scaled, observed)
+
+
+def _sign(scaled: Tensor, _observed: Tensor, magnitude: Tensor) -> Tensor:
+    """Signs of the observed magnitude; the derivative passes straight through."""
+    return scaled + (scaled.sign() * magnitude - scaled).detach()

@@ -112,7 +112,8 @@ class Composition(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The parts' views, one after another."""
         views = [part.attacker_view(model, observation) for part in self.parts]
-        sends = [view.send for view in views if view.send is not None]
+        sending = [view for view in views if view.send is not None]
+        sends = [view.within or view.send for view in sending[:-1]] + [view.send for view in sending[-1:]]
 
         def feed(model_input: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
             for view in views:
@@ -122,7 +123,7 @@ class Composition(Defense):
         def send(
             simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
         ) -> dict[str, Tensor]:
-            for one in sends:
+            for one in filter(None, sends):
                 simulated = one(simulated, observed, known)
             return dict(simulated)
 

@@ -67,6 +67,8 @@ class AttackerView:
         inferred: Names in `known` of what the adversary found out about the client's random choices without being told.
         order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
         send: Applied to a simulated gradient before it is compared with the observed one; None: compared as it is.
+        within: Stands for `send` where a later part of a composition changes what this one sent, so that it cannot look at what
+            was observed entry by entry; None: `send` itself.
         exact: Whether the adversary takes single entries of the observed gradient at their word; not where it knows them to be
             noisy, rounded or set to zero. Attacks that read something off an entry look here.
     """
@@ -78,6 +80,7 @@ class AttackerView:
     inferred: tuple[str, ...] = ()
     order: str | None = None
     send: Send | None = None
+    within: Send | None = None
     exact: bool = True
 
 

@@ -5,7 +5,7 @@ One Markdown table for each group of cases that compare; equal records give an e
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -72,8 +72,8 @@ def _section(rows: pd.DataFrame) -> str:
             "defense": f"`{defense}`" + ("" if weights == usual else f" on `{weights}`"),
             "worst case": f"{part['psnr_mean'].max():.1f}",
             **{f"`{attack}`, {adversary}": _cell(part, attack, adversary) for attack, adversary in attacks},
-            "PSNR-patch": _extreme(part, "psnr_patch_mean", 1, highest=True),
-            "LPIPS": _extreme(part, "lpips_mean", 3, highest=False),
+            "PSNR-patch": _over(part, "psnr_patch_mean", "max", 1),
+            "LPIPS": _over(part, "lpips_mean", "min", 3),
             "accuracy": _accuracy(part),
             "trained under it / without (epochs)": _retrained(part),
         }
@@ -104,9 +104,9 @@ def _cell(rows: pd.DataFrame, attack: str, adversary: str) -> str:
     return f"{row['psnr_mean']:.1f} [{row['psnr_ci_low']:.1f}, {row['psnr_ci_high']:.1f}]"
 
 
-def _extreme(rows: pd.DataFrame, column: str, digits: int, *, highest: bool) -> str:
+def _over(rows: pd.DataFrame, column: str, how: Literal["max", "min"], digits: int) -> str:
     values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
-    return "" if values.empty else f"{values.max() if highest else values.min():.{digits}f}"
+    return "" if values.empty else f"{values.agg(how):.{digits}f}"
 
 
 def _accuracy(rows: pd.DataFrame) -> str:

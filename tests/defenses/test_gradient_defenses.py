@@ -251,7 +251,13 @@ def test_parameters_out_of_range_are_refused_in_one_line(text: str) -> None:
 # What the attacker simulates
 
 
-@pytest.mark.parametrize("defense", ["pruning:p=0.5", "quantization:bits=3", "sign", "clipping:max_norm=0.1", "pruning+sign"])
+@pytest.mark.parametrize(
+    "defense",
+    [
+        *("pruning:p=0.5", "quantization:bits=3", "sign", "clipping:max_norm=0.1"),
+        *("pruning+sign", "sign+pruning", "quantization:bits=3+sign", "sign+quantization:bits=3"),
+    ],
+)
 def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(defense: str) -> None:
     losses = {}
     for adversary in ("unaware", "aware"):
@@ -267,7 +273,8 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
         # Two trials: the truth, and something else, which must not fit.
         images = torch.stack([update.secret.images, 1 - update.secret.images])
         losses[adversary] = objective.losses(images, update.observation.gradients, context, parameters)[0]
-    assert float(losses["aware"][0] / losses["aware"][1]) < 1e-6
+    # What comes after signs does not see that entries which are zero but for rounding have them by chance.
+    assert float(losses["aware"][0] / losses["aware"][1]) < (5e-3 if defense.startswith("sign+") else 1e-6)
     assert float(losses["unaware"][0] / losses["unaware"][1]) > 1e-2
 
 
