@@ -16,7 +16,7 @@ from privbench.cli.figure_names import FIGURES
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
 SECONDS = 120
-LONG = {"architectures", "leakage-map"}
+LONG = {"architectures", "leakage-map", "positions", "trajectories"}
 """Run with the slow tests; the tests of figures draw theirs too."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
