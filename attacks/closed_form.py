@@ -8,7 +8,7 @@ knows the gradient to be noisy, rounded or pruned, or patches to share a row, lo
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -93,10 +93,11 @@ class _Equations:
 
     Attributes:
         simulation: What the adversary believes of the client.
-        observation: What it saw.
+        observation: What it saw, or takes to be behind that (`AttackerView.expected`).
         gradients: Δ, `[patches, width]`; a masked patch has a row of zeros.
         target: ∂W, `[width, pixels]`.
         masked: `[patches]` bool.
+        exact: Whether the adversary takes both sides at their word.
     """
 
     simulation: Simulation
@@ -104,14 +105,18 @@ class _Equations:
     gradients: Tensor
     target: Tensor
     masked: Tensor
+    exact: bool
 
     @classmethod
     def of(cls, observation: Observation) -> "_Equations":
         simulation = simulate(observation)
+        parts = simulation.model.parts()
+        expected = simulation.view.expected((cast(str, parts.position), parts.patch_weight))
+        observation = replace(observation, gradients={**observation.gradients, **expected})
         gradients = token_gradients(simulation.model, observation)
-        target = observation.gradients[simulation.model.parts().patch_weight].double().flatten(1)
+        target = observation.gradients[parts.patch_weight].double().flatten(1)
         masked = (gradients == 0).all(dim=1) & simulation.model.has_unknown_position
-        return cls(simulation, observation, gradients, target, masked)
+        return cls(simulation, observation, gradients, target, masked, exact=simulation.view.exact and not expected)
 
     def can_fill_in(self) -> bool:
         """Whether several patches are masked, not all, and equations are left to see what the masked ones add."""
@@ -124,7 +129,7 @@ class _Equations:
         """Masked patches are hidden; what surrounds them fills their places."""
         # What a known order moves is masked, and filled in where it is.
         in_place = _stands_as_it_is(self.simulation, self.observation, self.masked)
-        solve = patches_beside_hidden if self.simulation.view.exact else likely_patches
+        solve = patches_beside_hidden if self.exact else likely_patches
         patches = solve(self.gradients, self.target, self._patch_size, whole=in_place)
         return _Solution(patches, self._misfit(self.gradients, patches), ("masked-patches-filled-in",), in_place)
 
@@ -136,7 +141,7 @@ class _Equations:
             flags.append("masked-patches-not-separated")
         if len(gradients) > gradients.shape[1]:
             flags.append("more-patches-than-width")
-        if self.simulation.view.exact or len(gradients) >= gradients.shape[1]:
+        if self.exact or len(gradients) >= gradients.shape[1]:
             solution = least_squares(gradients.T, self.target, cutoff=_CUTOFF)
         else:
             whole = not self.masked.any() and _stands_as_it_is(self.simulation, self.observation, self.masked)

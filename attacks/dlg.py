@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from privbench.adversary import Simulation, Start, concluded, mean_cross_entropy, simulate, start_images
+from privbench.adversary import Simulation, Start, believed_gradients, concluded, mean_cross_entropy, simulate, start_images
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.inversion import LBFGS, Constant, MatchingTerm, Objective, QuasiNewton, Simulator, SquaredError, Target
 
@@ -119,7 +119,8 @@ def _leak(
         optimiser=solver,
     )
     fixed = {**simulation.view.known, **({} if joint else labels)}
-    found = problem.solve(Target(observation.gradients, images, fixed), labels if joint else {}, progress)
+    believed = believed_gradients(simulation.view, observation, observation.gradients)
+    found = problem.solve(Target(believed, images, fixed), labels if joint else {}, progress)
     flags = [*simulation.view.flags]
     if observation.labels is None:
         flags.append("labels-recovered")

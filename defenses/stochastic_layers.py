@@ -21,7 +21,7 @@ __all__ = ["StochasticLayers", "TokenConsistentLinear"]
 
 _CHOICE = "stochastic-layers.transforms"
 _SEED = 2112
-"""Of the draws that the aware adversary averages over: its own, and the same at every step and for every client."""
+"""Of the draws that adversaries make who are not told the client's: the same at every step and for every client."""
 
 
 class TokenConsistentLinear(nn.Module):
@@ -57,7 +57,7 @@ class StochasticLayers(Defense):
     """Half-width of the uniform distribution; of a matrix's entries in units of 1 / sqrt(width)."""
     mean: Literal["identity", "zero"] = "identity"
     """Mean of the transform; `zero` leaves nothing but chance and needs a victim that was trained with it."""
-    simulated_draws: Annotated[int, Field(gt=0)] = 4
+    simulated_draws: Annotated[int, Field(gt=0, le=1024)] = 4
     """Number of draws of its own that the aware adversary averages over."""
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
@@ -81,8 +81,8 @@ class StochasticLayers(Defense):
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the pass with as much of the draw as the adversary has.
 
-        Unaware: the plain pass without the layers. Aware: the mean of the logits over a few draws of its own, which are the
-        same throughout an attack (flag). Oracle: the true draw.
+        Unaware: the model as it is, with a draw of its own, which it takes for the client's. Aware: the mean of the logits over
+        a few draws of its own, the same throughout an attack (flag). Oracle: the true draw.
         """
         names = _layer_names(model)
         if observation.threat_model.adversary == "oracle":
@@ -90,12 +90,11 @@ class StochasticLayers(Defense):
                 lambda given, known: _with_noise(given, names, known[_CHOICE][:, None]),
                 {_CHOICE: observation.disclosed[_CHOICE]},
             )
-        if observation.threat_model.adversary == "aware":
-            generator = torch.Generator().manual_seed(_SEED)
-            draws = [self._draw(model, observation.batch_size, generator) for _ in range(self.simulated_draws)]
-            own = torch.stack(draws, dim=1).to(observation.device)
-            return AttackerView(lambda given, _: _with_noise(given, names, own), flags=("draw-not-inferred",))
-        return AttackerView()
+        aware = observation.threat_model.adversary == "aware"
+        generator = torch.Generator().manual_seed(_SEED)
+        draws = [self._draw(model, observation.batch_size, generator) for _ in range(self.simulated_draws if aware else 1)]
+        own = torch.stack(draws, dim=1).to(observation.device)
+        return AttackerView(lambda given, _: _with_noise(given, names, own), flags=("draw-not-inferred",) if aware else ())
 
     def claim(self) -> str:
         """Hides features; on weights trained without it, it is a transform after the fact."""

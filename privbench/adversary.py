@@ -31,6 +31,7 @@ __all__ = [
     "Clients",
     "Simulation",
     "Start",
+    "believed_gradients",
     "concluded",
     "inferred_choices",
     "matching_group_size",
@@ -148,6 +149,18 @@ def matching_group_size(observation: Observation, trials: int, matched: Callable
     return group_size(tokens=tokens, parameters=parameters, device=observation.device)
 
 
+def believed_gradients(view: AttackerView, observation: Observation, names: Iterable[str]) -> dict[str, Tensor]:
+    """What an adversary compares with: the observed gradients, or where the view has one its estimate of what is behind them.
+
+    Args:
+        view: What the adversary believes.
+        observation: What it saw.
+        names: Of which parameters.
+    """
+    names = list(names)
+    return {name: observation.gradients[name] for name in names} | dict(view.expected(names))
+
+
 def inferred_choices(view: AttackerView, order: Tensor | None = None) -> dict[str, Tensor]:
     """What an adversary believes of the client's random choices without having been told.
 
@@ -251,7 +264,7 @@ class Clients:
         names = list(names)
         contexts = [{"labels": labels} for labels in self.labels] if contexts is None else contexts
         return [
-            Target({name: observation.gradients[name] for name in names}, start, {**view.known, **context})
+            Target(believed_gradients(view, observation, names), start, {**view.known, **context})
             for observation, view, start, context in zip(self.observations, self.views, starts, contexts, strict=True)
         ]
 

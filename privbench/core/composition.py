@@ -3,7 +3,7 @@
 A composition applies model, batch and gradient hooks in the order written, so `mjp+dpsgd` shuffles, computes, then clips.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -127,6 +127,10 @@ class Composition(Defense):
                 simulated = one(simulated, observed, known)
             return dict(simulated)
 
+        def expected(names: Iterable[str]) -> dict[str, Tensor]:
+            names = list(names)
+            return {name: value for view in views for name, value in view.expected(names).items()}
+
         known = {name: value for view in views for name, value in view.known.items()}
         movable = [view.movable for view in views if view.movable is not None]
         return AttackerView(
@@ -138,6 +142,7 @@ class Composition(Defense):
             order=next((view.order for view in views if view.order is not None), None),
             send=send if sends else None,
             exact=all(view.exact for view in views),
+            expected=expected,
         )
 
     def accounted(self, *, steps: int, sample_rate: float) -> Defense:

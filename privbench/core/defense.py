@@ -1,7 +1,7 @@
 """The contract of a defense: hooks with no-op defaults, so that one file says one idea."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -13,7 +13,7 @@ from privbench.core.component import Component
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelInput, Observation
 
-__all__ = ["AttackerView", "Defense", "Effect", "ProtectedInput", "Send", "TrainingRule"]
+__all__ = ["AttackerView", "Defense", "Effect", "Estimate", "ProtectedInput", "Send", "TrainingRule"]
 
 Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
 """What a defense does that another may not stand (`Defense.not_after`).
@@ -31,6 +31,15 @@ Gradients are by parameter name, `[*shape]`, of the parameters that an attack ma
 `AttackerView`. Differentiable in the simulated gradients (straight through where the true derivative is zero), and a function
 of its arguments alone without control flow that depends on values.
 """
+
+
+Estimate = Callable[[Iterable[str]], Mapping[str, Tensor]]
+"""From names of parameters to what an adversary takes their gradients to have been before they were sent, of those of them
+that sending changed in a way that it can partly undo. Made when an attack asks for it, because it may take seconds."""
+
+
+def _as_sent(_names: Iterable[str]) -> Mapping[str, Tensor]:
+    return {}
 
 
 def _unchanged(model_input: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
@@ -71,6 +80,8 @@ class AttackerView:
             was observed entry by entry; None: `send` itself.
         exact: Whether the adversary takes single entries of the observed gradient at their word; not where it knows them to be
             noisy, rounded or set to zero. Attacks that read something off an entry look here.
+        expected: The adversary's estimate of the gradient behind the observed one, which attacks take in its place. Entries of
+            an estimate are not to be taken at their word either.
     """
 
     feed: Callable[[ModelInput, Mapping[str, Tensor]], ModelInput] = _unchanged
@@ -82,6 +93,7 @@ class AttackerView:
     send: Send | None = None
     within: Send | None = None
     exact: bool = True
+    expected: Estimate = _as_sent
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,27 @@
-"""NOG and OLR: the published formulas, what is a matrix, what is left of the row space, and the simulated transformation."""
+"""NOG and OLR: the published formulas, what is a matrix, what is left of the row space, and what is expected behind it."""
+
+import math
+from statistics import fmean
 
 import pytest
 import torch
 from torch import Tensor
 
-from privbench.core import ATTACKS, Observation, UserError, build_defense, resolve_defense
+from privbench.adversary import simulate
+from privbench.core import ATTACKS, UserError, build_defense, resolve_defense
 from privbench.defenses.nog import (
     nearest_orthogonal,
     optimal_learning_rate,
 )
+from privbench.inversion.spectrum import smooth_images
 from privbench.models import build_model, default_spec
+from privbench.runs.prepare import prepare
+from privbench.runs.resolve import RunOptions, resolve_cases
 from tests.conformance import client_update
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def aware() -> Observation:
-    return client_update("nog", adversary="aware").observation
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2), (1, 5, 4)])
@@ -107,23 +110,51 @@ def test_what_does_not_fit_is_one_line() -> None:
             resolve_defense(f"nog:{wrong}")
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5, 4)])
-def test_the_simulated_factor_is_the_clients_and_its_slope_that_of_the_share_of_nuclear_norm(shape: tuple[int, ...]) -> None:
-    gradient, observed = _random(*shape).double().requires_grad_(), nearest_orthogonal(_random(*shape, seed=1).double())
-    send = build_defense(resolve_defense("nog")).attacker_view(torch.nn.Identity(), aware()).send
-    assert send is not None
-    sent = send({"weight": gradient}, {"weight": observed}, {})["weight"]
-    assert torch.allclose(sent, nearest_orthogonal(gradient.detach()), atol=1e-12)
-    (ours,) = torch.autograd.grad(torch.cosine_similarity(sent.flatten(), observed.flatten(), dim=0), gradient)
-    # The slope of <O, G> / |G|* is along O - share U V, with the share in place of the cosine.
-    factor, cosine = sent.detach(), torch.cosine_similarity(sent.flatten(), observed.flatten(), dim=0).detach()
-    expected = observed - cosine * factor
-    assert torch.allclose(ours / ours.norm(), expected / expected.norm(), atol=1e-10)
-    flat = gradient.reshape(5, 4) if len(shape) == 3 else gradient
-    share = (gradient * observed).sum() / torch.linalg.svdvals(flat).sum()
-    (true,) = torch.autograd.grad(share, gradient)
-    expected = observed - share.detach() * factor
-    assert torch.allclose(true / true.norm(), expected / expected.norm(), atol=1e-10)
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_whoever_knows_of_it_comes_nearer_to_the_gradient_behind_it(batch: int) -> None:
+    images = smooth_images(batch, 32, generator=torch.Generator().manual_seed(77))
+    plain = client_update("none", images=images).observation.gradients
+    observation = client_update("nog", images=images, adversary="aware").observation
+    view = simulate(observation).view
+    names = ["network.pos_embed", "network.patch_embed.proj.weight", "network.blocks.0.attn.qkv.weight"]
+    found = view.expected([*names, "network.patch_embed.proj.bias"])
+    assert found.keys() == set(names)  # the bias was sent as it is
+    gains = []
+    for name in names:
+        sent, ours = (_cosine(gradients[name], plain[name]) for gradients in (observation.gradients, found))
+        assert ours > sent + 0.05, name
+        gains.append(ours - sent)
+        # Its size too, which the factor does not have.
+        assert 0.2 < float(found[name].norm() / plain[name].norm()) < 5, name
+    assert fmean(gains) > 0.2
+    assert view.flags == ("singular-values-expected",)
+    assert all(torch.equal(view.expected(names)[name], found[name]) for name in names)
+    unaware = simulate(client_update("nog", images=images, adversary="unaware").observation).view
+    assert not unaware.expected(names)
+    assert not unaware.flags
+
+
+def test_only_chosen_layers_are_estimated_in_a_composition_too() -> None:
+    observation = client_update("clipping+nog:layers=mlp", adversary="aware").observation
+    names = ["network.pos_embed", "network.blocks.0.mlp.fc1.weight"]
+    assert simulate(observation).view.expected(names).keys() == {"network.blocks.0.mlp.fc1.weight"}
+
+
+def test_closed_form_sees_more_for_knowing_of_it() -> None:
+    errors = {}
+    for adversary in ("unaware", "aware"):
+        options = RunOptions(defense="nog", attack="closed-form", adversary=adversary, data="photos", indices="0-3")
+        photos = prepare(resolve_cases(options)[0], torch.device("cpu"))
+        for number in range(4):
+            observation, secret = photos.observe(number)
+            found = photos.attack(observation, generator=torch.Generator().manual_seed(0)).images
+            errors[adversary, number] = float((found - secret.images).square().mean())
+    gains = [errors["unaware", number] / errors["aware", number] for number in range(4)]
+    assert fmean(math.log10(gain) for gain in gains) > 0.1, gains  # one decibel in the mean
 
 
 def test_an_attack_that_knows_the_transformation_does_another_step() -> None:
