@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from privbench.adversary import Simulation, inferred_choices, simulate
+from privbench.adversary import Simulation, inferred_choices, simulate, with_pixels_in_place
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.inversion import reassembled
@@ -146,7 +146,10 @@ class Subspace(Attack):
             flags = [_INFERRED.get(flag, flag) for flag in flags]
         inferred = inferred_choices(simulation.view, order)
         inferred |= {name: masked for name in inferred if name.endswith(".mask")}
-        return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
+        result = Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
+        if movable.any() or masked.any():
+            return result
+        return with_pixels_in_place(result, simulation, generator=generator)
 
     def _without_positions(
         self, observation: Observation, simulation: Simulation, generator: torch.Generator

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
+from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, ScrambledPixels, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.models import Victim
 
@@ -43,14 +43,16 @@ class PixelShuffle(Defense):
         """Simulates the pass with as much of the permutation as the adversary has.
 
         Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes; that its pixels are
-        permuted is known, how is not inferred (flag). Oracle: the true permutation is applied to the candidate.
+        permuted is known, and how is left to the attack (flag). Oracle: the true permutation is applied to the candidate.
         """
         if observation.threat_model.adversary == "oracle":
             size = _patch_size(model)
             return AttackerView(
                 lambda given, known: _shuffled(given, known[_CHOICE], size), {_CHOICE: observation.disclosed[_CHOICE]}
             )
-        return AttackerView(flags=("pixels-not-inferred",) if observation.threat_model.adversary == "aware" else ())
+        if observation.threat_model.adversary == "aware":
+            return AttackerView(flags=("pixels-not-inferred",), scrambled=ScrambledPixels(self.per, _CHOICE))
+        return AttackerView()
 
     def claim(self) -> str:
         """Hides places inside patches, not contents."""

@@ -2,7 +2,8 @@
 
 Attacks that simulate the forward pass start here; what the simulation applies depends on the adversary of the threat model.
 `Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions. `concluded`
-is the last thing that an adversary does who knows of a shuffle and not its order: it reads the order off the finished picture.
+is the last thing that an adversary does who knows of a shuffle and not its order: it reads the order of patches, or
+of the pixels in them, off the finished picture.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from privbench.core import (
     build_defense,
     resolve_defense,
 )
-from privbench.inversion import Inversion, LabelRule, Simulator, Target, group_size, reassembled, recover_labels
+from privbench.inversion import Inversion, LabelRule, Simulator, Target, group_size, reassembled, recover_labels, unscrambled
 from privbench.models import Victim, build_model, client_loss, forward
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "mean_cross_entropy",
     "simulate",
     "start_images",
+    "with_pixels_in_place",
 ]
 
 Start = Literal["uniform", "normal", "grey"]
@@ -176,7 +178,9 @@ def inferred_choices(view: AttackerView, order: Tensor | None = None) -> dict[st
 
 
 def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generator: torch.Generator) -> Reconstruction:
-    """What an adversary makes of a finished reconstruction of the fed images: movable patches in order, its findings stated.
+    """What an adversary makes of a finished reconstruction of the fed images: patches or pixels in order, findings stated.
+
+    Movable patches are put in order; where there are none, the pixels in them (`with_pixels_in_place`).
 
     Images whose patches have position rows of their own stand in one order, and their borders decide it together. Patches that
     share the unknown row stand anyhow, anew in each image, because the gradient is blind to their order.
@@ -187,12 +191,13 @@ def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generat
         generator: Source of the search.
 
     Returns:
-        The same where the adversary knows of no movable patches, or has none to tell apart.
+        The same where the adversary knows of nothing that is out of place, or has no two patches to tell apart.
     """
     model, view = simulation.model, simulation.view
     movable = view.movable
     if movable is None or model.patch_size is None or movable.sum() < 2:
-        return replace(reconstruction, inferred=inferred_choices(view))
+        known = replace(reconstruction, inferred=inferred_choices(view))
+        return with_pixels_in_place(known, simulation, generator=generator)
     unknown = view.feed(ModelInput(reconstruction.images), view.known).unknown_positions
     own_rows = unknown is None or not (unknown & movable).any()
     images, found = reassembled(reconstruction.images, model.patch_size, movable, generator=generator, jointly=bool(own_rows))
@@ -203,6 +208,28 @@ def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generat
         flags=tuple("order-inferred" if flag == "order-not-inferred" else flag for flag in reconstruction.flags),
         inferred=inferred_choices(view, found.undone),
     )
+
+
+def with_pixels_in_place(
+    reconstruction: Reconstruction, simulation: Simulation, *, generator: torch.Generator
+) -> Reconstruction:
+    """Puts the pixels inside patches in order, where the adversary knows that the client permuted them and not how.
+
+    Args:
+        reconstruction: Its patches must be in place, because their borders tell flips and rotations apart.
+        simulation: What the adversary believes of this very client.
+        generator: Source of the search.
+
+    Returns:
+        The same where the adversary knows of no such permutation, or the model has no positions to tell where patches stand.
+    """
+    model, scrambled = simulation.model, simulation.view.scrambled
+    if scrambled is None or model.patch_size is None or model.parts().position is None:
+        return reconstruction
+    images, undone = unscrambled(reconstruction.images, model.patch_size, scrambled, generator=generator)
+    flags = ("pixels-inferred" if flag == "pixels-not-inferred" else flag for flag in reconstruction.flags)
+    inferred = {**reconstruction.inferred, scrambled.choice: undone}
+    return replace(reconstruction, images=images, flags=tuple(flags), inferred=inferred)
 
 
 @dataclass(frozen=True)

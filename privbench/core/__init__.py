@@ -4,7 +4,7 @@ from privbench.core.attack import Attack, GroupAttack
 from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
-from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, Send, TrainingRule
+from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, ScrambledPixels, Send, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
 from privbench.core.execution import Execution
@@ -56,6 +56,7 @@ __all__ = [
     "Reconstruction",
     "Record",
     "Registry",
+    "ScrambledPixels",
     "Secret",
     "Send",
     "Spec",

@@ -140,6 +140,7 @@ class Composition(Defense):
             torch.stack(movable).any(dim=0) if movable else None,
             inferred=tuple(name for view in views for name in view.inferred),
             order=next((view.order for view in views if view.order is not None), None),
+            scrambled=next((view.scrambled for view in views if view.scrambled is not None), None),
             send=send if sends else None,
             exact=all(view.exact for view in views),
             expected=expected,

@@ -13,7 +13,7 @@ from privbench.core.component import Component
 from privbench.core.errors import UserError
 from privbench.core.observation import ModelInput, Observation
 
-__all__ = ["AttackerView", "Defense", "Effect", "Estimate", "ProtectedInput", "Send", "TrainingRule"]
+__all__ = ["AttackerView", "Defense", "Effect", "Estimate", "ProtectedInput", "ScrambledPixels", "Send", "TrainingRule"]
 
 Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
 """What a defense does that another may not stand (`Defense.not_after`).
@@ -62,6 +62,20 @@ class ProtectedInput:
 
 
 @dataclass(frozen=True)
+class ScrambledPixels:
+    """That the client permuted the pixels inside patches, in all channels alike, in an order that the adversary does not know.
+
+    Attributes:
+        per: One permutation for all patches of a batch, or one for each place of the patch grid.
+        choice: Name of the choice, by which an attack states what it found: `[patches, pixels]` int64, the pixel of the private
+            patch that each place of the fed one holds.
+    """
+
+    per: Literal["batch", "patch"]
+    choice: str
+
+
+@dataclass(frozen=True)
 class AttackerView:
     """How an attacker's simulation of the client differs from the plain forward pass.
 
@@ -75,6 +89,8 @@ class AttackerView:
             `order-not-inferred` by `order-inferred`.
         inferred: Names in `known` of what the adversary found out about the client's random choices without being told.
         order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
+        scrambled: How pixels inside patches were permuted, as far as the adversary knows; None where they were not. An attack
+            that finds the permutation replaces the flag `pixels-not-inferred` by `pixels-inferred`.
         send: Applied to a simulated gradient before it is compared with the observed one; None: compared as it is.
         within: Stands for `send` where a later part of a composition changes what this one sent, so that it cannot look at what
             was observed entry by entry; None: `send` itself.
@@ -90,6 +106,7 @@ class AttackerView:
     movable: Tensor | None = None
     inferred: tuple[str, ...] = ()
     order: str | None = None
+    scrambled: ScrambledPixels | None = None
     send: Send | None = None
     within: Send | None = None
     exact: bool = True

@@ -5,6 +5,7 @@ from privbench.inversion.labels import LabelRule, recover_labels
 from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError, WholeCosine
 from privbench.inversion.noise import noise_deviation, rows_without_signal
 from privbench.inversion.optimisers import LBFGS, Adam
+from privbench.inversion.pixel_order import unscrambled
 from privbench.inversion.priors import (
     BatchNormStatistics,
     ImagePrior,
@@ -62,4 +63,5 @@ __all__ = [
     "recover_labels",
     "relocation_order",
     "rows_without_signal",
+    "unscrambled",
 ]

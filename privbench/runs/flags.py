@@ -24,6 +24,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "patches-not-all-found": "some patches are missing and filled with the mean patch, or occur as often as was guessed",
     "more-patches-than-width": "more tokens than the model is wide: the closed form does not determine all patches",
     "relocation-does-not-apply": "the attack's search for the right place of patches does not apply here and was left out",
+    "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
     "pixels-not-inferred": "the order of pixels was not inferred",
     "mixing-not-inferred": "the attack did not infer which images were mixed with which weights",
     "signs-not-inferred": "the attack did not infer which signs were flipped",
