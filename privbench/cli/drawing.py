@@ -326,7 +326,8 @@ def _front(request: FigureRequest) -> _Drawn:
     points = front_points(rows, metric=request.metric, higher_is_leakier=described.higher_is_leakier)
     unpriced = sorted(set(points.loc[points["source"] == "card", "defense"]))
     left_out = sorted(set(rows["defense"]) - set(points["defense"]))
-    notes = [f"{len(points)} points, {int(points['on_front'].sum())} on the front"]
+    away = int(points["given_away"].sum())
+    notes = [f"{len(points)} points, {int(points['on_front'].sum())} on the front, {away} give the image away"]
     if unpriced:
         notes.append(
             f"accuracy of {', '.join(unpriced)} is from the victim's card; `privbench evaluate` measures it under the defense"

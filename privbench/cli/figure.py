@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from privbench.cli.figure_names import FIGURES
+from privbench.cli.figure_names import FIGURES, OPTIONS
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ _FORMATS = (".pdf", ".png", ".svg")
     type=click.Path(path_type=Path),
     help="positions: weights of another victim beside the embedded ones; may be repeated.",
 )
+@click.pass_context
 def figure(
+    context: click.Context,
     name: str,
     folder: "Path | Remote | None",
     output: Path,
@@ -57,6 +60,9 @@ def figure(
     from privbench.runs.remote import fetched
     from privbench.runs.store import atomic_write
 
+    for option, takers in OPTIONS.items():
+        if name not in takers and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(n for n in FIGURES if n in takers)}")
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
     with fetched(folder, everything=True) if folder is not None else nullcontext() as local:

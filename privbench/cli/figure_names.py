@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["FIGURES"]
+__all__ = ["FIGURES", "OPTIONS"]
 
 FIGURES: Mapping[str, str] = {
     "gallery": "original, client's view and reconstruction, for each defense, attack and adversary",
@@ -16,3 +16,12 @@ FIGURES: Mapping[str, str] = {
     "architectures": "models under the same attack",
 }
 """Figure to the line that the help shows."""
+
+_OF_RECORDS = FIGURES.keys() - {"positions"}
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "metric": frozenset(_OF_RECORDS - {"gallery", "trajectories"}),
+    "where": frozenset(_OF_RECORDS),
+    "images": frozenset({"gallery"}),
+    "weights": frozenset({"positions"}),
+}
+"""Option to the figures that take it."""

@@ -15,9 +15,11 @@ from privbench.scoring import registered_metric
 
 __all__ = [
     "COLUMN_WIDTH",
+    "COMBINATIONS",
     "LOOKS",
     "TEXT_WIDTH",
     "Look",
+    "coloured_look",
     "figure_bytes",
     "figure_png",
     "literal_legend",
@@ -73,6 +75,22 @@ def look(place: int) -> Look:
     return Look(f"C{place % _COLOURS}", _MARKERS[place % len(_MARKERS)], filled, _DASHES[place % len(_DASHES)])
 
 
+_COMBINATIONS = (
+    *((0, "o"), (1, "s"), (2, "D"), (3, "^"), (4, "X"), (5, "v"), (6, "*")),
+    *((0, "P"), (1, "<"), (2, ">"), (3, "o"), (4, "o"), (5, "s"), (6, "^")),
+    *((0, "^"), (1, "*"), (2, "o"), (3, "X"), (4, "v"), (5, "*"), (6, "s")),
+)
+"""Colour and marker; no marker returns within the first ten, and none within a colour or those that look like it."""
+COMBINATIONS = len(_COMBINATIONS)
+"""So many series differ in colour or marker, the first ten of them without colour."""
+
+
+def coloured_look(place: int) -> Look:
+    """The look of a series by its place where filling means something else; filled."""
+    colour, marker = _COMBINATIONS[place % COMBINATIONS]
+    return Look(f"C{colour}", marker, True, "-")
+
+
 def metric_label(name: str) -> str:
     """A metric as an axis names it: name, unit, and which way more leaks.
 
@@ -94,9 +112,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def literal_legend(axes: Axes) -> None:
+def literal_legend(axes: Axes, *, size: float | None = None) -> None:
     """A legend to the right of the axes; names stand as they are, a dollar sign in them starts no formula."""
-    for text in axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False).get_texts():
+    for text in axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=size).get_texts():
         text.set_parse_math(False)
 
 

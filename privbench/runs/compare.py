@@ -72,7 +72,7 @@ def compare_records(records: Sequence[Record], *, metric: str, baseline: str) ->
     a baseline of its own is compared with the `unaware` one.
 
     Args:
-        records: Finished cases.
+        records: Finished cases; of a case that was computed in several places the first counts.
         metric: Whose scores.
         baseline: The defense to compare with, as in the column `defense`.
 
@@ -82,8 +82,11 @@ def compare_records(records: Sequence[Record], *, metric: str, baseline: str) ->
     Raises:
         UserError: A record lacks the metric.
     """
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    once: dict[str, Record] = {}
     for record in records:
+        once.setdefault(record.case_id, record)
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in once.values():
         groups[_group(record)].append(record)
     found = []
     for group in groups.values():

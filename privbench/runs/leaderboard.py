@@ -29,6 +29,7 @@ from privbench.runs.yardstick_files import IDENTIFICATION, calibration_name, sta
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
+_COUNTS = ("steps", "trials", "failures", "price_images", "retrained_epochs", "retrained_images", "identified_of")
 
 
 def leaderboard(folder: Path) -> pd.DataFrame:
@@ -86,9 +87,7 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
     order = [*_GROUP, "psnr_mean", "case", "seconds_per_image"]
     rows = rows.sort_values(order, kind="stable", ignore_index=True, na_position="last")
     rows.insert(0, "rank", rows.groupby(list(_GROUP), sort=False)["psnr_mean"].rank(method="min").astype("Int64"))
-    return rows.astype(
-        dict.fromkeys(("steps", "trials", "failures", "price_images", "retrained_epochs", "identified_of"), "Int64")
-    )
+    return rows.astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
@@ -150,6 +149,8 @@ def _mean(interval: Interval | None) -> float | None:
 _PRICE: Mapping[str, Callable[[Price], float | None]] = {
     "price_images": lambda price: price.images,
     "price_accuracy": lambda price: price.accuracy.mean,
+    "price_accuracy_low": lambda price: price.accuracy.low,
+    "price_accuracy_high": lambda price: price.accuracy.high,
     "price_defended_accuracy": lambda price: price.defended_accuracy.mean,
     "price_jigsaw_accuracy": lambda price: _mean(price.jigsaw_accuracy),
     "price_consistency": lambda price: _mean(price.consistency),
@@ -175,12 +176,12 @@ class _Retrained:
 
     def __init__(self, prices: Sequence[Price]) -> None:
         self._undefended: dict[tuple[object, ...], Price] = {}
-        self._under: dict[tuple[str, str], list[Price]] = {}
+        self._under: dict[tuple[str, str], list[tuple[Price, Training]]] = {}
         for price in prices:
             defense = "+".join(map(str, price.defense))
             if price.training is None or price.training.defense != defense:
                 continue
-            self._under.setdefault((price.victim.model.name, defense), []).append(price)
+            self._under.setdefault((price.victim.model.name, defense), []).append((price, price.training))
             if defense == "none":
                 self._undefended[self._recipe(price, price.training)] = price
 
@@ -189,17 +190,37 @@ class _Retrained:
         return price.victim.model.name, price.images, *training.alike
 
     def columns(self, case: Case) -> dict[str, float | None]:
-        """Of several recipes that have an undefended victim the longest; empty where nobody trained this model so."""
-        names = ("retrained_accuracy", "retrained_ci_low", "retrained_ci_high", "retrained_undefended", "retrained_epochs")
-        found = [
-            (price.training.epochs, price.accuracy, self._undefended[recipe].accuracy.mean)
-            for price in self._under.get((case.victim.model.name, case.defense_text), [])
-            if price.training is not None and (recipe := self._recipe(price, price.training)) in self._undefended
+        """The recipe of the attacked victim where it was itself trained under the defense and has a price.
+
+        Else, of several recipes that have an undefended victim, the longest, and of those the one with most test images;
+        empty where nobody trained this model so.
+        """
+        under = self._under.get((case.victim.model.name, case.defense_text), [])
+        own = [pair for pair in under if pair[0].victim.weights_sha256 == case.victim.weights_sha256]
+        beside = [
+            (training.epochs, price, price if case.defense_text == "none" else self._undefended[recipe])
+            for price, training in own or under
+            if (recipe := self._recipe(price, training)) in self._undefended
         ]
-        if not found:
-            return dict.fromkeys(names)
-        epochs, accuracy, undefended = max(found, key=lambda one: one[0])
-        return dict(zip(names, (accuracy.mean, accuracy.low, accuracy.high, undefended, epochs), strict=True))
+        if not beside:
+            return dict.fromkeys(_RETRAINED)
+        epochs, price, undefended = max(beside, key=lambda one: (one[0], one[1].images))
+        values = (*_bounded(price.accuracy), undefended.accuracy.mean, epochs, price.images)
+        return dict(zip(_RETRAINED, values, strict=True))
+
+
+_RETRAINED = (
+    "retrained_accuracy",
+    "retrained_ci_low",
+    "retrained_ci_high",
+    "retrained_undefended",
+    "retrained_epochs",
+    "retrained_images",
+)
+
+
+def _bounded(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
 
 
 class _Yardsticks:

@@ -93,6 +93,9 @@ def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
         (("ablation", "FOLDER", "--metric", "lpips"), "no case has the metric 'lpips'; accepted: psnr, psnr_patch"),
         (("mask-ratio", "FOLDER", "--where", "defense=none"), "no record has defense mjp"),
         (("ablation",), "give the folder where they lie"),
+        (("front", "FOLDER", "--weights", "x"), "figure front takes no --weights; accepted by: positions"),
+        (("front", "FOLDER", "--images", "2"), "figure front takes no --images; accepted by: gallery"),
+        (("gallery", "FOLDER", "--metric", "psnr"), "figure gallery takes no --metric; accepted by: ablation, "),
         (("positions", "--weights", "none.safetensors"), "there is no weights file none.safetensors"),
     ],
 )

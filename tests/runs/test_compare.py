@@ -1,9 +1,10 @@
 """Comparisons find the baseline on the same images, however many baselines there are."""
 
+import shutil
 from pathlib import Path
 
 from privbench.core import Record
-from privbench.runs.compare import compare_records
+from privbench.runs.compare import compare_folder, compare_records
 from privbench.runs.store import find_records
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -27,3 +28,14 @@ def test_a_baseline_on_other_images_hides_none_on_the_same_ones() -> None:
 def test_without_a_baseline_nothing_compares() -> None:
     records = [Record.load(path) for path in sorted(REFERENCE.glob("mjp--*/record.json"))]
     assert compare_records(records, metric="psnr", baseline="none") == []
+
+
+def test_a_case_that_lies_in_two_folders_is_compared_once(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        for name in ("none", "mjp"):
+            for path in REFERENCE.glob(f"{name}--gradvit--unaware--*--photos--*"):
+                shutil.copytree(path, tmp_path / place / path.name)
+    once, twice = (compare_folder(folder, metric="psnr", baseline="none") for folder in (tmp_path / "a", tmp_path))
+    assert [one.record.case_id for one in twice] == [one.record.case_id for one in once]
+    assert [one.difference for one in twice] == [one.difference for one in once]
+    assert len(once) >= 1

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from privbench.core import Case, Interval, Record, UserError
+from privbench.core import Case, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.runs.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
 from privbench.runs.store import atomic_write
 
@@ -167,8 +168,67 @@ def test_a_case_that_was_computed_in_two_places_has_two_rows_of_one_rank(templat
     for place in ("a", "b"):
         store(tmp_path / "runs" / place, variant(template, 10.0, 1))
     rows = leaderboard(tmp_path / "runs")
-    assert rows["case"].nunique() == 1
+    assert len(set(rows["case"])) == 1
     assert rows["rank"].tolist() == [1, 1]
+
+
+def price(of: Record, defense: str, weights: str, accuracy: float, *, epochs: int | None = 1, images: int = 100) -> Price:
+    """A price; with epochs, of weights that were trained under the same defense."""
+    parts = resolve_defense(defense)
+    share = Interval(mean=accuracy, low=accuracy - 0.05, high=accuracy + 0.04, n=images)
+    text = "+".join(map(str, parts))
+    training = Training(defense=text, dataset="made", epochs=epochs, recipe={"images": 8}) if epochs else None
+    victim = of.case.victim.model_copy(update={"weights": f"{weights}.safetensors", "weights_sha256": weights})
+    measured = {"accuracy": share, "defended_accuracy": share, "jigsaw": "mjp", "calibration_error": 0.1, "epsilon": 0.1}
+    what = {"victim": victim, "training": training, "defense": parts, "dataset": "made", "images": images, "seed": 0}
+    return Price.model_validate({**what, **measured, "torch": "2"})
+
+
+def attacked(of: Record, defense: str, weights: str) -> Record:
+    """A record of a victim with these weights under a defense."""
+    victim = of.case.victim.model_copy(update={"weights": f"{weights}.safetensors", "weights_sha256": weights})
+    case = of.case.model_copy(update={"victim": victim, "defense": resolve_defense(defense)})
+    return of.model_copy(update={"case": case, "case_id": case.identity})
+
+
+def test_what_training_under_a_defense_costs_is_told_of_the_attacked_victim_where_it_was_trained_so(
+    template: Record, tmp_path: Path
+) -> None:
+    prices = (
+        price(template, "none", "long", 0.7, epochs=10, images=1000),
+        price(template, "none", "short", 0.4, epochs=2),
+        price(template, "sign", "sign-long", 0.6, epochs=10, images=1000),
+        price(template, "sign", "sign-short", 0.3, epochs=2),
+        price(template, "sign", "sign-alone", 0.5, epochs=3),
+        price(template, "clipping", "clipping", 0.38, epochs=2),
+    )
+    for one in prices:
+        atomic_write(tmp_path / "runs" / f"price--{one.victim.weights_sha256}.json", one.to_json().encode())
+    pairs = [(one.defense[0].name, str(one.victim.weights_sha256)) for one in prices]
+    pairs += [("sign", "long"), ("clipping", "long"), ("no-pe", "long")]
+    store(tmp_path / "runs", *(attacked(template, *pair) for pair in pairs))
+    rows = leaderboard(tmp_path / "runs")
+    columns = [f"retrained_{name}" for name in ("accuracy", "ci_low", "undefended", "epochs", "images")]
+    found = {}
+    for _, row in rows.iterrows():
+        values = tuple(None if pd.isna(row[name]) else row[name] for name in columns)
+        found[row["defense"], row["weights"].removesuffix(".safetensors")] = values
+    assert found == {
+        ("none", "long"): (0.7, pytest.approx(0.65), 0.7, 10, 1000),
+        # Not 0.7 / 0.7 (10), which is another victim.
+        ("none", "short"): (0.4, pytest.approx(0.35), 0.4, 2, 100),
+        ("sign", "sign-long"): (0.6, pytest.approx(0.55), 0.7, 10, 1000),
+        ("sign", "sign-short"): (0.3, pytest.approx(0.25), 0.4, 2, 100),
+        # No undefended victim was trained so.
+        ("sign", "sign-alone"): (None,) * 5,
+        ("clipping", "clipping"): (0.38, pytest.approx(0.33), 0.4, 2, 100),
+        # Of weights that were not trained under it: the longest recipe.
+        ("sign", "long"): (0.6, pytest.approx(0.55), 0.7, 10, 1000),
+        ("clipping", "long"): (0.38, pytest.approx(0.33), 0.4, 2, 100),
+        ("no-pe", "long"): (None,) * 5,
+    }
+    (priced,) = rows[rows["weights"] == "short.safetensors"].to_dict("records")
+    assert [priced[f"price_accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.4, 0.35, 0.44])
 
 
 def test_the_target_must_be_a_file(template: Record, tmp_path: Path) -> None:

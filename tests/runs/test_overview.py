@@ -10,6 +10,8 @@ from privbench.core import Case, Interval, Record, UserError, resolve_defense
 from privbench.runs.overview import overview, write_overview
 from privbench.runs.store import atomic_write
 
+FRONT = Path(__file__).parents[2] / "results" / "front"
+
 
 @pytest.fixture
 def template(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> Record:
@@ -70,6 +72,14 @@ def test_defenses_stand_below_each_other_by_worst_case_and_attackers_side_by_sid
         "`vit_mini_patch4_32`, photos (test), 2 images (0 and 1), batches of 1, labels recovered, model in eval mode"
     )
     assert "Weights: `random` where no others are named." in page
+
+
+def test_the_price_of_training_is_that_of_the_rows_own_victim() -> None:
+    rows = [row for table in tables(overview(FRONT)) for row in table if " on `" in row["defense"]]
+    assert {"none", "precode"} <= {row["defense"].strip("`").partition(":")[0].partition("`")[0] for row in rows}
+    for row in rows:
+        assert row["trained under it / without (epochs)"].startswith(row["accuracy"] + " / ")
+        assert row["trained under it / without (epochs)"].endswith(" (2)")
 
 
 def test_what_does_not_compare_stands_in_tables_of_its_own(template: Record, tmp_path: Path) -> None:
