@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Effect, Observation, Send
 
-__all__ = ["GradientClipping", "clipped_as", "whole_norm"]
+__all__ = ["SMALLEST_NORM", "GradientClipping", "clipped_as", "whole_norm"]
 
+SMALLEST_NORM = 1e-6
+"""Norms from here on are sums of squares that float32 holds, whatever the size of the model."""
 _TINY = 1e-12
 
 
@@ -26,8 +28,8 @@ class GradientClipping(Defense):
         {"noise-of-given-size": "the images would decide how far the noise is scaled down"}
     )
 
-    max_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Largest L2 norm of the gradient of all parameters together."""
+    max_norm: Annotated[float, Field(ge=SMALLEST_NORM)] = 1.0
+    """Largest L2 norm of the gradient of all parameters together, from 1e-6."""
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Scales all parameters by one factor."""

@@ -12,13 +12,17 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Effect, Observation, UserError
-from privbench.defenses.clipping import clipped_as, whole_norm
+from privbench.defenses.clipping import SMALLEST_NORM, clipped_as, whole_norm
 
 __all__ = ["DPSGD"]
+
+_LEAST_NOISE, _MOST_NOISE = 1e-6, 1e6
+"""Between them the accountant keeps its digits. With less noise an update has an epsilon beyond 1e11, with more none below what
+the largest of Opacus' orders gives (0.1 at delta 1e-5)."""
 
 
 class DPSGD(Defense):
@@ -32,17 +36,26 @@ class DPSGD(Defense):
         }
     )
 
-    noise_multiplier: Annotated[float, Field(ge=0)] = 1.0
-    """Deviation of the noise on the sum of the clipped gradients, in units of `max_grad_norm`."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Largest L2 norm of one sample's gradient, all parameters together."""
+    noise_multiplier: Annotated[float, Field(ge=0, le=_MOST_NOISE)] = 1.0
+    """Deviation of the noise on the sum of the clipped gradients, in units of `max_grad_norm`: 0, or from 1e-6 to 1e6."""
+    max_grad_norm: Annotated[float, Field(ge=SMALLEST_NORM, le=1e6)] = 1.0
+    """Largest L2 norm of one sample's gradient, all parameters together, from 1e-6 to 1e6."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Accounting: the delta at which epsilon is stated."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Accounting: probability with which an image takes part in an update (Poisson sampling); 1 where the attacker knows
     that it did. `privbench train` counts its own."""
-    steps: Annotated[int, Field(gt=0)] = 1
+    steps: Annotated[int, Field(gt=0, le=10**9)] = 1
     """Accounting: number of updates that the client sends; the attack sees one of them. `privbench train` counts its own."""
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _no_noise_or_enough(cls, value: float) -> float:
+        if 0 < value < _LEAST_NOISE:
+            raise ValueError(
+                f"so little noise has no epsilon worth a name; accepted: 0, or from {_LEAST_NOISE:g} to {_MOST_NOISE:g}"
+            )
+        return value
 
     def protect_samples(
         self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
@@ -73,6 +86,9 @@ class DPSGD(Defense):
     def epsilon(self) -> float:
         """Epsilon at `delta` after `steps` updates by Opacus' Renyi accountant, an upper bound; infinite without noise.
 
+        At a large delta the conversion from Renyi's divergence falls below 0. What holds there holds for 0 too, which says
+        that delta alone bounds what an attacker can tell.
+
         Raises:
             UserError: Opacus is not installed.
         """
@@ -83,7 +99,7 @@ class DPSGD(Defense):
         with warnings.catch_warnings():
             # At the ends of its range of orders the bound is looser and still a bound.
             warnings.filterwarnings("ignore", message="Optimal order is the")
-            return float(accountant.get_epsilon(delta=self.delta))
+            return max(0.0, float(accountant.get_epsilon(delta=self.delta)))
 
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the expected update: clipped, without noise.

@@ -5,13 +5,13 @@ shared learnable "unknown" position row. A dense absolute localisation loss (DAL
 """
 
 import math
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput
+from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
 from privbench.core.patches import rearrange
 from privbench.inversion import noise_deviation, rows_without_signal
 from privbench.models import Victim
@@ -60,6 +60,27 @@ def _add_rectangle(mask: Tensor, smallest: int, rest: int, generator: torch.Gene
         return False
     block[:] = True
     return True
+
+
+def can_mask(rows: int, columns: int, mask_ratio: float, *, area: tuple[int, int]) -> bool:
+    """Whether `block_mask` can ever cover a patch: whether some rectangle that it can draw fits an empty grid.
+
+    A rectangle of h x w patches is drawn where an area s and an aspect a of their ranges have sqrt(s a) round to h and
+    sqrt(s / a) to w. For one s some a does where each lower bound of log a is below each upper one, which bounds log s.
+    """
+    target = int(mask_ratio * rows * columns)
+    rest = min(target, area[1])
+    if rest < 1:
+        return False
+    least, most = sorted((math.log(area[0]), math.log(rest)))
+    for height in range(1, rows):
+        for width in range(1, min(columns, rest // height + 1)):
+            low, high = ([math.log(side + half) for side in (height, width)] for half in (-0.5, 0.5))
+            lower = max(least, sum(low), 2 * max(low) + _LOG_ASPECT)
+            upper = min(most, sum(high), 2 * min(high) - _LOG_ASPECT)
+            if lower <= upper:
+                return True
+    return False
 
 
 class DenseAbsoluteLocalisation(nn.Module):
@@ -123,13 +144,35 @@ class MaskedJigsawPuzzle(Defense):
     dal_regressor: Literal["linear", "nonlinear"] = "nonlinear"
     """Training: the network that reads a position row."""
 
+    @model_validator(mode="after")
+    def _blocks_in_order(self) -> Self:
+        if self.smallest_block > self.largest_block:
+            raise ValueError(
+                f"smallest_block={self.smallest_block} is larger than largest_block={self.largest_block}; "
+                f"accepted: 1 to {self.largest_block}"
+            )
+        return self
+
     def trained_as(self) -> str:
         """A victim trained with masks, an unknown row, and DAL."""
         return self.name
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Adds the unknown position row."""
-        cast(Victim, model).add_unknown_position()
+        """Adds the unknown position row.
+
+        Raises:
+            UserError: The model has no learned position embedding, or patches to which no mask can ever come.
+        """
+        victim = cast(Victim, model)
+        victim.add_unknown_position()
+        rows, columns = cast(tuple[int, int], victim.grid)
+        area = (self.smallest_block, self.largest_block)
+        if self.mask_ratio and not can_mask(rows, columns, self.mask_ratio, area=area):
+            raise UserError(
+                f"defense mjp never masks a patch of the {rows}x{columns} grid with mask_ratio={self.mask_ratio:g} "
+                f"({int(self.mask_ratio * rows * columns)} patches) and blocks from {area[0]} to {area[1]}; "
+                "raise mask_ratio, lower smallest_block, or write mask_ratio=0"
+            )
         return model
 
     def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:

@@ -70,8 +70,8 @@ class Precode(Defense):
 
     name: ClassVar[str] = "precode"
 
-    size: Annotated[int, Field(gt=0)] = 256
-    """Number of latent dimensions (published: 256)."""
+    size: Annotated[int, Field(gt=0, le=65_536)] = 256
+    """Number of latent dimensions (published: 256), up to 65536."""
     beta: Annotated[float, Field(ge=0)] = 1e-3
     """Weight of the Kullback-Leibler divergence in the loss (published: 0.001)."""
 

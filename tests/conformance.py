@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from privbench.adversary import simulate
 from privbench.client import observe
-from privbench.core import Component, Defense, Observation, Secret, ThreatModel, VictimSpec, build_defense, resolve_defense
+from privbench.core import (
+    AttackerView,
+    Component,
+    Defense,
+    Observation,
+    Secret,
+    ThreatModel,
+    VictimSpec,
+    build_defense,
+    resolve_defense,
+)
 from privbench.models import DEFAULT_MODEL, Victim, default_spec, load_victim
 
 __all__ = ["Update", "client_update", "holds_image", "reachable", "round_trip", "simulated_gradients", "some_images"]
@@ -24,6 +34,10 @@ class Update:
     defense: Defense
     observation: Observation
     secret: Secret
+
+    def view(self) -> AttackerView:
+        """What the adversary makes of the observation."""
+        return self.defense.attacker_view(self.victim, self.observation)
 
 
 def some_images(batch: int = 1, *, seed: int = 5) -> Tensor:

@@ -2,10 +2,19 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from privbench.cli.numeric import SEED, Number, WholeNumber
+
+if TYPE_CHECKING:
+    from privbench.data import ImageSet
+    from privbench.models import VictimCard
+
 __all__ = ["evaluate"]
+
+_DEFAULT_LIMIT = 1000
 
 
 @click.command()
@@ -13,7 +22,7 @@ __all__ = ["evaluate"]
 @click.option("--model", default="vit_mini_patch4_32", show_default=True, help="Victim: an embedded or timm model.")
 @click.option("--weights", default="embedded", show_default=True, help="embedded, pretrained (timm's hub), or a file.")
 @click.option("--data", default="cifar10", show_default=True, help="Test images: a data set, folder or file.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="The first N test images.")
+@click.option("--limit", type=WholeNumber(min=1), help="The first N test images.  [default: 1000, or all of fewer]")
 @click.option(
     "--jigsaw",
     default="mjp:mask_ratio=0.5",
@@ -24,7 +33,7 @@ __all__ = ["evaluate"]
     "--epsilon",
     default=2 / 255,
     show_default="2/255",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=Number(min=0, max=1, min_open=True),
     help="Largest change of a pixel, in [0, 1], under FGSM and PGD.",
 )
 @click.option(
@@ -34,7 +43,7 @@ __all__ = ["evaluate"]
     help="all, accuracy alone, or with it any of jigsaw, attacks, corruptions, positions, separated by commas.",
 )
 @click.option("--keep-positions", is_flag=True, help="Also write the position rows, for `figure positions --weights`.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
     "--output",
@@ -48,7 +57,7 @@ def evaluate(
     model: str,
     weights: str,
     data: str,
-    limit: int,
+    limit: int | None,
     jigsaw: str,
     epsilon: float,
     measure: str,
@@ -70,8 +79,9 @@ def evaluate(
     from privbench.cli.device import cpu_threads, resolve_device
     from privbench.cli.tables import price_table
     from privbench.core import Training, UserError, build_defense, resolve_defense
-    from privbench.data import open_images
+    from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
+    from privbench.runs.flags import FLAG_MEANINGS
     from privbench.runs.store import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 
@@ -84,11 +94,11 @@ def evaluate(
     built = build_defense(specs)
     images = open_images(data, "test")
     spec = resolve_victim(model, weights, built, num_classes=len(images.class_names) if weights == "pretrained" else None)
-    images = images.for_classes(spec.model.num_classes)
-    if images.flags:
-        raise UserError(f"the images of {data} have no labels; a price needs labelled test images, such as --data cifar10")
     card = read_card(model, built.trained_as()) if weights == "embedded" else None
     card = card_beside(Path(weights)) if weights not in {"embedded", "pretrained"} else card
+    _require_labels(images, data, spec.model.num_classes, card)
+    count = len(select(images, limit=min(_DEFAULT_LIMIT, len(images)) if limit is None else limit))
+    jigsaw_defense = build_defense(resolve_defense(jigsaw))
     training = None
     if card is not None:
         training = Training(defense=card.defense, dataset=card.dataset, epochs=card.epochs, recipe=dict(card.recipe))
@@ -103,10 +113,10 @@ def evaluate(
             spec,
             built,
             specs,
-            pixels[:limit],
-            labels[:limit],
+            pixels[:count],
+            labels[:count],
             dataset=images.name,
-            options=MeasureOptions(build_defense(resolve_defense(jigsaw)), jigsaw, epsilon, seed, measures),
+            options=MeasureOptions(jigsaw_defense, jigsaw, epsilon, seed, measures),
             training=training,
             report=lambda what: status.update(f"measuring {what}"),
         )
@@ -117,11 +127,45 @@ def evaluate(
     if rows is not None:
         atomic_write(output / f"positions--{name}.safetensors", save(rows))
     results_console().print(price_table(price, defense))
+    if victim.changed_after_training:
+        flag = "defense-added-after-training"
+        click.echo(f"{defense}: {flag}: {FLAG_MEANINGS[flag]}")
     for missing, reason in price.unavailable.items():
         click.echo(f"{missing}: n/a, {reason}")
     click.echo(str(path))
     if rows is not None:
         click.echo(str(output / f"positions--{name}.safetensors"))
+
+
+def _require_labels(images: "ImageSet", data: str, num_classes: int, card: "VictimCard | None") -> None:
+    """Refuses images whose labels are not those that the victim learnt: its accuracy on them would say nothing.
+
+    Classes are compared by number, and by name where both are known.
+
+    Raises:
+        UserError: They are not.
+    """
+    from privbench.core import UserError
+    from privbench.data.cifar10 import CIFAR10_CLASSES
+
+    if images.flags:
+        raise UserError(f"the images of {data} have no labels; a price needs labelled test images, such as --data cifar10")
+    if images.nominal_labels:
+        raise UserError(
+            f"the labels of {data} are assigned and do not name what the images show; a price needs labelled test images, such "
+            "as --data cifar10"
+        )
+    images.for_classes(num_classes)
+    if not images.has_class_names:
+        return
+    remedy = "choose test images of the classes that the victim was trained on"
+    if len(images.class_names) != num_classes:
+        raise UserError(f"{data} has {len(images.class_names)} classes and the victim {num_classes}; {remedy}")
+    learnt = {name.casefold() for name in CIFAR10_CLASSES} if card is not None and card.dataset == "cifar10" else None
+    if learnt is not None and learnt.isdisjoint(name.casefold() for name in images.class_names):
+        raise UserError(
+            f"no class of {data} ({images.class_names[0]}, ...) is one of cifar10, on which the victim was trained; {remedy}"
+        )
 
 
 def _measures(text: str) -> frozenset[str]:
@@ -131,6 +175,10 @@ def _measures(text: str) -> frozenset[str]:
     names = [name.strip() for name in text.split(",")]
     if names == ["all"]:
         return frozenset(MEASURES)
+    if "all" in names:
+        raise UserError(f"--measure {text} names all and more; write all by itself, or leave it out")
+    if not all(names):
+        raise UserError(f"an empty entry in --measure '{text}'; accepted: all, accuracy, {', '.join(MEASURES)}")
     unknown = [name for name in names if name not in {"accuracy", *MEASURES}]
     if unknown:
         raise UserError(f"--measure {unknown[0]} is not known; accepted: all, accuracy, {', '.join(MEASURES)}")

@@ -127,7 +127,7 @@ def price_table(price: Price, label: str) -> Table:
         price: What was measured.
         label: What to call the defense.
     """
-    table = _table(f"{label}, {price.victim.model.name}, {price.images} test images of {price.dataset}")
+    table = _table(f"{label}, {price.victim.model.name}, n = {price.images} test images of {price.dataset}")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")

@@ -2,26 +2,32 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from privbench.cli.numeric import SEED, Number, WholeNumber
+
+if TYPE_CHECKING:
+    from privbench.data import ImageSet
+
 __all__ = ["train"]
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(min=0, min_open=True)
 
 
 @click.command()
 @click.option("--defense", default="none", show_default=True, help="Defense to train under, NAME or NAME:KEY=VALUE.")
 @click.option("--model", default="vit_mini_patch4_32", show_default=True, help="Registered or timm model name.")
 @click.option("--data", default="cifar10", show_default=True, help="Registered data set, folder or parquet files.")
-@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Passes over the training data.")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=1), help="Images per step.")
+@click.option("--epochs", default=10, show_default=True, type=WholeNumber(min=1), help="Passes over the training data.")
+@click.option("--batch-size", default=128, show_default=True, type=WholeNumber(min=1), help="Images per step.")
 @click.option("--learning-rate", default=1e-3, show_default=True, type=POSITIVE, help="Peak of the one-cycle schedule.")
-@click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="AdamW weight decay.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Source of all random choices.")
+@click.option("--weight-decay", default=0.05, show_default=True, type=Number(min=0), help="AdamW weight decay.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
-@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N training images.")
+@click.option("--limit", type=WholeNumber(min=1), help="Use only the first N training images.")
 @click.option(
     "--output",
     default="checkpoints",
@@ -50,15 +56,19 @@ def train(
 
     from privbench.cli.device import resolve_device
     from privbench.core import resolve_defense
-    from privbench.data import open_images
+    from privbench.data import select
     from privbench.models import default_spec
+    from privbench.runs.store import check_output
     from privbench.training import EpochReport, LabelledImages, TrainingPlan
     from privbench.training import train as run_training
 
+    check_output(output)
     chosen_device = resolve_device(device)
     specs = resolve_defense(defense)
     spec = default_spec(model)
-    sets = [open_images(data, split) for split in ("train", "test")]
+    sets = _splits(data)
+    # Refuses a number that the data does not have.
+    count = len(select(sets[0], limit=limit))
     plan = TrainingPlan(
         model=model,
         defense=specs,
@@ -71,8 +81,7 @@ def train(
         seed=seed,
     )
     training, test = (LabelledImages(*images.as_tensors(spec.image_size)) for images in sets)
-    if limit is not None:
-        training = LabelledImages(training.images[:limit], training.labels[:limit])
+    training = LabelledImages(training.images[:count], training.labels[:count])
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -94,6 +103,38 @@ def train(
         f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"
     )
     click.echo(f"claim of {defense}: {card.claim}")
+
+
+def _splits(data: str) -> "list[ImageSet]":
+    """The images for training and for the test, of the same classes.
+
+    Raises:
+        UserError: They cannot be had, or their labels do not mean the same.
+    """
+    from privbench.core import UserError
+    from privbench.data import open_images
+
+    sets = []
+    for split in ("train", "test"):
+        try:
+            sets.append(open_images(data, split))
+        except UserError as error:
+            if not str(error).startswith("unknown split"):
+                raise
+            raise UserError(
+                f"training needs the splits train and test, and {data} has no {split} ({error}); "
+                "give a folder or a data set that has both"
+            ) from None
+    training, test = sets
+    if training.nominal_labels or test.nominal_labels:
+        raise UserError(f"the images of {data} have no labels; training needs labelled images, such as --data cifar10")
+    if training.has_class_names and test.has_class_names and training.class_names != test.class_names:
+        odd = sorted(set(training.class_names) ^ set(test.class_names))
+        raise UserError(
+            f"the splits of {data} have different classes ({odd[0] if odd else 'in another order'}), so labels do not mean the "
+            "same; give both the same classes"
+        )
+    return sets
 
 
 def _command(context: click.Context) -> str:

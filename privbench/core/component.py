@@ -20,7 +20,9 @@ def one_line(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
-        parts.append(f"{where}: {item['msg']}{given}" if where else f"{item['msg']}{given}")
+        # What a validator of ours says stands there behind a word for its type, and that of a whole model names what was given.
+        said = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{where}: {said}{given}" if where else said if item["type"] == "value_error" else f"{said}{given}")
     return "; ".join(parts)
 
 

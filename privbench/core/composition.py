@@ -205,5 +205,6 @@ def _check_order(parts: Sequence[Defense]) -> None:
                 always = effect == "mixed-samples"
                 if other is part or not (always or other_place < place):
                     continue
+                relation = "does not go with" if always else "cannot follow"
                 remedy = "leave out one of them" if always else f"write {part.name}+{other.name}"
-                raise UserError(f"defense {part.name} cannot follow {other.name}: {part.not_after[effect]}; {remedy}")
+                raise UserError(f"defense {part.name} {relation} {other.name}: {part.not_after[effect]}; {remedy}")

@@ -38,6 +38,9 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
         An error to raise; its message is one line.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=2, cutoff=0.5)
+    # What differs by upper and lower case alone is meant; no other name is as near.
+    folded = {name.casefold(): name for name in names}
+    alike = [given.casefold()] if given.casefold() in folded else difflib.get_close_matches(given.casefold(), folded, 2, 0.5)
+    near = [folded[name] for name in alike]
     hint = f" did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{given}';{hint} accepted: {', '.join(names) or 'none'}")

@@ -1,10 +1,14 @@
 """Component specifications as a user writes them: `name:key=value,key=value`, joined by `+` where components compose."""
 
+import re
 from dataclasses import dataclass, field
 
 from privbench.core.errors import UserError
 
 __all__ = ["Spec", "parse_spec", "parse_specs"]
+
+_PLUS = re.compile(r"(?<![\d.][eE])\+|\+(?!\d)")
+"""A `+` that joins two parts; that of an exponent, as in `1e+2`, does not."""
 
 
 @dataclass(frozen=True)
@@ -36,5 +40,12 @@ def parse_spec(text: str) -> Spec:
 
 
 def parse_specs(text: str) -> tuple[Spec, ...]:
-    """Reads a composition `a:x=1+b`: the parts in the order in which they act."""
-    return tuple(parse_spec(part) for part in text.split("+"))
+    """Reads a composition `a:x=1+b`: the parts in the order in which they act.
+
+    Raises:
+        UserError: The text is not of that form.
+    """
+    parts = _PLUS.split(text)
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise UserError(f"nothing stands before or after a '+' in '{text}'; accepted: NAME+NAME, or NAME alone")
+    return tuple(parse_spec(part) for part in parts)

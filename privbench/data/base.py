@@ -77,6 +77,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def has_class_names(self) -> bool:
+        """Whether its classes have names, and not numbers alone because the source has none."""
+        return self.class_names != tuple(map(str, range(len(self.class_names))))
+
     def image_name(self, index: int) -> str:
         """Name of the image at a position.
 

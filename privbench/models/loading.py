@@ -123,7 +123,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         UserError: The file is missing, unreadable, or holds anything but tensors.
     """
     if not path.is_file():
-        raise UserError(f"there is no weights file {path}; accepted: embedded, random, pretrained or a file")
+        raise UserError(f"there is no weights file {path}; accepted: embedded, pretrained, a file, or for an attack random")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -157,21 +157,32 @@ def resolve_victim(
         image_size: Overrides the architecture's own, in pixels.
 
     Raises:
-        UserError: Unknown model, no such weights, unreadable file.
+        UserError: Unknown model, a defense that does not fit it, no such weights, unreadable file.
     """
     spec = default_spec(model, num_classes=num_classes, image_size=image_size)
     if weights == "embedded":
         path = _embedded_path(model, defense.trained_as())
         if path is None:
+            _require_fit(spec, defense)
             raise UserError(
                 f"there are no embedded weights of {model} trained with {defense.trained_as()}; "
-                "pass --weights random, pretrained or a file"
+                "pass --weights pretrained, a file, or for an attack random"
             )
         return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(path))
     if weights in {"random", "pretrained"}:
         return VictimSpec(model=spec, weights=weights)
     load_state(Path(weights))
     return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(Path(weights)))
+
+
+def _require_fit(spec: ModelSpec, defense: Defense) -> None:
+    """Says so where a defense has no victim because it fits none of this architecture.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _prepared(build_model(spec), defense)
 
 
 def load_victim(spec: VictimSpec, defense: Defense, *, generator: torch.Generator) -> Victim:
@@ -244,7 +255,7 @@ def _pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
     except Exception as error:  # the hub client raises its own and the network's errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"pretrained weights of {spec.name} cannot be had ({reason[:120]}); pass --weights FILE or random"
+            f"pretrained weights of {spec.name} cannot be had ({reason[:120]}); pass --weights FILE, or for an attack random"
         ) from None
     state: dict[str, Tensor] = network.state_dict()
     return state

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -202,7 +203,7 @@ def check_output(output: Path) -> None:
     """Refuses an output folder that cannot be written, before anything is computed and without making it.
 
     Raises:
-        StoreError: It is a file, lies below a file, or is read-only.
+        StoreError: It is a file, lies below a file, is read-only, or lies where no folder can be made.
     """
     existing = output
     while not existing.exists() and existing != existing.parent:
@@ -211,6 +212,12 @@ def check_output(output: Path) -> None:
         raise StoreError(f"cannot write to {output}: {existing} is a file; choose a folder as --output")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write to {output}: {existing} is read-only; choose another --output")
+    if existing != output:
+        # To a superuser everything seems writable, and in /proc, /sys or on a full disk nothing is.
+        try:
+            Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=existing)).rmdir()
+        except OSError as error:
+            raise StoreError(f"cannot write to {output}: {error.strerror} in {existing}; choose another --output") from None
 
 
 class CaseFolder:

@@ -24,6 +24,8 @@ __all__ = ["MEASURES", "MeasureOptions", "measure_price"]
 _BATCH = 250
 _BINS = 15
 _PGD_STEPS = 20
+_JIGSAWS = 20
+"""Draws in which a jigsaw must move or mask a patch at least once."""
 
 MEASURES: Mapping[str, tuple[str, ...]] = {
     "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
@@ -81,8 +83,13 @@ def measure_price(
         report: Told what is measured next.
 
     Raises:
-        UserError: The extra `price` is not installed.
+        UserError: The victim's weights are not finite, the images are too few for a defense, the jigsaw moves no patch, or the
+            extra `price` is not installed.
     """
+    _require_finite(victim)
+    for one in (defense, options.jigsaw):
+        _require_enough(one, len(images))
+    _require_jigsaw(victim, images, options)
     measure = _Measure(victim, images, labels, options)
     wanted = options.measures
     found: dict[str, Any] = {}
@@ -130,6 +137,48 @@ def measure_price(
         unavailable=missing,
         torch=str(torch.__version__),
     )
+
+
+def _require_finite(victim: Victim) -> None:
+    broken = next((name for name, value in victim.state_dict().items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise UserError(f"the weight {broken} of the victim is not finite; check its weights file, or train it again")
+
+
+def _require_enough(defense: Defense, images: int) -> None:
+    """`Defense.require_batch` in the words of test images: a batch here is as many of them as there are."""
+    needed = defense.smallest_batch()
+    if images < needed:
+        raise UserError(
+            f"a defense that mixes the images of a batch needs {needed} or more, and there are {images}; "
+            "raise --limit, or give more images"
+        )
+
+
+def _require_jigsaw(victim: Victim, images: Tensor, options: MeasureOptions) -> None:
+    """Whether what stands for the jigsaw can permute or mask patches, by trying it; a victim without patches has none."""
+    if victim.patch_size is None:
+        return
+    batch = ModelInput(images[: options.jigsaw.smallest_batch()].to(victim.mean.device, torch.float32) / 255)
+    for seed in range(_JIGSAWS):
+        try:
+            protected = options.jigsaw.prepare_batch(victim, batch, torch.Generator().manual_seed(seed))
+        except RuntimeError:
+            # A defense that adds layers to a model finds none of them here.
+            break
+        if protected.model_input.label_mixing is None and any(_is_moved(*choice) for choice in protected.choices.items()):
+            return
+    raise UserError(
+        f"--jigsaw {options.jigsaw_text} leaves every patch in its place or mixes images; accepted: a defense that permutes "
+        "patches, such as mjp:mask_ratio=0.5 or naive-shuffle"
+    )
+
+
+def _is_moved(name: str, choice: Tensor) -> bool:
+    """Whether a choice of a defense (`ProtectedInput`) is an order other than that of the image, or a mask with patches."""
+    if name.endswith(".mask"):
+        return bool(choice.any())
+    return name.endswith(".order") and not torch.equal(choice.cpu(), torch.arange(len(choice)))
 
 
 class _Measure:

@@ -6,10 +6,11 @@ state is kept after every epoch, and a run that is started again goes on from th
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,14 @@ class LabelledImages:
     images: Tensor
     labels: Tensor
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the images, of their labels and of how many there are, as `ImageSet.fingerprint` has it of a case's."""
+        digest = hashlib.sha256(f"{len(self.images)} images of {self.images.shape[-1]}\n".encode())
+        for image, label in zip(self.images, self.labels.tolist(), strict=True):
+            digest.update(image.permute(1, 2, 0).cpu().numpy().tobytes())
+            digest.update(label.to_bytes(8, "little"))
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -52,9 +61,9 @@ class EpochReport:
 
 
 class TrainingPlan(BaseModel):
-    """Everything that decides the outcome of a training run."""
+    """Everything that decides the outcome of a training run, beside the images."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     defense: tuple[ComponentSpec, ...]
@@ -68,7 +77,7 @@ class TrainingPlan(BaseModel):
     """Share of the steps during which the learning rate rises."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @property
     def defense_name(self) -> str:
@@ -77,7 +86,11 @@ class TrainingPlan(BaseModel):
 
 
 class _Run:
-    """A training run: its model, optimiser and random source, which are saved and restored together."""
+    """A training run: its model, optimiser and random source, which are saved and restored together.
+
+    A checkpoint belongs to a plan and to training images: of other images it would be another run, and an accountant of privacy
+    would count with a number of images that no step has seen.
+    """
 
     def __init__(self, plan: TrainingPlan, device: torch.device, total_steps: int) -> None:
         self.generator = torch.Generator().manual_seed(plan.seed)
@@ -107,11 +120,12 @@ class _Run:
         parts = {"victim": self.victim, "optimizer": self.optimizer, "schedule": self.schedule}
         return parts if self.extra_loss is None else parts | {"extra_loss": self.extra_loss}
 
-    def save(self, path: Path, plan: TrainingPlan) -> None:
-        """Writes the checkpoint atomically."""
+    def save(self, path: Path, plan: TrainingPlan, images: Mapping[str, int | str]) -> None:
+        """Writes the checkpoint atomically; `images` says what the run is trained on."""
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful().items()}
         state |= {
             "plan": plan.model_dump_json(),
+            "images": dict(images),
             "epoch": self.epoch,
             "seconds": self.seconds,
             "generator": self.generator.get_state(),
@@ -120,18 +134,24 @@ class _Run:
         torch.save(state, temporary)
         temporary.replace(path)
 
-    def restore(self, path: Path, plan: TrainingPlan) -> None:
+    def restore(self, path: Path, plan: TrainingPlan, images: Mapping[str, int | str]) -> None:
         """Goes on from a checkpoint.
 
         Raises:
-            UserError: It belongs to another plan, or is broken.
+            UserError: It belongs to another plan or to other images, is of an earlier version, or is broken.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            settings = state["plan"]
         except Exception as error:  # a truncated file raises almost anything
             raise UserError(f"the checkpoint {path} is broken ({type(error).__name__}); delete it to start over") from None
-        if state["plan"] != plan.model_dump_json():
+        if settings != plan.model_dump_json():
             raise UserError(f"the checkpoint {path} belongs to other settings; delete it or choose another --output")
+        before = state.get("images")
+        if before != images:
+            known = f"{before['count']} other training images" if before else "training images that it does not name"
+            given = f"given: {images['count']}, sha256 {str(images['sha256'])[:12]}"
+            raise UserError(f"the checkpoint {path} belongs to {known} ({given}); delete it or choose another --output")
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
@@ -277,28 +297,41 @@ def train(
         The card.
 
     Raises:
-        UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings.
+        UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings or other images.
     """
     if len(training.images) < plan.batch_size:
         raise UserError(
             f"{len(training.images)} training images are fewer than one batch of {plan.batch_size}; lower --batch-size"
         )
     build_defense(plan.defense).require_batch(plan.batch_size)
-    if int(training.labels.max()) >= plan.num_classes:
-        raise UserError(f"label {int(training.labels.max())} with {plan.num_classes} classes; raise --num-classes")
+    for kind, labels in (("training", training.labels), ("test", test.labels)):
+        if labels.min() < 0 or labels.max() >= plan.num_classes:
+            raise UserError(
+                f"{kind} labels from {int(labels.min())} to {int(labels.max())}; accepted: 0 to {plan.num_classes - 1}, one "
+                "per class of the training images; choose data whose splits have the same classes"
+            )
     output.mkdir(parents=True, exist_ok=True)
     stem = embedded_name(plan.model, plan.defense_name)
     checkpoint = output / f"{stem}.checkpoint.pt"
     run = _Run(plan, device, plan.epochs * (len(training.images) // plan.batch_size))
+    trained_on: dict[str, int | str] = {"count": len(training.images), "sha256": training.fingerprint()}
     if checkpoint.exists():
-        run.restore(checkpoint, plan)
+        run.restore(checkpoint, plan, trained_on)
     while run.epoch < plan.epochs:
         started = time.monotonic()
         run.train_epoch(plan, training, report)
         run.seconds += time.monotonic() - started
-        run.save(checkpoint, plan)
+        broken = _not_finite(run.victim.state_dict())
+        if broken:
+            raise UserError(f"training diverged in epoch {run.epoch} (weight {broken} is not finite); lower --learning-rate")
+        run.save(checkpoint, plan, trained_on)
     calibrate_batch_norm(run.victim, training.images[:_CALIBRATION_IMAGES])
     return _publish(run, plan, len(training.images), test, output / f"{stem}.safetensors", command)
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The first weight with an entry that is no number or infinite, None where there is none."""
+    return next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
 
 
 def _publish(run: _Run, plan: TrainingPlan, images: int, test: LabelledImages, path: Path, command: str) -> VictimCard:
@@ -308,6 +341,12 @@ def _publish(run: _Run, plan: TrainingPlan, images: int, test: LabelledImages, p
         name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
         for name, value in victim.state_dict().items()
     }
+    broken = _not_finite(half)
+    if broken:
+        raise UserError(
+            f"weight {broken} is not finite in half precision, in which victims are kept; nothing is published; "
+            "delete the checkpoint and lower --learning-rate"
+        )
     victim.load_state_dict(half)
     temporary = path.with_name(f".{path.name}.partial")
     save_file(half, str(temporary))

@@ -54,6 +54,31 @@ def test_spec_reads_parameters_and_composition() -> None:
     assert (second.name, second.parameters) == ("naive-shuffle", {})
 
 
+def test_a_plus_inside_a_number_joins_nothing() -> None:
+    parts = parse_specs("a:x=1e+2,y=2.E+03+b:z=3e+4+c")
+    assert [(part.name, part.parameters) for part in parts] == [
+        ("a", {"x": "1e+2", "y": "2.E+03"}),
+        ("b", {"z": "3e+4"}),
+        ("c", {}),
+    ]
+    # Python itself writes large numbers so, and what is stored must be read back.
+    specs = resolve_defense("clipping:max_norm=1e20")
+    assert "e+20" in str(specs[0])
+    assert resolve_defense(f"mjp+{specs[0]}")[1:] == specs
+
+
+def test_a_name_in_capitals_means_the_one_in_small_letters() -> None:
+    with pytest.raises(UserError, match=r"unknown defense 'MJP'; did you mean mjp\? accepted"):
+        DEFENSES.get("MJP")
+
+
+@pytest.mark.parametrize("text", ["mjp+", "+mjp", "mjp++sign", "mjp+ "])
+def test_a_plus_without_a_part_is_named(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_specs(text)
+    assert str(caught.value) == f"nothing stands before or after a '+' in '{text}'; accepted: NAME+NAME, or NAME alone"
+
+
 @pytest.mark.parametrize("text", ["", ":", "mjp:", "mjp:mask_ratio", "mjp:=1", "mjp:mask_ratio=", "mjp:a=1,a=2", "mjp+"])
 def test_malformed_spec_is_one_clear_line(text: str) -> None:
     with pytest.raises(UserError) as caught:

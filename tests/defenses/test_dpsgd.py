@@ -5,17 +5,19 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from opacus.accountants import PRVAccountant
 from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 
 from privbench.client import observe
 from privbench.core import ModelSpec, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.models import Victim
-from tests.conformance import client_update, some_images
+from tests.conformance import client_update, simulated_gradients, some_images
 
 
 class Network(nn.Module):
@@ -158,6 +160,56 @@ def test_epsilon_is_between_the_exact_one_of_a_single_gaussian_and_a_little_more
     assert exact_delta(0.85 * found) > delta
 
 
+def by_integration(sigma: float, rate: float, steps: int, delta: float) -> float:
+    """Epsilon by Mironov et al. (arXiv 1908.10530) with integrals in place of their series, at Opacus' orders.
+
+    Renyi's divergence of (1 - rate) N(0, sigma^2) + rate N(1, sigma^2) from N(0, sigma^2) adds up over the steps and is
+    converted as by Balle et al. (AISTATS 2020, arXiv 1905.09982).
+    """
+    orders = [1 + tenth / 10 for tenth in range(1, 100)] + list(range(12, 64))
+    found = []
+    for order in orders:
+        places = np.linspace(-40 * sigma, order + 40 * sigma, 20_001)
+        absent = np.log1p(-rate) if rate < 1 else -np.inf
+        log_ratio = np.logaddexp(absent, np.log(rate) + (2 * places - 1) / (2 * sigma**2))
+        log_density = stats.norm.logpdf(places, scale=sigma)
+        integral = special.logsumexp(log_density + order * log_ratio) + math.log(places[1] - places[0])
+        divergence = steps * integral / (order - 1)
+        found.append(divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1))
+    return float(min(found))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "delta"),
+    [(1.0, 1.0, 1, 1e-5), (2.0, 1.0, 10, 1e-5), (0.7, 0.25, 8, 1e-5), (1.1, 0.02, 500, 1e-6), (4.0, 0.1, 1000, 1e-5)],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_epsilon_is_that_of_the_integrals_and_a_little_above_the_tight_one(
+    sigma: float, rate: float, steps: int, delta: float
+) -> None:
+    found = epsilon(noise_multiplier=sigma, sample_rate=rate, steps=steps, delta=delta)
+    assert found == pytest.approx(by_integration(sigma, rate, steps, delta), rel=1e-6)
+    # Five percent of noise or a little of the rate would show.
+    assert abs(by_integration(1.05 * sigma, rate, steps, delta) / found - 1) > 0.03
+    # Privacy random variables (Gopi et al., NeurIPS 2021) give the tight epsilon, to which Renyi's is an upper bound.
+    tight = PRVAccountant()
+    tight.history = [(sigma, rate, steps)]
+    assert tight.get_epsilon(delta=delta) < found < 1.2 * tight.get_epsilon(delta=delta)
+
+
+def test_a_large_delta_leaves_an_epsilon_of_zero_and_not_less() -> None:
+    assert epsilon(delta=0.999) == 0
+    assert epsilon(delta=0.5, noise_multiplier=3) == 0
+    assert "epsilon 0 at delta 0.5" in build_defense(resolve_defense("dpsgd:delta=0.5,noise_multiplier=3")).claim()
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e-6, 0.01, 1.0])
+@pytest.mark.parametrize("noise", [1e-6, 1e6])
+def test_at_the_ends_of_every_range_there_is_an_epsilon(noise: float, rate: float) -> None:
+    for steps, delta in ((1, 1e-300), (10**9, 0.999)):
+        assert 0 <= epsilon(noise_multiplier=noise, sample_rate=rate, steps=steps, delta=delta) < math.inf
+
+
 def test_epsilon_falls_with_noise_and_subsampling_and_rises_with_steps() -> None:
     base = epsilon(noise_multiplier=1.0)
     assert epsilon(noise_multiplier=2.0) < base < epsilon(noise_multiplier=0.5)
@@ -175,7 +227,67 @@ def test_the_claim_states_epsilon_with_what_it_depends_on() -> None:
     assert "infinite" in build_defense(resolve_defense("dpsgd:noise_multiplier=0")).claim()
 
 
+# What an attacker simulates
+
+
+@pytest.mark.parametrize("adversary", ["aware", "oracle"])
+def test_who_knows_of_it_clips_what_is_longer_than_the_bound_and_trusts_no_entry(adversary: str) -> None:
+    bound = 0.1
+    update = client_update(f"dpsgd:noise_multiplier=0.01,max_grad_norm={bound}", adversary=adversary)
+    view = update.view()
+    assert not view.exact
+    assert view.send is not None
+    observed = update.observation.gradients
+    longer = {name: torch.ones_like(value) for name, value in observed.items()}
+    sent = view.send(longer, observed, view.known)
+    # A sum of millions of equal squares loses digits in float32.
+    assert float(torch.cat([value.flatten() for value in sent.values()]).double().norm()) == pytest.approx(bound, rel=0.01)
+    # One factor for all of them: the direction is that of the plain gradient.
+    assert len({round(float(value.mean()), 9) for value in sent.values()}) == 1
+    shorter = {name: 1e-6 * value for name, value in longer.items()}
+    kept = view.send(shorter, observed, view.known)
+    assert all(torch.equal(kept[name], shorter[name]) for name in shorter)
+    assert client_update("dpsgd:noise_multiplier=0", adversary=adversary).view().exact
+
+
+def test_who_does_not_know_of_it_compares_the_plain_gradient_and_takes_it_at_its_word() -> None:
+    view = client_update("dpsgd", adversary="unaware").view()
+    assert view.send is None
+    assert view.exact
+    assert not view.flags
+
+
+def test_at_the_private_image_the_expected_update_is_simulated() -> None:
+    text = "dpsgd:noise_multiplier=0,max_grad_norm=0.1"
+    distances = {}
+    for adversary in ("unaware", "aware"):
+        update = client_update(text, adversary=adversary, labels="known")
+        simulated = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
+        apart = [(simulated[name] - value).flatten() for name, value in update.observation.gradients.items()]
+        distances[adversary] = float(torch.cat(apart).norm())
+    assert distances["aware"] < 1e-5
+    assert distances["unaware"] > 0.1
+    assert client_update(text, batch=2, adversary="aware").view().flags == ("per-sample-clipping-not-simulated",)
+
+
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("noise_multiplier=1e-155", "noise_multiplier: so little noise .*accepted: 0, or from 1e-06 to 1e.06 .given: '1e-155'"),
+        ("noise_multiplier=1e-300", "accepted: 0, or from 1e-06"),
+        ("noise_multiplier=1e300", "noise_multiplier: .*less than or equal to 1000000"),
+        ("max_grad_norm=1e-300", "max_grad_norm: .*greater than or equal to 0.000001"),
+        ("max_grad_norm=1e300", "max_grad_norm: .*less than or equal to 1000000"),
+        ("steps=1000000000000000", "steps: .*less than or equal to 1000000000"),
+    ],
+)
+def test_what_cannot_be_accounted_for_is_refused_when_it_is_resolved(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        resolve_defense(f"dpsgd:{text}")
+    assert "\n" not in str(caught.value)
 
 
 def test_batch_normalisation_in_train_mode_is_refused() -> None:

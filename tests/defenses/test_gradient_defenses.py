@@ -213,7 +213,7 @@ def mixing() -> Iterator[None]:
 @pytest.mark.parametrize("text", ["test-mixing+dpsgd", "dpsgd+test-mixing"])
 @pytest.mark.usefixtures("mixing")
 def test_mixing_samples_does_not_go_with_clipping_each_of_them_wherever_it_is_written(text: str) -> None:
-    with pytest.raises(UserError, match=r"dpsgd cannot follow test-mixing: .*; leave out one"):
+    with pytest.raises(UserError, match=r"dpsgd does not go with test-mixing: .*; leave out one"):
         resolve_defense(text)
     assert len(resolve_defense("test-mixing+clipping")) == 2
 
@@ -224,6 +224,7 @@ def test_mixing_samples_does_not_go_with_clipping_each_of_them_wherever_it_is_wr
         "gradient-noise:deviation=0",
         "gradient-noise:deviation=-1",
         "clipping:max_norm=0",
+        "clipping:max_norm=1e-300",
         "pruning:p=1",
         "pruning:p=-0.1",
         "pruning:scope=row",
@@ -276,6 +277,33 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
     # What comes after signs does not see that entries which are zero but for rounding have them by chance.
     assert float(losses["aware"][0] / losses["aware"][1]) < (5e-3 if defense.startswith("sign+") else 1e-6)
     assert float(losses["unaware"][0] / losses["unaware"][1]) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("defense", "trusted"),
+    [
+        ("sign", False),
+        ("pruning", False),
+        ("quantization", False),
+        ("quantization:rounding=stochastic", False),
+        ("gradient-noise", False),
+        ("dpsgd", False),
+        ("dpsgd:noise_multiplier=0", True),
+        ("clipping", True),
+        ("clipping+sign", False),
+    ],
+)
+def test_who_knows_that_entries_were_changed_does_not_take_them_at_their_word(defense: str, trusted: bool) -> None:
+    found = {
+        adversary: client_update(defense, adversary=adversary).view().exact for adversary in ("unaware", "aware", "oracle")
+    }
+    assert found == {"unaware": True, "aware": trusted, "oracle": trusted}
+
+
+def test_the_shortest_bound_still_sends_every_entry(gradients: dict[str, Tensor]) -> None:
+    clipped = sent("clipping:max_norm=1e-6", gradients)
+    assert float(whole(clipped).norm()) == pytest.approx(1e-6, rel=1e-5)
+    assert bool(whole(clipped).all())
 
 
 def _compared(defense: str, simulated: Tensor, observed: Tensor) -> Tensor:

@@ -153,5 +153,5 @@ def test_what_does_not_fit_is_one_line() -> None:
         with pytest.raises(UserError, match=f"defense instahide: .*{said}"):
             resolve_defense(f"instahide:{wrong}")
     for text in ("mixup+dpsgd", "dpsgd+instahide"):
-        with pytest.raises(UserError, match=r"dpsgd cannot follow (mixup|instahide): .*; leave out one"):
+        with pytest.raises(UserError, match=r"dpsgd does not go with (mixup|instahide): .*; leave out one"):
             resolve_defense(text)

@@ -1,12 +1,14 @@
 """MJP against its published description: the mask's statistics, what is permuted, the unknown row, DAL and its schedule."""
 
+import itertools
+
 import pytest
 import torch
 
 from privbench.client import observe
 from privbench.core import ModelInput, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.core.patches import to_patches
-from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, block_mask, masked_rows
+from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, block_mask, can_mask, masked_rows
 from privbench.models import Victim, build_model, default_spec
 
 
@@ -32,6 +34,44 @@ def test_small_masks_are_sometimes_empty_as_published() -> None:
     generator = torch.Generator().manual_seed(1)
     empty = sum(not block_mask(14, 14, 0.03, generator, area=(8, 75)).any() for _ in range(1500)) / 1500
     assert empty == pytest.approx(0.145, abs=0.03)
+
+
+def test_a_mask_is_called_possible_exactly_where_the_generator_draws_one() -> None:
+    settings = itertools.product(
+        [(1, 1), (1, 8), (2, 2), (4, 4), (8, 8)], [0.01, 0.03, 0.1, 0.5, 1.0], [(1, 1), (1, 75), (8, 8), (8, 75), (40, 75)]
+    )
+    answers = set()
+    for (rows, columns), ratio, area in settings:
+        generator = torch.Generator().manual_seed(3)
+        drawn = any(bool(block_mask(rows, columns, ratio, generator, area=area).any()) for _ in range(200))
+        possible = can_mask(rows, columns, ratio, area=area)
+        # Of what is possible some is rare: a small grid and a block that nearly never is small enough.
+        assert possible or not drawn
+        assert drawn or not possible or (rows, area[1]) == (2, 75)
+        answers.add(possible)
+    assert answers == {True, False}
+
+
+@pytest.mark.parametrize("text", ["mask_ratio=0.01", "mask_ratio=1,smallest_block=64"])
+def test_masks_that_can_never_be_are_refused_for_the_model(text: str) -> None:
+    victim = build_model(default_spec("vit_mini_patch4_32"))
+    with pytest.raises(
+        UserError, match=r"mjp never masks a patch of the 8x8 grid with mask_ratio=.*raise mask_ratio"
+    ) as caught:
+        build_defense(resolve_defense(f"mjp:{text}")).prepare_model(victim)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["mask_ratio=0", "mask_ratio=0.03", "mask_ratio=0.02,smallest_block=1", "mask_ratio=1"])
+def test_masks_that_are_rare_or_not_wanted_are_accepted(text: str) -> None:
+    victim = build_model(default_spec("vit_mini_patch4_32"))
+    build_defense(resolve_defense(f"mjp:{text}")).prepare_model(victim)
+    assert victim.has_unknown_position
+
+
+def test_blocks_out_of_order_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^defense mjp: smallest_block=9 is larger than largest_block=8; accepted: 1 to 8$"):
+        resolve_defense("mjp:smallest_block=9,largest_block=8")
 
 
 def test_masks_come_in_blocks() -> None:

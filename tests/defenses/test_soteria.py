@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_one_line() -> None:
         with pytest.raises(UserError, match="defense soteria: p"):
             resolve_defense(f"soteria:{wrong}")
     for text in ("soteria+dpsgd", "dpsgd+soteria"):
-        with pytest.raises(UserError, match=r"dpsgd cannot follow soteria: one image would act .*; leave out one"):
+        with pytest.raises(UserError, match=r"dpsgd does not go with soteria: one image would act .*; leave out one"):
             resolve_defense(text)
 
 

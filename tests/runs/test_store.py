@@ -76,6 +76,17 @@ def test_a_read_only_output_is_refused_and_not_touched(tmp_path: Path, monkeypat
     assert everything_below(tmp_path) == []
 
 
+def test_an_output_where_no_folder_can_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(UserError, match=r"cannot write to .*below: No space left on device in .*; choose another --output"):
+        check_output(tmp_path / "below")
+    check_output(tmp_path)
+    assert everything_below(tmp_path) == []
+
+
 def test_checking_an_output_does_not_make_it(tmp_path: Path) -> None:
     check_output(tmp_path / "a" / "b")
     assert everything_below(tmp_path) == []

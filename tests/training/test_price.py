@@ -10,10 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from privbench.cli import main
 from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
+from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.figures import PositionTable, position_points
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.training import MeasureOptions, measure_price
@@ -196,15 +197,105 @@ def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> No
         (["--keep-positions", "--defense", "no-pe"], "no learned position embedding whose rows could be kept"),
         (["--measure", "speed"], "--measure speed is not known; accepted: all, accuracy, jigsaw"),
         (["--weights", "random"], "--weights random has no price"),
+        (["--measure", "all,jigsaw"], "--measure all,jigsaw names all and more; write all by itself"),
+        (["--measure", ""], "an empty entry in --measure ''; accepted: all, accuracy"),
         (["--epsilon", "0"], "0<x<=1"),
+        (["--epsilon", "nan"], "nan is not a finite number; accepted: 0<x<=1"),
+        (["--epsilon", "inf"], "0<x<=1"),
+        (["--seed", "99999999999999999999999999"], "0<=x<=2147483647"),
+        (["--limit", "13"], "--limit 13 is larger than the data: made-test.npz (test) has 12 images; use 12 or less"),
+        (["--output", "/proc/x"], "cannot write to /proc/x: "),
+        (
+            ["--weights", "missing"],
+            "there is no weights file missing; accepted: embedded, pretrained, a file, or for an attack random",
+        ),
+        (["--data", "photos"], "the labels of photos are assigned and do not name what the images show"),
+        (["--defense", "mixup", "--limit", "1"], "needs 2 or more, and there are 1; raise --limit"),
+        (["--model", "cnn_mini_32", "--defense", "mjp"], "defense mjp needs a vision transformer"),
+        (["--model", "cnn_mini_32", "--defense", "naive-shuffle"], "defense naive-shuffle needs a vision transformer"),
         (["--jigsaw", "nothing"], "unknown defense 'nothing'"),
+        *[
+            (["--jigsaw", name], f"--jigsaw {name} leaves every patch in its place or mixes images")
+            for name in (
+                "none",
+                "dpsgd",
+                "precode",
+                "mixup",
+                "pixel-shuffle",
+                "stochastic-layers",
+                "mjp:mask_ratio=0",
+                "mjp+mixup",
+            )
+        ],
     ],
 )
 def test_what_has_no_price_is_refused_in_one_line(arguments: list[str], words: str, test_set: Path, tmp_path: Path) -> None:
     answer = evaluated("--data", str(test_set), "--output", str(tmp_path / "out"), *arguments)
     assert answer.exit_code == 2
     assert words in answer.output
+    assert answer.stdout == ""
+    assert len(answer.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["naive-shuffle", "mjp:mask_ratio=0.03", "mjp+gradient-noise"])
+def test_what_moves_or_masks_patches_is_a_jigsaw_however_seldom(text: str) -> None:
+    spec = resolve_victim("vit_mini_patch4_32", "embedded", build_defense(resolve_defense("none")))
+    none = resolve_defense("none")
+    victim = load_victim(spec, build_defense(none), generator=torch.Generator())
+    options = MeasureOptions(build_defense(resolve_defense(text)), text, measures=frozenset({"jigsaw"}))
+    images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
+    price = measure_price(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
+    assert price.jigsaw == text
+    assert price.consistency is not None
+
+
+def test_images_of_other_classes_than_the_victim_learnt_are_refused(tmp_path: Path) -> None:
+    def folder(name: str, classes: tuple[str, ...]) -> Path:
+        for one in classes:
+            (tmp_path / name / one).mkdir(parents=True)
+            Image.new("RGB", (32, 32), "teal").save(tmp_path / name / one / "image.png")
+        return tmp_path / name
+
+    def refused(data: Path, words: str) -> None:
+        answer = evaluated("--data", str(data), "--measure", "accuracy", "--output", str(tmp_path / "out"))
+        assert answer.exit_code == 2
+        assert words in answer.stderr
+        assert not (tmp_path / "out").exists()
+
+    refused(folder("three", ("cat", "dog", "frog")), "three has 3 classes and the victim 10; choose test images")
+    fish = ("tench", "eel", "carp", "cod", "bass", "pike", "ray", "shark", "trout", "hake")
+    refused(folder("fish", fish), "fish (bass, ...) is one of cifar10, on which the victim was trained")
+    same = folder("same", CIFAR10_CLASSES)
+    answer = evaluated("--data", str(same), "--measure", "accuracy", "--output", str(tmp_path / "out"))
+    assert answer.exit_code == 0, answer.output
+    assert "n = 10 test images of same" in answer.stdout
+
+
+def test_weights_that_are_not_finite_have_no_price(test_set: Path, tmp_path: Path) -> None:
+    spec = resolve_victim("vit_mini_patch4_32", "embedded", build_defense(resolve_defense("none")))
+    state = load_victim(spec, build_defense(resolve_defense("none")), generator=torch.Generator()).state_dict()
+    state["network.head.bias"][3] = torch.nan
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    answer = evaluated("--data", str(test_set), "--weights", str(path), "--output", str(tmp_path / "out"))
+    assert answer.exit_code == 2
+    assert "the weight network.head.bias of the victim is not finite" in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_defense_that_came_after_training_is_said_beside_its_price(test_set: Path, tmp_path: Path) -> None:
+    none = build_defense(resolve_defense("none"))
+    spec = resolve_victim("vit_mini_patch4_32", "embedded", none)
+    path = tmp_path / "weights.safetensors"
+    save_file(load_victim(spec, none, generator=torch.Generator()).state_dict(), path)
+    said = []
+    for defense in ("precode", "none"):
+        common = ["--data", str(test_set), "--measure", "accuracy", "--output", str(tmp_path / "out")]
+        answer = evaluated("--defense", defense, "--weights", str(path), *common)
+        assert answer.exit_code == 0, answer.output
+        said.append("precode: defense-added-after-training: the victim's weights were trained without" in answer.stdout)
+    assert said == [True, False]
 
 
 def test_images_without_labels_have_no_price(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from privbench.core import ModelInput, UserError, build_defense, resolve_defense
+from privbench.data import open_images
 from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
@@ -87,6 +88,61 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         _train(_plan(), tmp_path)
 
 
+@pytest.mark.parametrize("stop_after", [1, None])
+def test_a_checkpoint_of_other_images_is_refused_and_leaves_what_was_published(stop_after: int | None, tmp_path: Path) -> None:
+    """An accountant would count an epsilon for images that the weights have never seen."""
+    plan = _plan("dpsgd")
+    if stop_after is None:
+        _train(plan, tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            _train(plan, tmp_path, stop_after)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    data = _easy(64)
+    fewer = LabelledImages(data.images[:48], data.labels[:48])
+    changed = LabelledImages(data.images.clone(), data.labels)
+    changed.images[7, 0, 0, 0] += 1
+    relabelled = LabelledImages(data.images, 1 - data.labels)
+    for other, given in ((fewer, 48), (changed, 64), (relabelled, 64)):
+        with pytest.raises(UserError, match=rf"belongs to 64 other training images \(given: {given}, ") as caught:
+            train(plan, other, data, output=tmp_path, device=CPU, command="", report=lambda _: None)
+        assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # With the same images it goes on, or is published again.
+    _train(plan, tmp_path)
+
+
+def test_a_checkpoint_that_does_not_name_its_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _train(_plan(), tmp_path, stop_after=1)
+    checkpoint = tmp_path / "vit_mini_patch4_32.none.checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({key: value for key, value in state.items() if key != "images"}, checkpoint)
+    with pytest.raises(UserError, match=r"belongs to training images that it does not name .* delete it"):
+        _train(_plan(), tmp_path)
+    torch.save({"weights": torch.zeros(2)}, checkpoint)
+    with pytest.raises(UserError, match="is broken"):
+        _train(_plan(), tmp_path)
+
+
+def test_training_images_have_the_fingerprint_of_a_case_of_them() -> None:
+    images = open_images("photos", "test")
+    pixels, labels = images.as_tensors(32)
+    assert LabelledImages(pixels[:3], labels[:3]).fingerprint() == images.fingerprint(range(3), 32)
+
+
+# A single step: its loss is that of the first weights, and what the step makes of them shows nowhere but in themselves.
+@pytest.mark.parametrize(
+    ("weight_decay", "words"),
+    [(1e300, "diverged in epoch 1 .weight network.* is not finite"), (1e16, "is not finite in half precision")],
+)
+def test_weights_that_are_not_finite_are_not_published(weight_decay: float, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        _train(_plan(epochs=1, batch_size=64, weight_decay=weight_decay), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.iterdir() if "checkpoint" not in path.name]
+
+
 def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="64 training images are fewer than one batch of 128"):
         _train(_plan(batch_size=128), tmp_path)
@@ -94,8 +150,11 @@ def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None
         _train(_plan("instahide", batch_size=3), tmp_path)
     data = _easy(64)
     wrong = LabelledImages(data.images, data.labels + 5)
-    with pytest.raises(UserError, match="label 6 with 2 classes"):
-        train(_plan(), wrong, data, output=tmp_path, device=CPU, command="", report=lambda _: None)
+    for splits, words in (((wrong, data), "training labels from 5 to 6"), ((data, wrong), "test labels from 5 to 6")):
+        with pytest.raises(UserError, match=f"{words}; accepted: 0 to 1") as caught:
+            train(_plan(), *splits, output=tmp_path, device=CPU, command="", report=lambda _: None)
+        assert "--num-classes" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_augmentation_shifts_and_mirrors_whole_images(generator: torch.Generator) -> None:
