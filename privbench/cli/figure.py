@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from privbench.cli.figure_names import FIGURES, OPTIONS
+from privbench.cli.numeric import WholeNumber
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _FORMATS = (".pdf", ".png", ".svg")
     help="Only the records with this value in a column of the leaderboard; may be repeated.",
 )
 @click.option(
-    "--images", default=4, show_default=True, type=click.IntRange(min=1), help="Images of each case in a gallery, the first N."
+    "--images", default=4, show_default=True, type=WholeNumber(min=1), help="Images of each case in a gallery, the first N."
 )
 @click.option(
     "--weights",

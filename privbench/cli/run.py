@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from privbench.cli.numeric import Number, WholeNumber
 from privbench.cli.place import config_at, in_scratch, path_or_url
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
     help="Of matrix products in the attack on CUDA.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]"
+    "--threads", type=WholeNumber(min=1), help="CPU threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]"
 )
 @click.option(
     "--output",
@@ -106,9 +107,7 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--force", is_flag=True, help="Compute finished cases again.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved cases as YAML and where they would go; compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@click.option(
-    "--checkpoint-interval", type=click.FloatRange(min=0), default=20.0, show_default=True, help="Seconds between checkpoints."
-)
+@click.option("--checkpoint-interval", type=Number(min=0), default=20.0, show_default=True, help="Seconds between checkpoints.")
 def run(
     lpips_weights: Path | None,
     download: bool,

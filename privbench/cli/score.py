@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from privbench.cli.numeric import SEED, WholeNumber
+
 __all__ = ["score"]
 
 
@@ -14,18 +16,18 @@ __all__ = ["score"]
     "--batch-size",
     default=1,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     help="Pictures that came out of one gradient in unknown order: they are paired by assignment.",
 )
 @click.option(
-    "--patch-size", type=click.IntRange(min=1), help="Side of the victim's patches in pixels; without it no patch scores."
+    "--patch-size", type=WholeNumber(min=1), help="Side of the victim's patches in pixels; without it no patch scores."
 )
 @click.option(
     "--lpips-net", default="alex", show_default=True, type=click.Choice(["alex", "vgg", "squeeze"]), help="Trunk of LPIPS."
 )
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the bootstrap.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV file of all scores.")
 def score(
     originals: Path,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from privbench.cli.numeric import Number, WholeNumber
 from privbench.cli.place import in_scratch, path_or_url
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
 @click.option(
     "--lease",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     help="Seconds after which a machine that says nothing has lost its case at a URL.  [default: 300]",
 )
 @click.option("--shard", callback=_shard, metavar="I/N", help="Compute every N-th case from the I-th on.")
 @click.option("--budget", callback=_budget, metavar="TIME", help="Stop after this time (90s, 30m, 2h), at a checkpoint.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many images in every case, one batch at least.")
+@click.option("--limit", type=WholeNumber(min=1), help="So many images in every case, one batch at least.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of every case, whatever the file says; repeatable."
 )
@@ -72,9 +73,9 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
     help="Processes of this machine, or tasks of a Ray cluster (extra ray) whose nodes share the output folder or URL.",
 )
 @click.option("--address", help="Of the Ray cluster, such as auto.  [default: one that is started on this machine]")
-@click.option("--jobs", type=click.IntRange(min=1), help="Local processes.  [default: one per CUDA device, one on a CPU]")
+@click.option("--jobs", type=WholeNumber(min=1), help="Local processes.  [default: one per CUDA device, one on a CPU]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each process.")
+@click.option("--threads", type=WholeNumber(min=1), default=1, show_default=True, help="CPU threads of each process.")
 @click.option(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),
@@ -84,9 +85,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 )
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
-@click.option(
-    "--checkpoint-interval", type=click.FloatRange(min=0), default=20.0, show_default=True, help="Seconds between checkpoints."
-)
+@click.option("--checkpoint-interval", type=Number(min=0), default=20.0, show_default=True, help="Seconds between checkpoints.")
 @click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
 def sweep(
     study: Path,

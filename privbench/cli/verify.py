@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from privbench.cli.numeric import Number
 from privbench.cli.place import case_at, path_or_url
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["verify"]
 @click.argument("row")
 @click.option("--output", type=path_or_url, default=Path("results"), show_default=True, help="Where to look for a hash.")
 @click.option(
-    "--tolerance", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Factor on the tolerances of the metrics."
+    "--tolerance", default=1.0, show_default=True, type=Number(min=0), help="Factor on the tolerances of the metrics."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from privbench.cli.numeric import WholeNumber
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
 @click.argument("folder", type=path_or_url)
 @click.option(
     "--candidates",
-    type=click.IntRange(min=2),
+    type=WholeNumber(min=2),
     help="Images to choose from, the true one included.  [default: 100, or all of a smaller data set]",
 )
 @_lpips_options

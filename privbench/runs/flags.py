@@ -30,7 +30,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "signs-not-inferred": "the attack did not infer which signs were flipped",
     "draw-inferred": "the client's random draw was inferred together with the image",
     "draw-not-inferred": "the client's random draw was not inferred",
-    "singular-values-expected": "the gradient was sent without its singular values; attacks that need them took those of other images",
+    "singular-values-expected": "sent without singular values; attacks that need them took those expected by other images",
     "per-sample-clipping-not-simulated": "the attack did not simulate the clipping of single samples",
 }
 """Flag to its meaning; a component from elsewhere may set others."""

@@ -74,6 +74,25 @@ def test_names_and_values(
     nothing_written()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["run", "--checkpoint-interval", "nan"], ["nan is not a finite number", "x>=0"]),
+        (["run", "--threads", "two"], ["'two' is not a valid whole number"]),
+        (["verify", "4f2a", "--tolerance", "inf"], ["inf is not a finite number", "x>=0"]),
+        (["sweep", "study.yaml", "--lease", "nan"], ["nan is not a finite number", "x>=1"]),
+        (["score", "photos", "others", "--seed", "9" * 30], ["is not in the range", "2147483647"]),
+        (["train", "--learning-rate", "nan"], ["nan is not a finite number", "x>0"]),
+        (["evaluate", "--epsilon", "nan"], ["nan is not a finite number"]),
+    ],
+)
+def test_numbers_of_options(
+    command: list[str], words: list[str], privbench: Callable[..., Result], nothing_written: Callable[[], None]
+) -> None:
+    refused(privbench(*command), *words)
+    nothing_written()
+
+
 def test_cuda_where_there_is_none(
     small_run: Callable[..., Result], nothing_written: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
