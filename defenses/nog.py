@@ -20,7 +20,7 @@ from privbench.models import Victim, client_loss
 __all__ = ["NearestOrthogonalGradient", "nearest_orthogonal", "optimal_learning_rate"]
 
 _EXAMPLES = 16
-"""Of the adversary's own images: twice or four times as many come hardly nearer (README.md)."""
+"""Of the adversary's own images: twice as many come hardly nearer (README.md)."""
 _SEED = 2212
 """Of those images: the same for every client."""
 _GROUPS = {"all": ("",), "attention": (".attn.",), "mlp": (".mlp.",), "embedding": ("patch_embed.", "pos_embed")}
