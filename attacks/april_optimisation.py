@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy, simulate
-from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.inversion import Adam, Constant, Cosine, Inversion, LabelRule, MatchingTerm, SquaredError, WholeCosine
 
 __all__ = ["AprilOptimisation"]
@@ -53,7 +53,7 @@ class AprilOptimisation(GroupAttack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> list[Reconstruction | Failure]:
         """Matches all gradients, the position embedding's twice."""
         clients = Clients.of(observations, self.label_recovery)
@@ -75,7 +75,7 @@ class AprilOptimisation(GroupAttack):
             trials=self.trials,
             generators=generators,
             progress=progress,
-            execution=execution,
+            compute=compute,
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy
-from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     Adam,
     BatchNormStatistics,
@@ -90,7 +90,7 @@ class GradInversion(GroupAttack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> list[Reconstruction | Failure]:
         """Matches with all priors from the first step on."""
         clients = Clients.of(observations, self.label_recovery)
@@ -108,7 +108,7 @@ class GradInversion(GroupAttack):
             trials=self.trials,
             generators=generators,
             progress=progress,
-            execution=execution,
+            compute=compute,
         )
 
     def _priors(self, device: torch.device) -> list[PriorTerm]:

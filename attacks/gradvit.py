@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy
-from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
 from privbench.inversion import (
     Adam,
@@ -173,7 +173,7 @@ class GradViT(GroupAttack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> list[Reconstruction | Failure]:
         """Recovers the labels where they are unknown, then inverts."""
         clients = Clients.of(observations)
@@ -195,7 +195,7 @@ class GradViT(GroupAttack):
             trials=self.trials,
             generators=generators,
             progress=progress,
-            execution=execution,
+            compute=compute,
             contexts=[self._residual(first, *pair) for pair in zip(observations, clients.labels, strict=True)],
             flags=["relocation-does-not-apply"] if self.relocation and relocation is None else [],
         )

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy
-from privbench.core import Execution, Failure, GroupAttack, Observation, Progress, Reconstruction
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     Adam,
     Constant,
@@ -64,7 +64,7 @@ class InvertingGradients(GroupAttack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> list[Reconstruction | Failure]:
         """Matches the direction of the gradient."""
         clients = Clients.of(observations, self.label_recovery)
@@ -82,5 +82,5 @@ class InvertingGradients(GroupAttack):
             trials=self.trials,
             generators=generators,
             progress=progress,
-            execution=execution,
+            compute=compute,
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.baseline import PeerRun, second_order_copy, total_variation
 from benchmarks.timing import clock
-from privbench.core import Execution, Progress
+from privbench.core import ComputeOptions, Progress
 from privbench.inversion import Adam, Constant, GradientDistance, ImagePrior, Inversion, MatchingTerm, PriorTerm, Target
 
 __all__ = ["WARM_UP", "Problem", "WholeCosine", "run_ours"]
@@ -105,6 +105,6 @@ def run_ours(
     )
     targets = [Target(one.gradients, one.start[None], {"labels": one.labels}) for one in problems]
     watch = _Clock(problems[0].start.device)
-    outcomes = inversion.run(targets, watch, Execution(compile=compile))
+    outcomes = inversion.run(targets, watch, ComputeOptions(compile=compile))
     seconds = watch.seconds_per_step * steps
     return [PeerRun(outcome.images, seconds, steps, torch.empty(0)) for outcome in outcomes if hasattr(outcome, "images")]

@@ -21,7 +21,7 @@ from benchmarks.ours import run_ours
 from benchmarks.peer import run_breaching
 from benchmarks.timing import append_rows
 from benchmarks.victims import problems_of
-from privbench.core import Execution, Failure, Progress, generator_for
+from privbench.core import ComputeOptions, Failure, Progress, generator_for
 from privbench.inversion import engine, graph
 from privbench.inversion.step import Step
 from privbench.runs.prepare import Prepared, prepare
@@ -122,13 +122,13 @@ def _attack(prepared: Prepared, way: str) -> list[float]:
     updates = [prepared.observe(batch) for batch in range(prepared.batches)]
     generators = [generator_for(prepared.case, "attack", batch) for batch in range(prepared.batches)]
     observations = [observation for observation, _ in updates]
-    execution = Execution(compile="on" if "compiled" in way else "off")
+    compute = ComputeOptions(compile="on" if "compiled" in way else "off")
     with _WAYS[way]():
         if "grouped" in way:
-            found = list(prepared.attack.together(observations, generators=generators, execution=execution))
+            found = list(prepared.attack.together(observations, generators=generators, compute=compute))
         else:
             pairs = zip(observations, generators, strict=True)
-            found = [prepared.attack.together([one], generators=[random], execution=execution)[0] for one, random in pairs]
+            found = [prepared.attack.together([one], generators=[random], compute=compute)[0] for one, random in pairs]
     return [
         0.0 if isinstance(result, Failure) else _psnr(result.images, secret.images)
         for result, (_, secret) in zip(found, updates, strict=True)
@@ -143,7 +143,7 @@ class _PlainStepper:
         observed: Mapping[str, Tensor],
         context: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
-        execution: Execution,
+        compute: ComputeOptions,
         progress: Progress,
         steps: Mapping[tuple[str, ...], int],
         *,

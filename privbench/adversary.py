@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from privbench.core import (
     AttackerView,
+    ComputeOptions,
     Defense,
-    Execution,
     Failure,
     ModelInput,
     Observation,
@@ -303,7 +303,7 @@ class Clients:
         trials: int,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
         contexts: Sequence[Mapping[str, Tensor]] | None = None,
         flags: Sequence[str] = (),
     ) -> list[Reconstruction | Failure]:
@@ -315,14 +315,14 @@ class Clients:
             trials: Trials of each.
             generators: One for each.
             progress: Where to report to.
-            execution: How to compute.
+            compute: How to compute.
             contexts: What the simulator needs of each besides what the view knows; None: the labels.
             flags: Remarks on all of them.
         """
         pairs = zip(self.observations, generators, strict=True)
         starts = [start_images(start, trials, *pair) for pair in pairs]
         inversion = replace(inversion, send=self.simulation.view.send)
-        outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, execution)
+        outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, compute)
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
         results: list[Reconstruction | Failure] = []
         clients = zip(self.views, self.labels, generators, strict=True)

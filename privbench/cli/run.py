@@ -131,7 +131,7 @@ def run(
     """
     from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.session import Session, print_cases
-    from privbench.core import Execution
+    from privbench.core import ComputeOptions
     from privbench.runs.execute import Suites
     from privbench.runs.interrupt import Interrupted
     from privbench.runs.resolve import RunOptions, resolve_cases
@@ -150,7 +150,7 @@ def run(
             devices=devices,
             suites=Suites(lpips_weights, download=download),
             group=group,
-            execution=Execution(compile=compile, precision=precision),
+            compute=ComputeOptions(compile=compile, precision=precision),
         )
         with cpu_threads(threads, max(case.victim.model.image_size for case in cases)):
             records = session.compute(force=force, quiet=quiet, checkpoint_interval=checkpoint_interval)

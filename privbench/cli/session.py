@@ -12,7 +12,7 @@ from privbench.cli.console import notes_console, results_console
 from privbench.cli.drawing import draw_case, draw_defenses
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
-from privbench.core import Case, Execution, FailedCase, Record, UserError
+from privbench.core import Case, ComputeOptions, FailedCase, Record, UserError
 from privbench.core.labels import claim_text, defense_label
 from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites, check_case
@@ -44,7 +44,7 @@ class Session:
         devices: Where to compute.
         suites: What to score by.
         group: How many client batches are attacked together; None: what the attack finds best.
-        execution: How attacks compute.
+        compute: How attacks compute.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Session:
         devices: Sequence[torch.device],
         suites: Suites,
         group: int | None,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> None:
         self.cases = cases
         self.output = output
         self.devices = devices
         self.suites = suites
         self.group = group
-        self.execution = execution
+        self.options = compute
         self.labels = {case.identity: defense_label(case) for case in cases}
 
     def compute(self, *, force: bool, quiet: bool, checkpoint_interval: float) -> list[Record]:
@@ -110,7 +110,7 @@ class Session:
                 checkpoint_interval=checkpoint_interval,
                 draw=draw_case,
                 group=self.group,
-                execution=self.execution,
+                compute=self.options,
             )
 
     def _label(self, case: Case) -> str:

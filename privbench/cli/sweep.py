@@ -182,7 +182,7 @@ def _compute(
     from privbench.cli.device import resolve_devices
     from privbench.cli.drawing import draw_case
     from privbench.cli.sweep_progress import sweep_progress
-    from privbench.core import Execution, UserError
+    from privbench.core import ComputeOptions, UserError
     from privbench.runs.interrupt import Interrupted
     from privbench.runs.remote import Remote, fetched
     from privbench.runs.store import CaseFolder, write_plan
@@ -215,7 +215,7 @@ def _compute(
         lpips_weights=lpips_weights,
         download=download,
         checkpoint_interval=checkpoint_interval,
-        execution=Execution(compile=compile),
+        compute=ComputeOptions(compile=compile),
         draw=draw_case,
     )
     todo = [case for case in study.cases if ledger.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]

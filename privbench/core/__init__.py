@@ -4,10 +4,10 @@ from privbench.core.attack import Attack, GroupAttack
 from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
+from privbench.core.compute import ComputeOptions
 from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, ScrambledPixels, Send, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
-from privbench.core.execution import Execution
 from privbench.core.metric import Metric
 from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
 from privbench.core.price import Price, Training
@@ -32,11 +32,11 @@ __all__ = [
     "Case",
     "Component",
     "ComponentSpec",
+    "ComputeOptions",
     "DataSpec",
     "Defense",
     "Effect",
     "Ensemble",
-    "Execution",
     "FailedCase",
     "Failure",
     "GroupAttack",

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, final
 import torch
 
 from privbench.core.component import Component
+from privbench.core.compute import ComputeOptions
 from privbench.core.errors import UserError
-from privbench.core.execution import Execution
 from privbench.core.observation import Observation
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
 
@@ -32,7 +32,7 @@ class Attack(Component, ABC):
         *,
         generator: torch.Generator,
         progress: Progress | None = None,
-        execution: Execution | None = None,
+        compute: ComputeOptions | None = None,
     ) -> Reconstruction:
         """Checks that the attack applies, runs it, and checks what it returns.
 
@@ -40,14 +40,14 @@ class Attack(Component, ABC):
             observation: What the attacker sees.
             generator: Source of all randomness, on the CPU; the same state gives the same result.
             progress: Where to report to.
-            execution: How to compute.
+            compute: How to compute.
 
         Raises:
             UserError: The attack does not apply to this observation.
             RuntimeError: The attack broke its contract (shape, range).
             ArithmeticError: The attack failed on this observation, or returned non-finite pixels.
         """
-        (result,) = self.together([observation], generators=[generator], progress=progress, execution=execution)
+        (result,) = self.together([observation], generators=[generator], progress=progress, compute=compute)
         if isinstance(result, Failure):
             raise ArithmeticError(result.reason)
         return result
@@ -59,7 +59,7 @@ class Attack(Component, ABC):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress | None = None,
-        execution: Execution | None = None,
+        compute: ComputeOptions | None = None,
     ) -> Sequence[Reconstruction | Failure]:
         """Attacks several independent observations of one model in one go; what comes back does not depend on the company.
 
@@ -67,7 +67,7 @@ class Attack(Component, ABC):
             observations: At least one, no more than `group_size`, with the same model, weights and batch size.
             generators: One for each observation.
             progress: Where to report to.
-            execution: How to compute.
+            compute: How to compute.
 
         Returns:
             One result for each observation, in order; a failure also where non-finite pixels came back.
@@ -78,7 +78,7 @@ class Attack(Component, ABC):
         """
         for observation in observations:
             self.require(observation)
-        results = self._run_together(observations, generators, progress or Progress(), execution or Execution())
+        results = self._run_together(observations, generators, progress or Progress(), compute or ComputeOptions())
         return [self._checked(*pair) for pair in zip(observations, results, strict=True)]
 
     def _checked(self, observation: Observation, result: Reconstruction | Failure) -> Reconstruction | Failure:
@@ -110,7 +110,7 @@ class Attack(Component, ABC):
         observations: Sequence[Observation],
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> Sequence[Reconstruction | Failure]:
         if len(observations) != 1:
             raise ValueError(f"attack {self.name} takes one observation at a time, given {len(observations)}")
@@ -141,7 +141,7 @@ class GroupAttack(Attack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> Sequence[Reconstruction | Failure]:
         """The attack itself; a failure of one observation is returned in its place and must not touch the others."""
 
@@ -156,6 +156,6 @@ class GroupAttack(Attack):
         observations: Sequence[Observation],
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> Sequence[Reconstruction | Failure]:
-        return self.run_group(observations, generators=generators, progress=progress, execution=execution)
+        return self.run_group(observations, generators=generators, progress=progress, compute=compute)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from privbench.core import Execution, Failure, Progress, Send
+from privbench.core import ComputeOptions, Failure, Progress, Send
 from privbench.inversion.optimisers import Adam
 from privbench.inversion.relocation import relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision
@@ -159,22 +159,22 @@ class Inversion:
     send: Send | None = None
 
     def run(
-        self, targets: Sequence[Target], progress: Progress | None = None, execution: Execution | None = None
+        self, targets: Sequence[Target], progress: Progress | None = None, compute: ComputeOptions | None = None
     ) -> list[Outcome | Failure]:
         """Minimises for every target, all in one step.
 
         Args:
             targets: At least one. The outcome of one does not depend on the others, to rounding.
             progress: Gets a report every few steps, and the chance to keep a checkpoint after each.
-            execution: How to compute.
+            compute: How to compute.
 
         Returns:
             One outcome for each target; a failure where its objective became non-finite.
         """
-        progress, execution = progress or Progress(), execution or Execution()
+        progress, compute = progress or Progress(), compute or ComputeOptions()
         detached = replace(self, parameters={name: value.detach() for name, value in self.parameters.items()})
-        with matmul_precision(execution, targets[0].start.device):
-            return _Run(detached, targets, progress, execution).complete()
+        with matmul_precision(compute, targets[0].start.device):
+            return _Run(detached, targets, progress, compute).complete()
 
     def solve(self, target: Target, progress: Progress | None = None) -> Outcome:
         """Minimises for one target.
@@ -210,7 +210,7 @@ class Inversion:
 class _Run:
     """One group being attacked."""
 
-    def __init__(self, inversion: Inversion, targets: Sequence[Target], progress: Progress, execution: Execution) -> None:
+    def __init__(self, inversion: Inversion, targets: Sequence[Target], progress: Progress, compute: ComputeOptions) -> None:
         self.inversion = inversion
         self.targets = targets
         self.progress = progress
@@ -219,7 +219,7 @@ class _Run:
         images = torch.stack([target.start for target in targets]).detach().clone()
         self.state = _State(images, torch.zeros_like(images), torch.zeros_like(images), [None] * len(targets))
         self.plan = _Plan(inversion, images)
-        self.step_with = Stepper(self.observed, self.context, inversion.parameters, execution, progress, self.plan.counts)
+        self.step_with = Stepper(self.observed, self.context, inversion.parameters, compute, progress, self.plan.counts)
         self.losses: Tensor | None = None
 
     def complete(self) -> list[Outcome | Failure]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from privbench.core import Execution, Progress
+from privbench.core import ComputeOptions, Progress
 from privbench.inversion.graph import Recorded, compile_recorded, is_compiled, record
 from privbench.inversion.step import Step
 
@@ -42,14 +42,14 @@ def worth_compiling(operations: int, steps: int, lanes: int) -> bool:
 
 
 @contextmanager
-def matmul_precision(execution: Execution, device: torch.device) -> Iterator[None]:
+def matmul_precision(compute: ComputeOptions, device: torch.device) -> Iterator[None]:
     """Sets the precision of float32 products and convolutions on CUDA for a block, and puts it back."""
     if device.type != "cuda":
         yield
         return
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if execution.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if compute.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
     try:
         yield
     finally:
@@ -95,7 +95,7 @@ class Stepper:
         observed: Parameter name to `[victims, *shape]`.
         context: Name to `[victims, ...]`.
         parameters: The matched parameters by name.
-        execution: What the user wants.
+        compute: What the user wants.
         progress: Where to say what is done.
         steps: How many steps the whole attack takes with each set of terms, by their names.
     """
@@ -105,15 +105,15 @@ class Stepper:
         observed: Mapping[str, Tensor],
         context: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
-        execution: Execution,
+        compute: ComputeOptions,
         progress: Progress,
         steps: Mapping[tuple[str, ...], int],
     ) -> None:
         self._data = (dict(observed), dict(context), dict(parameters))
-        self._execution = execution
+        self._compute_options = compute
         self._progress = progress
         self._steps = steps
-        self._record = sum(steps.values()) >= _RECORD_FROM or execution.compile == "on"
+        self._record = sum(steps.values()) >= _RECORD_FROM or compute.compile == "on"
         self._ways: dict[tuple[str, ...], _StepFunction] = {}
 
     def __call__(self, step: Step, state: _State, settings: Tensor) -> tuple[Tensor, ...]:
@@ -157,8 +157,8 @@ class Stepper:
 
     def _compiled(self, step: Step, recorded: Recorded, state: _State, settings: Tensor) -> _StepFunction:
         lanes = state[0].shape[0] * state[0].shape[1]
-        steps = self._steps[tuple(step.names)] * self._execution.runs
-        wanted = self._execution.compile
+        steps = self._steps[tuple(step.names)] * self._compute_options.expected_groups
+        wanted = self._compute_options.compile
         if wanted == "off" or (wanted == "auto" and not worth_compiling(recorded.operations, steps, lanes)):
             return recorded
         if not is_compiled(recorded):

@@ -17,8 +17,8 @@ from privbench.core import (
     Adversary,
     Case,
     ComponentSpec,
+    ComputeOptions,
     DataSpec,
-    Execution,
     ImageResult,
     MemberResult,
     Metric,
@@ -61,7 +61,7 @@ class _How(TypedDict, total=False):
 
     checkpoint_interval: float
     group: int | None
-    execution: Execution | None
+    compute: ComputeOptions | None
 
 
 def run(
@@ -346,7 +346,7 @@ def _record(
             runner.devices,
             # Members that were finished before an interruption count with the time that they took then.
             max(seconds, attacked),
-            execution=runner.how.get("execution") or Execution(),
+            compute=runner.how.get("compute") or ComputeOptions(),
             group=runner.how.get("group") or 1,
         ),
     )

@@ -17,7 +17,7 @@ import torch
 from privbench.core import (
     Attack,
     Case,
-    Execution,
+    ComputeOptions,
     Failure,
     GroupAttack,
     ImageResult,
@@ -116,7 +116,7 @@ def run_case(
     checkpoint_interval: float = 20.0,
     draw: Draw | None = None,
     group: int | None = None,
-    execution: Execution | None = None,
+    compute: ComputeOptions | None = None,
 ) -> Record:
     """Computes a case, or takes it from the output folder where it is finished, or continues it where it was interrupted.
 
@@ -131,7 +131,7 @@ def run_case(
         draw: Makes the comparison picture; None for none.
         group: How many client batches are attacked together; None: what the attack finds best, and for a case that was
             interrupted, what it began with.
-        execution: How the attack computes; the number of runs is set here.
+        compute: How the attack computes; the number of runs is set here.
 
     Returns:
         The record, as it lies in the case's folder.
@@ -162,7 +162,7 @@ def run_case(
             listener.note(f"the record in {folder.path} is damaged or of another version; the case is computed again")
         if force or unusable:
             folder.clear()
-        way = _Way(tuple(devices), group, execution or Execution(), checkpoint_interval)
+        way = _Way(tuple(devices), group, compute or ComputeOptions(), checkpoint_interval)
         return _Run(prepared, suite, folder, listener, way, draw, started).complete()
 
 
@@ -172,7 +172,7 @@ class _Way:
 
     devices: tuple[torch.device, ...]
     group: int | None
-    execution: Execution
+    compute: ComputeOptions
     interval: float
 
 
@@ -254,24 +254,24 @@ class _Run:
         if not pending:
             return
         size = self._group_size(pending)
-        runs = len({Slot.of(batch, size) for batch in pending})
-        execution = replace(self.way.execution, runs=runs)
+        groups = len({Slot.of(batch, size) for batch in pending})
+        compute = replace(self.way.compute, expected_groups=groups)
         with interruptible() as interruption:
             while pending:
                 slots = sorted({Slot.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
-                size = self._round(slots[: len(self.way.devices)], execution, interruption, size)
+                size = self._round(slots[: len(self.way.devices)], compute, interruption, size)
                 interruption.honour()
                 pending = self._pending()
 
-    def _round(self, slots: Sequence[Slot], execution: Execution, interruption: Interruption, size: int) -> int:
+    def _round(self, slots: Sequence[Slot], compute: ComputeOptions, interruption: Interruption, size: int) -> int:
         """Attacks a group on each device and scores them; returns the group size to go on with.
 
         Client and scoring run while no attack does: they share the process's random state and precision with the attacks.
         """
         devices = self.way.devices[: len(slots)]
         groups = [self._begin(slot, device, interruption) for slot, device in zip(slots, devices, strict=True)]
-        jobs = [self._job(group, execution, interruption) for group in groups]
-        endings, error = spread(jobs, devices, execution=execution, interruption=interruption)
+        jobs = [self._job(group, compute, interruption) for group in groups]
+        endings, error = spread(jobs, devices, compute=compute, interruption=interruption)
         size = self._end(groups, endings, size)
         if error is not None:
             raise error
@@ -334,12 +334,12 @@ class _Run:
 
         return Outlet(lambda checkpoint: folder.save_checkpoint(slot, device, checkpoint), show, say)
 
-    def _job(self, group: _Group, execution: Execution, interruption: Interruption) -> Callable[[], _Ending]:
+    def _job(self, group: _Group, compute: ComputeOptions, interruption: Interruption) -> Callable[[], _Ending]:
         generators = [generator_for(self.case, "attack", batch) for batch in group.batches]
 
         def job() -> _Ending:
             with interruption.attack(group.channel):
-                results = _attack(self.prepared.attack, group.observations, generators, group.channel, execution)
+                results = _attack(self.prepared.attack, group.observations, generators, group.channel, compute)
             return _Ending(results, group.channel.seconds())
 
         return job
@@ -455,7 +455,7 @@ class _Run:
             provenance=take_provenance(
                 self.way.devices,
                 seconds,
-                execution=self.way.execution,
+                compute=self.way.compute,
                 group=max(batch.group for batch in self.finished.values()),
             ),
         )
@@ -472,11 +472,11 @@ def _attack(
     observations: Sequence[Observation],
     generators: Sequence[torch.Generator],
     channel: Channel,
-    execution: Execution,
+    compute: ComputeOptions,
 ) -> Sequence[Reconstruction | Failure] | None:
     """Attacks a group; what goes wrong with all of it is a failure of each, None where the memory is too small for so many."""
     try:
-        results = attack.together(observations, generators=generators, progress=channel, execution=execution)
+        results = attack.together(observations, generators=generators, progress=channel, compute=compute)
     except (RuntimeError, ArithmeticError) as error:
         # torch.OutOfMemoryError is a RuntimeError, FloatingPointError an ArithmeticError.
         if _out_of_memory(error) and len(observations) > 1:

@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 
 from privbench import __version__
-from privbench.core import Execution, Provenance
+from privbench.core import ComputeOptions, Provenance
 
 __all__ = ["repository_commit", "take_provenance"]
 
 
-def take_provenance(devices: Sequence[torch.device], seconds: float, *, execution: Execution, group: int) -> Provenance:
+def take_provenance(devices: Sequence[torch.device], seconds: float, *, compute: ComputeOptions, group: int) -> Provenance:
     """Describes the present process.
 
     Args:
         devices: Where the case was computed.
         seconds: How long it took.
-        execution: How the attack was asked to compute.
+        compute: How the attack was asked to compute.
         group: The largest number of client batches that were attacked together.
     """
     return Provenance(
@@ -33,9 +33,9 @@ def take_provenance(devices: Sequence[torch.device], seconds: float, *, executio
         python=platform.python_version(),
         device=_device_names(devices),
         threads=torch.get_num_threads(),
-        compile=execution.compile,
+        compile=compute.compile,
         # TF32 exists on CUDA alone.
-        precision=execution.precision if devices[0].type == "cuda" else "fp32",
+        precision=compute.precision if devices[0].type == "cuda" else "fp32",
         group=group,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from privbench.core import Execution
+from privbench.core import ComputeOptions
 from privbench.inversion.runner import matmul_precision
 from privbench.runs.interrupt import Interrupted, Interruption
 
@@ -23,7 +23,7 @@ def spread(
     jobs: Sequence[Callable[[], Result]],
     devices: Sequence[torch.device],
     *,
-    execution: Execution,
+    compute: ComputeOptions,
     interruption: Interruption,
 ) -> tuple[list[Result | None], BaseException | None]:
     """Runs each job on its device, all at the same time.
@@ -31,7 +31,7 @@ def spread(
     Args:
         jobs: What to run.
         devices: Where, one for each job; it is the thread's current CUDA device while its job runs.
-        execution: How the jobs compute; the precision is the process's, so it is set once for all.
+        compute: How the jobs compute; the precision is the process's, so it is set once for all.
         interruption: Told when a job fails, so that the others stop at their next checkpoint.
 
     Returns:
@@ -56,7 +56,7 @@ def spread(
         work(0)
     else:
         # What several threads set and put back in turn would not be left as found: the outermost block does that for all.
-        with torch.random.fork_rng(devices=[]), matmul_precision(execution, devices[0]):
+        with torch.random.fork_rng(devices=[]), matmul_precision(compute, devices[0]):
             threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(jobs))]
             _wait(threads, ended, interruption)
     return results, next((error for error in errors if not isinstance(error, Interrupted)), next(iter(errors), None))

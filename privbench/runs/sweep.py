@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from privbench.core import BusyError, Case, Execution, FailedCase, Record, StoreError, UserError
+from privbench.core import BusyError, Case, ComputeOptions, FailedCase, Record, StoreError, UserError
 from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites
 from privbench.runs.listener import Listener
@@ -51,7 +51,7 @@ class Way:
         lpips_weights: As of `Suites`.
         download: As of `Suites`.
         checkpoint_interval: Seconds between checkpoints at least.
-        execution: As of `run_case`.
+        compute: As of `run_case`.
         draw: As of `run_case`.
         remote: The URL to which cases are published.
     """
@@ -62,7 +62,7 @@ class Way:
     lpips_weights: Path | None = None
     download: bool = True
     checkpoint_interval: float = 20.0
-    execution: Execution = field(default_factory=Execution)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
     draw: Draw | None = None
     remote: Remote | None = None
 
@@ -171,7 +171,7 @@ def _compute_here(case: Case, way: Way, suites: Suites, listener: SweepListener)
             suites=suites,
             draw=way.draw,
             checkpoint_interval=way.checkpoint_interval,
-            execution=way.execution,
+            compute=way.compute,
         )
     except (BusyError, StoreError):
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from privbench.core import Execution, Record
+from privbench.core import ComputeOptions, Record
 from privbench.runs.ensemble import run
 from privbench.runs.execute import Suites
 from privbench.runs.listener import Listener
@@ -72,7 +72,7 @@ def verify(
     Raises:
         UserError: Data or weights of the case are not here, or not the same.
     """
-    execution = Execution(compile=record.provenance.compile, precision=record.provenance.precision)  # type: ignore[arg-type]
+    compute = ComputeOptions(compile=record.provenance.compile, precision=record.provenance.precision)  # type: ignore[arg-type]
     again = run(
         record.case,
         output=scratch,
@@ -80,7 +80,7 @@ def verify(
         listener=listener,
         suites=suites,
         group=record.provenance.group if not record.members else None,
-        execution=execution,
+        compute=compute,
     )
     checks = [
         Check(name, record.summary[name].mean, again.summary[name].mean if name in again.summary else None, limit * factor)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from privbench.core import Execution, Failure, Progress
+from privbench.core import ComputeOptions, Failure, Progress
 from privbench.inversion import (
     Adam,
     Constant,
@@ -85,7 +85,7 @@ def target_for(problem: Inversion, truth: Tensor, start: Tensor | None = None, *
 
 
 def solve(problem: Inversion, *targets: Target, progress: Progress | None = None, compiled: str = "off") -> list[Outcome]:
-    found = problem.run(targets, progress, Execution(compile=compiled))  # type: ignore[arg-type]
+    found = problem.run(targets, progress, ComputeOptions(compile=compiled))  # type: ignore[arg-type]
     assert all(isinstance(outcome, Outcome) for outcome in found)
     return [outcome for outcome in found if isinstance(outcome, Outcome)]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from privbench.core import Execution, Progress
+from privbench.core import ComputeOptions, Progress
 from privbench.inversion import (
     Adam,
     Constant,
@@ -125,10 +125,10 @@ def _step() -> Step:
     )
 
 
-def _take(execution: Execution, notes: Progress, planned: int = 500) -> Tensor:
+def _take(compute: ComputeOptions, notes: Progress, planned: int = 500) -> Tensor:
     shape = (1, 1, 1, 3, 2, 2)
     images, first, second = torch.full(shape, 0.9), torch.zeros(shape), torch.zeros(shape)
-    stepper = Stepper({}, {}, {}, execution, notes, {("norm",): planned})
+    stepper = Stepper({}, {}, {}, compute, notes, {("norm",): planned})
     for _ in range(30):
         settings = torch.tensor([0.01, 0.1, 0.01, 1.0])
         images, first, second, _losses = stepper(_step(), (images, first, second), settings)
@@ -147,7 +147,7 @@ def test_the_user_and_the_estimate_decide(monkeypatch: pytest.MonkeyPatch, wish:
 
     monkeypatch.setattr(runner, "compile_recorded", pretend)
     notes = Notes()
-    _take(Execution(compile=wish), notes, planned)
+    _take(ComputeOptions(compile=wish), notes, planned)
     assert len(calls) == compiled
     assert sum("compiling the step" in line for line in notes.lines) == compiled
 
@@ -159,9 +159,9 @@ def test_a_compiler_that_fails_costs_a_line_and_nothing_else(monkeypatch: pytest
     monkeypatch.setattr(torch._inductor, "compile", broken)
     monkeypatch.setattr(graph, "_COMPILED", {})
     notes = Notes()
-    images = _take(Execution(compile="on"), notes)
+    images = _take(ComputeOptions(compile="on"), notes)
     assert notes.lines[-1] == "the step runs without compilation, the compiler failed: ValueError: no working compiler"
-    assert torch.equal(images, _take(Execution(compile="off"), Notes()))
+    assert torch.equal(images, _take(ComputeOptions(compile="off"), Notes()))
 
 
 def test_a_step_that_decides_by_a_value_runs_victim_by_victim() -> None:
@@ -255,10 +255,10 @@ def _precision() -> tuple[str, bool]:
 
 def test_the_precision_of_products_is_set_on_cuda_only_and_put_back() -> None:
     before = _precision()
-    with matmul_precision(Execution(precision="tf32"), torch.device("cuda")):
+    with matmul_precision(ComputeOptions(precision="tf32"), torch.device("cuda")):
         assert _precision() == ("high", True)
-    with matmul_precision(Execution(), torch.device("cuda")):
+    with matmul_precision(ComputeOptions(), torch.device("cuda")):
         assert _precision() == ("highest", False)
-    with matmul_precision(Execution(precision="tf32"), torch.device("cpu")):
+    with matmul_precision(ComputeOptions(precision="tf32"), torch.device("cpu")):
         assert _precision() == before
     assert _precision() == before

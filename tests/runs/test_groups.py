@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from privbench.core import Case, Execution, Failure, Record
+from privbench.core import Case, ComputeOptions, Failure, Record
 from privbench.runs.interrupt import Interrupted, Interruption
 from privbench.runs.spread import spread
 from privbench.runs.store import CaseFolder, Slot
@@ -354,7 +354,7 @@ def test_what_ended_well_is_handed_back_beside_the_error() -> None:
     def wrong() -> str:
         raise KeyError("of one job")
 
-    returned, error = spread([slow, wrong], [CPU, CPU], execution=Execution(), interruption=Interruption())
+    returned, error = spread([slow, wrong], [CPU, CPU], compute=ComputeOptions(), interruption=Interruption())
     assert returned == ["done", None]
     assert isinstance(error, KeyError)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from privbench.core import Execution
+from privbench.core import ComputeOptions
 from privbench.runs.interrupt import Interrupted, interruptible
 from privbench.runs.provenance import repository_commit, take_provenance
 from privbench.runs.trace import trace_csv
@@ -43,12 +43,12 @@ def test_the_commit_is_that_of_the_repository_itself(tmp_path: Path) -> None:
 
 
 def test_provenance_names_the_machine() -> None:
-    execution = Execution(compile="on", precision="tf32")
-    taken = take_provenance([torch.device("cpu")], 1.5, execution=execution, group=3)
+    compute = ComputeOptions(compile="on", precision="tf32")
+    taken = take_provenance([torch.device("cpu")], 1.5, compute=compute, group=3)
     assert taken.device.startswith("cpu")
     # What the CPU computes is never TF32, whatever was asked for.
     assert (taken.compile, taken.precision, taken.group) == ("on", "fp32", 3)
-    assert take_provenance([torch.device("cpu")] * 2, 1.5, execution=execution, group=3).device == f"2 x {taken.device}"
+    assert take_provenance([torch.device("cpu")] * 2, 1.5, compute=compute, group=3).device == f"2 x {taken.device}"
     assert taken.torch == torch.__version__
     assert taken.seconds == 1.5
     assert taken.finished.endswith("+00:00")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from privbench.core import Attack, Execution, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core import Attack, ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 
 
 class Walk(Attack):
@@ -80,10 +80,10 @@ class GroupWalk(GroupAttack):
         *,
         generators: Sequence[torch.Generator],
         progress: Progress,
-        execution: Execution,
+        compute: ComputeOptions,
     ) -> list[Reconstruction | Failure]:
         """Walks; the state is that of all walks."""
-        progress.note(f"{execution.runs} runs, compile {execution.compile}, {execution.precision}")
+        progress.note(f"{compute.expected_groups} runs, compile {compute.compile}, {compute.precision}")
         images = [
             torch.rand(observation.batch_size, *observation.image_shape, generator=generator)
             + observation.gradients["network.head.bias"].sum()
