@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from privbench.adversary import simulate
+from privbench.closed_form.algebra import PatchEmbedding, candidate_images, least_squares, require_tokens
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
-from privbench.inversion.algebra import PatchEmbedding, candidate_images, least_squares, require_tokens
 from privbench.models import Victim
 
 __all__ = ["April"]

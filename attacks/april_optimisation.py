@@ -13,7 +13,8 @@ from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy, simulate
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
-from privbench.inversion import Adam, Constant, Cosine, Inversion, LabelRule, MatchingTerm, SquaredError, WholeCosine
+from privbench.inversion import Adam, Constant, Cosine, Inversion, MatchingTerm, SquaredError, WholeCosine
+from privbench.label_recovery import LabelRule
 
 __all__ = ["AprilOptimisation"]
 

@@ -3,7 +3,7 @@
 The gradient of a position row is the gradient δ of its token, and the patch embedding's is `∂W = Σ δ xᵀ` over the patches x.
 Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention. Who
 knows the gradient to be noisy, rounded or pruned, or patches to share a row, looks for the most likely image instead (ours,
-`inversion/likely.py`).
+`closed_form/likely.py`).
 """
 
 import math
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from privbench.adversary import Simulation, concluded, inferred_choices, simulate
-from privbench.core import Attack, Observation, Progress, Reconstruction
-from privbench.core.patches import to_patches
-from privbench.inversion.algebra import (
+from privbench.closed_form.algebra import (
     PatchEmbedding,
     candidate_images,
     least_squares,
@@ -24,7 +22,9 @@ from privbench.inversion.algebra import (
     sum_of_shared_row,
     token_gradients,
 )
-from privbench.inversion.likely import likely_patches, patches_beside_hidden
+from privbench.closed_form.likely import likely_patches, patches_beside_hidden
+from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.core.patches import to_patches
 
 __all__ = ["ClosedForm"]
 

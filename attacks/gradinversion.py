@@ -19,7 +19,6 @@ from privbench.inversion import (
     Constant,
     Cosine,
     Inversion,
-    LabelRule,
     MatchingTerm,
     PriorTerm,
     Registration,
@@ -28,6 +27,7 @@ from privbench.inversion import (
     TotalVariation,
     Warmup,
 )
+from privbench.label_recovery import LabelRule
 from privbench.models import load_prior
 
 __all__ = ["GradInversion"]

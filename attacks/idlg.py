@@ -14,7 +14,7 @@ from torch import Tensor
 from privbench.adversary import Clients
 from privbench.attacks.dlg import LeakageAttack
 from privbench.core import Observation
-from privbench.inversion import LabelRule
+from privbench.label_recovery import LabelRule
 
 __all__ = ["ImprovedDeepLeakage"]
 

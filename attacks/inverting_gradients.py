@@ -14,17 +14,8 @@ from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
-from privbench.inversion import (
-    Adam,
-    Constant,
-    Inversion,
-    LabelRule,
-    MatchingTerm,
-    Milestones,
-    PriorTerm,
-    TotalVariation,
-    WholeCosine,
-)
+from privbench.inversion import Adam, Constant, Inversion, MatchingTerm, Milestones, PriorTerm, TotalVariation, WholeCosine
+from privbench.label_recovery import LabelRule
 
 __all__ = ["InvertingGradients"]
 

@@ -16,11 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privbench.adversary import Simulation, inferred_choices, simulate, with_pixels_in_place
-from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
-from privbench.core.patches import from_patches, to_patches
-from privbench.inversion import reassembled
-from privbench.inversion.activations import Activations, Settling
-from privbench.inversion.algebra import (
+from privbench.closed_form.activations import Activations, Settling
+from privbench.closed_form.algebra import (
     FirstBlock,
     PatchEmbedding,
     Tokens,
@@ -30,8 +27,8 @@ from privbench.inversion.algebra import (
     smooth_precision,
     token_gradients,
 )
-from privbench.inversion.moments import Moments, later_moments
-from privbench.inversion.unplaced import (
+from privbench.closed_form.moments import Moments, later_moments
+from privbench.closed_form.unplaced import (
     FITS,
     MEMBER,
     PLAUSIBLE,
@@ -42,6 +39,9 @@ from privbench.inversion.unplaced import (
     tokens_of_moments,
     unplaced,
 )
+from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
+from privbench.core.patches import from_patches, to_patches
+from privbench.jigsaw import reassembled
 from privbench.models import Victim
 
 __all__ = ["Subspace"]

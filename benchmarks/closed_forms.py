@@ -18,10 +18,10 @@ from privbench.adversary import simulate
 from privbench.attacks.closed_form import ClosedForm
 from privbench.attacks.subspace import Subspace
 from privbench.client import observe
+from privbench.closed_form.algebra import FirstBlock, PatchEmbedding, Tokens
 from privbench.core import Attack, Observation, Secret, ThreatModel, build_defense, resolve_defense
 from privbench.core.patches import to_patches
 from privbench.data import open_images
-from privbench.inversion.algebra import FirstBlock, PatchEmbedding, Tokens
 from privbench.models import DEFAULT_MODEL, load_victim, resolve_victim
 from privbench.scoring.patches import best_placement
 

@@ -16,7 +16,7 @@ import torch
 from privbench.client import observe
 from privbench.core import Observation, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.data import ImageSet, open_images
-from privbench.inversion.labels import LabelRule, recover_labels
+from privbench.label_recovery import LabelRule, recover_labels
 from privbench.models import DEFAULT_MODEL, Victim, load_victim, resolve_victim
 from privbench.scoring import bootstrap_interval
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
+from privbench.analysis.leaderboard import write_leaderboard
 from privbench.core import Record
-from privbench.runs.leaderboard import write_leaderboard
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 

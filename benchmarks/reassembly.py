@@ -19,8 +19,8 @@ from torch import Tensor
 from privbench.core.patches import rearrange, to_patches
 from privbench.data import open_images
 from privbench.defenses.mjp import block_mask
-from privbench.inversion import reassemble
-from privbench.inversion.reassembly import Measure, gaussian_ratio, mahalanobis_gradient, neighbour_evidence
+from privbench.jigsaw import reassemble
+from privbench.jigsaw.reassembly import Measure, gaussian_ratio, mahalanobis_gradient, neighbour_evidence
 
 GRID = (8, 8)
 SIZE = 4

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from privbench.closed_form import noise_deviation, rows_without_signal
 from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
 from privbench.core.patches import rearrange
-from privbench.inversion import noise_deviation, rows_without_signal
 from privbench.models import Victim
 
 __all__ = ["DenseAbsoluteLocalisation", "MaskedJigsawPuzzle", "block_mask"]

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from privbench.closed_form.spectrum import ExpectedSpectrum, smooth_images
 from privbench.core import AttackerView, Defense, ModelInput, Observation, TrainingRule, UserError
-from privbench.inversion.spectrum import ExpectedSpectrum, smooth_images
 from privbench.models import Victim, client_loss
 
 __all__ = ["NearestOrthogonalGradient", "nearest_orthogonal", "optimal_learning_rate"]

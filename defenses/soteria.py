@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from privbench.closed_form import noise_deviation, rows_without_signal
 from privbench.core import AttackerView, Defense, Effect, ModelInput, Observation, ProtectedInput, UserError
-from privbench.inversion import noise_deviation, rows_without_signal
 from privbench.models import Victim
 
 __all__ = ["PrunedRepresentation", "Soteria", "estimated_sensitivity", "feature_sensitivity", "pruned_features"]

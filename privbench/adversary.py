@@ -25,7 +25,9 @@ from privbench.core import (
     build_defense,
     resolve_defense,
 )
-from privbench.inversion import Inversion, LabelRule, Simulator, Target, group_size, reassembled, recover_labels, unscrambled
+from privbench.inversion import Inversion, Simulator, Target, group_size
+from privbench.jigsaw import reassembled, unscrambled
+from privbench.label_recovery import LabelRule, recover_labels
 from privbench.models import Victim, build_model, client_loss, forward
 
 __all__ = [

@@ -20,7 +20,7 @@ def claims(definitions: Path, results: tuple[Path, ...], output: Path) -> None:
     attackers, undecided, or not measured. The page has a table and a section for each claim with its commands; equal records
     give equal bytes.
     """
-    from privbench.runs.claims_page import write_claims
+    from privbench.analysis.claims_page import write_claims
 
     judgements = write_claims(definitions, results, output)
     for judgement in judgements:

@@ -8,7 +8,7 @@ import click
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["compare"]
 
@@ -23,10 +23,10 @@ def compare(folder: "Path | Remote", metric: str, baseline: str) -> None:
     FOLDER is a path or a URL. A row has the mean difference of the metric, its 95 % bootstrap interval, the p of a Wilcoxon
     signed-rank test, and the number of images. The p is of one comparison: with many rows some are small by chance.
     """
+    from privbench.analysis.compare import compare_folder
+    from privbench.analysis.tables import comparisons_table
     from privbench.cli.console import results_console
-    from privbench.cli.tables import comparisons_table
-    from privbench.runs.compare import compare_folder
-    from privbench.runs.remote import fetched
+    from privbench.store.remote import fetched
 
     with fetched(folder) as local:
         found = compare_folder(local, metric=metric, baseline=baseline)

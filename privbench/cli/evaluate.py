@@ -75,14 +75,14 @@ def evaluate(
     from rich.console import Console
     from safetensors.torch import save
 
+    from privbench.analysis.flags import FLAG_MEANINGS
+    from privbench.analysis.tables import price_table
     from privbench.cli.console import results_console
     from privbench.cli.device import cpu_threads, resolve_device
-    from privbench.cli.tables import price_table
     from privbench.core import Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
-    from privbench.runs.flags import FLAG_MEANINGS
-    from privbench.runs.store import atomic_write, check_output
+    from privbench.store.folder import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 
     if weights == "random":

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from privbench.cli.figure_names import FIGURES, OPTIONS
 from privbench.cli.numeric import WholeNumber
 from privbench.cli.place import path_or_url
+from privbench.plots.names import FIGURES, OPTIONS
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["figure"]
 
@@ -55,11 +55,11 @@ def figure(
     Records compare only in the same setting (model, weights, images, threat model): of several settings that is drawn which
     has most to show, and --where chooses another.
     """
-    from privbench.cli.drawing import FigureRequest, draw_figure
     from privbench.core import UserError
-    from privbench.figures import figure_bytes
-    from privbench.runs.remote import fetched
-    from privbench.runs.store import atomic_write
+    from privbench.plots import figure_bytes
+    from privbench.plots.drawing import FigureRequest, draw_figure
+    from privbench.store.folder import atomic_write
+    from privbench.store.remote import fetched
 
     for option, takers in OPTIONS.items():
         if name not in takers and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:

@@ -8,7 +8,7 @@ import click
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["leaderboard"]
 
@@ -30,9 +30,9 @@ def leaderboard(folder: "Path | Remote", output: Path) -> None:
 
     FOLDER is a path or a URL. The file is generated from the records alone; the same records give the same bytes.
     """
-    from privbench.runs.leaderboard import write_leaderboard
-    from privbench.runs.overview import write_overview
-    from privbench.runs.remote import fetched
+    from privbench.analysis.leaderboard import write_leaderboard
+    from privbench.analysis.overview import write_overview
+    from privbench.store.remote import fetched
 
     with fetched(folder) as local:
         count = write_overview(local, output) if output.suffix == ".md" else len(write_leaderboard(local, output))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["case_at", "config_at", "in_scratch", "path_or_url"]
 
@@ -17,7 +17,7 @@ def path_or_url(value: "str | Path") -> "Path | Remote":
     """The type of an option or argument of the command line: a `Path`, or where there is `://` a `Remote`."""
     if "://" not in str(value):
         return Path(value)
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
     return Remote(str(value))
 
@@ -37,8 +37,8 @@ def case_at(text: str, output: "Path | Remote", *, everything: bool) -> Iterator
     Raises:
         UserError: None or several are meant, or the URL cannot be read.
     """
-    from privbench.runs.remote import Remote, fetched
-    from privbench.runs.survey import find_case
+    from privbench.store.remote import Remote, fetched
+    from privbench.sweep.survey import find_case
 
     if "://" in text:
         above, _, below = text.rstrip("/").rpartition("/")
@@ -61,7 +61,7 @@ def in_scratch(output: "Path | Remote", scratch: Path | None, lease: float | Non
         UserError: It cannot be written or reached, or what is said of URLs is said of a folder.
     """
     from privbench.core import UserError
-    from privbench.runs.store import check_output
+    from privbench.store.folder import check_output
 
     if isinstance(output, Path):
         if scratch is not None or lease is not None:
@@ -85,7 +85,7 @@ def config_at(place: "Path | Remote | None") -> Iterator[Path | None]:
         UserError: The URL cannot be read, or has no such file.
     """
     from privbench.core import UserError
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
     if not isinstance(place, Remote):
         yield place

@@ -8,7 +8,7 @@ import click
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["report"]
 
@@ -25,11 +25,11 @@ def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
     FOLDER is a path or a URL. The page needs no network and no other file. It is generated from the folder alone; the same
     folder gives the same bytes.
     """
-    from privbench.cli.drawing import draw_fronts, draw_losses
-    from privbench.cli.tables import METRICS, value_text
+    from privbench.analysis.report import Presentation, report_page
+    from privbench.analysis.tables import METRICS, value_text
     from privbench.core.labels import attack_label, defense_label
-    from privbench.runs.report import Presentation, report_page
-    from privbench.runs.store import atomic_write, refuse_folder
+    from privbench.plots.drawing import draw_fronts, draw_losses
+    from privbench.store.folder import atomic_write, refuse_folder
 
     refuse_folder(output)
     presentation = Presentation(

@@ -9,7 +9,7 @@ from privbench.cli.numeric import Number, WholeNumber
 from privbench.cli.place import config_at, in_scratch, path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["run"]
 
@@ -132,9 +132,9 @@ def run(
     from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.session import Session, print_cases
     from privbench.core import ComputeOptions
-    from privbench.runs.execute import Suites
-    from privbench.runs.interrupt import Interrupted
-    from privbench.runs.resolve import RunOptions, resolve_cases
+    from privbench.run.execute import Suites
+    from privbench.run.interrupt import Interrupted
+    from privbench.run.resolve import RunOptions, resolve_cases
 
     try:
         devices = resolve_devices(device)

@@ -11,6 +11,6 @@ __all__ = ["schema"]
 )
 def schema(kind: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the files of one KIND."""
-    from privbench.runs.schema import json_schema
+    from privbench.analysis.schema import json_schema
 
     click.echo(json_schema(kind), nl=False)

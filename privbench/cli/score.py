@@ -45,12 +45,12 @@ def score(
     Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
     order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
     """
+    from privbench.analysis.tables import METRICS, score_table
     from privbench.cli.console import results_console
-    from privbench.cli.tables import METRICS, score_table
     from privbench.data.pictures import read_pictures
-    from privbench.runs.external import score_pictures, scores_csv
-    from privbench.runs.store import atomic_write
+    from privbench.run.external import score_pictures, scores_csv
     from privbench.scoring import metric_suite
+    from privbench.store.folder import atomic_write
 
     truth, found = read_pictures(originals), read_pictures(reconstructions)
     suite = metric_suite(

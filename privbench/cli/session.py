@@ -8,18 +8,18 @@ from pathlib import Path
 import click
 import torch
 
+from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table
 from privbench.cli.console import notes_console, results_console
-from privbench.cli.drawing import draw_case, draw_defenses
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
-from privbench.cli.tables import case_table, defenses_table, footnotes, members_table
 from privbench.core import Case, ComputeOptions, FailedCase, Record, UserError
 from privbench.core.labels import claim_text, defense_label
-from privbench.runs.ensemble import run
-from privbench.runs.execute import Suites, check_case
-from privbench.runs.listener import Listener
-from privbench.runs.pictures import shown_case
-from privbench.runs.remote import Remote, fetched, keep
-from privbench.runs.store import CaseFolder
+from privbench.plots.drawing import draw_case, draw_defenses
+from privbench.run.ensemble import run
+from privbench.run.execute import Suites, check_case
+from privbench.run.listener import Listener
+from privbench.run.pictures import shown_case
+from privbench.store.folder import CaseFolder
+from privbench.store.remote import Remote, fetched, keep
 
 __all__ = ["Session", "print_cases"]
 

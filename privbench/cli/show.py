@@ -9,7 +9,7 @@ from privbench.cli.place import case_at, path_or_url
 
 if TYPE_CHECKING:
     from privbench.core import Record
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["show"]
 
@@ -26,7 +26,7 @@ __all__ = ["show"]
 def show(case: str, output: "Path | Remote") -> None:
     """Show CASE, a case's folder, its URL, or the first letters of its hash: numbers, flags, losses, or why it failed."""
     from privbench.core import FailedCase, Record
-    from privbench.runs.store import FAILURE, RECORD, CaseFolder
+    from privbench.store.folder import FAILURE, RECORD, CaseFolder
 
     with case_at(case, output, everything=True) as (path, name):
         if (path / RECORD).exists():
@@ -45,10 +45,10 @@ def show(case: str, output: "Path | Remote") -> None:
 
 
 def _show(record: "Record", path: Path, called: str) -> None:
+    from privbench.analysis.tables import case_table, footnotes, members_table
     from privbench.cli.console import results_console
-    from privbench.cli.tables import case_table, footnotes, members_table
     from privbench.core.labels import defense_label
-    from privbench.runs.store import COMPARISON
+    from privbench.store.folder import COMPARISON
 
     label = defense_label(record.case)
     console = results_console()

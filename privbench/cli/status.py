@@ -8,7 +8,7 @@ import click
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["status"]
 
@@ -20,9 +20,9 @@ def status(folder: "Path | Remote", everything: bool) -> None:
     """Say where the cases of FOLDER, a path or URL, stand: done, running, begun and interrupted, failed, waiting."""
     from collections import Counter
 
-    from privbench.runs.remote import fetched
-    from privbench.runs.survey import survey
-    from privbench.runs.sweep import CaseState
+    from privbench.store.remote import fetched
+    from privbench.sweep.survey import survey
+    from privbench.sweep.work import CaseState
 
     with fetched(folder) as local:
         found = survey(local)

@@ -10,8 +10,8 @@ from privbench.cli.numeric import Number, WholeNumber
 from privbench.cli.place import in_scratch, path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
-    from privbench.runs.study import Study
+    from privbench.store.remote import Remote
+    from privbench.sweep.study import Study
 
 __all__ = ["sweep"]
 
@@ -104,7 +104,7 @@ def sweep(
     With a URL, cases are computed in a working folder on each machine and published when they are finished; meanwhile a claim
     keeps other machines out. Checkpoints are copied to the URL when the sweep is stopped, and every fifth of --lease.
     """
-    from privbench.runs.interrupt import Interrupted, interruptible
+    from privbench.run.interrupt import Interrupted, interruptible
 
     try:
         # From the first second on: what is not yet done is continued in the same way.
@@ -125,7 +125,7 @@ def _sweep(
     **how: Any,
 ) -> None:
     from privbench.core import UserError
-    from privbench.runs.study import read_study
+    from privbench.sweep.study import read_study
 
     overrides: dict[str, Any] = {}
     for text in settings:
@@ -148,9 +148,9 @@ def _sweep(
 
 
 def _list(study: "Study", folder: "Path | Remote") -> None:
-    from privbench.runs.remote import fetched
-    from privbench.runs.store import CaseFolder
-    from privbench.runs.sweep import state_of
+    from privbench.store.folder import CaseFolder
+    from privbench.store.remote import fetched
+    from privbench.sweep.work import state_of
 
     with fetched(folder) as local:
         for case in study.cases:
@@ -180,14 +180,14 @@ def _compute(
 ) -> None:
     from privbench.cli.console import notes_console
     from privbench.cli.device import resolve_devices
-    from privbench.cli.drawing import draw_case
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import ComputeOptions, UserError
-    from privbench.runs.interrupt import Interrupted
-    from privbench.runs.remote import Remote, fetched
-    from privbench.runs.store import CaseFolder, write_plan
-    from privbench.runs.sweep import CaseState, Ledger, Way
-    from privbench.runs.workers import BudgetUsedError, alone, in_processes
+    from privbench.plots.drawing import draw_case
+    from privbench.run.interrupt import Interrupted
+    from privbench.store.folder import CaseFolder, write_plan
+    from privbench.store.remote import Remote, fetched
+    from privbench.sweep.work import CaseState, Ledger, Way
+    from privbench.sweep.workers import BudgetUsedError, alone, in_processes
 
     if address is not None and launcher != "ray":
         raise UserError("--address is of a Ray cluster; add --launcher ray")
@@ -227,7 +227,7 @@ def _compute(
     try:
         with sweep_progress(notes_console(), ledger, workers=count) as listener:
             if launcher == "ray":
-                from privbench.runs.cluster import on_ray
+                from privbench.sweep.cluster import on_ray
 
                 on_ray(todo, way, listener, address=address, budget=budget)
             elif count == 1:
@@ -246,8 +246,8 @@ def _compute(
 
 def _report(study: "Study", folder: "Path | Remote", stopped: str | None) -> int:
     """Says how a sweep ended; returns how many cases have failed."""
-    from privbench.runs.remote import fetched
-    from privbench.runs.sweep import CaseState, Ledger
+    from privbench.store.remote import fetched
+    from privbench.sweep.work import CaseState, Ledger
 
     with fetched(folder) as local:
         ledger = Ledger(study.cases, local)

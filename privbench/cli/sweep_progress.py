@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from privbench.cli.progress import Position, clock
 from privbench.core import Case
 from privbench.core.labels import defense_label
-from privbench.runs.listener import Standing
-from privbench.runs.sweep import CaseState, Ledger, SweepListener
+from privbench.run.listener import Standing
+from privbench.sweep.work import CaseState, Ledger, SweepListener
 
 __all__ = ["sweep_progress"]
 

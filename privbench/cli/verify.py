@@ -10,7 +10,7 @@ from privbench.cli.numeric import Number
 from privbench.cli.place import case_at, path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["verify"]
 
@@ -35,15 +35,15 @@ def verify(
     """
     import torch
 
+    from privbench.analysis.tables import checks_table
     from privbench.cli.console import notes_console, results_console
     from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.progress import PlainProgress, QuietProgress
-    from privbench.cli.tables import checks_table
     from privbench.core import Record, UserError
     from privbench.core.labels import defense_label
-    from privbench.runs.execute import Suites
-    from privbench.runs.store import RECORD
-    from privbench.runs.verify import verify as compute
+    from privbench.run.execute import Suites
+    from privbench.run.verify import verify as compute
+    from privbench.store.folder import RECORD
 
     with case_at(row, output, everything=False) as (path, name):
         record = Record.load(path / RECORD)

@@ -10,7 +10,7 @@ from privbench.cli.numeric import WholeNumber
 from privbench.cli.place import path_or_url
 
 if TYPE_CHECKING:
-    from privbench.runs.remote import Remote
+    from privbench.store.remote import Remote
 
 __all__ = ["calibrate", "identify"]
 
@@ -37,15 +37,15 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
     """
     import torch
 
+    from privbench.analysis.leaderboard import read_records
+    from privbench.analysis.tables import calibration_table
+    from privbench.analysis.yardstick_files import calibration_name
+    from privbench.analysis.yardsticks import calibrate as compute
     from privbench.cli.console import results_console
-    from privbench.cli.tables import calibration_table
     from privbench.core import UserError
-    from privbench.runs.execute import Suites
-    from privbench.runs.leaderboard import read_records
-    from privbench.runs.prepare import prepare
-    from privbench.runs.remote import fetched, keep
-    from privbench.runs.yardstick_files import calibration_name
-    from privbench.runs.yardsticks import calibrate as compute
+    from privbench.run.execute import Suites
+    from privbench.run.prepare import prepare
+    from privbench.store.remote import fetched, keep
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
     with fetched(folder) as local:
@@ -80,13 +80,13 @@ def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Pat
     """
     import torch
 
-    from privbench.runs.execute import Suites
-    from privbench.runs.leaderboard import read_records
-    from privbench.runs.prepare import prepare
-    from privbench.runs.remote import fetched, keep
-    from privbench.runs.store import find_records
-    from privbench.runs.yardstick_files import IDENTIFICATION
-    from privbench.runs.yardsticks import identify as compute
+    from privbench.analysis.leaderboard import read_records
+    from privbench.analysis.yardstick_files import IDENTIFICATION
+    from privbench.analysis.yardsticks import identify as compute
+    from privbench.run.execute import Suites
+    from privbench.run.prepare import prepare
+    from privbench.store.folder import find_records
+    from privbench.store.remote import fetched, keep
 
     suites = Suites(lpips_weights, download=download)
     with fetched(folder, everything=True) as local:

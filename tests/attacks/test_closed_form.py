@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from privbench.attacks.closed_form import ClosedForm
+from privbench.closed_form.likely import likely_patches
 from privbench.core import UserError
-from privbench.inversion.likely import likely_patches
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
 

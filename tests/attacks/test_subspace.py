@@ -5,8 +5,8 @@ import torch
 
 from privbench.adversary import simulate
 from privbench.attacks.subspace import Subspace
+from privbench.closed_form.algebra import FirstBlock, PatchEmbedding, Tokens
 from privbench.core import Observation, UserError
-from privbench.inversion.algebra import FirstBlock, PatchEmbedding, Tokens
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
 

@@ -6,11 +6,11 @@ import torch
 from privbench.adversary import simulate
 from privbench.attacks.subspace import Subspace
 from privbench.client import observe
+from privbench.closed_form.activations import Activations
+from privbench.closed_form.moments import later_moments
+from privbench.closed_form.unplaced import distinct, tokens_of_moments, unplaced, whole_numbers
 from privbench.core import Observation, Secret, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.core.patches import from_patches, to_patches
-from privbench.inversion.activations import Activations
-from privbench.inversion.moments import later_moments
-from privbench.inversion.unplaced import distinct, tokens_of_moments, unplaced, whole_numbers
 from privbench.models import load_victim, resolve_victim
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, psnr, update

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from privbench.cli.figure_names import FIGURES
+from privbench.analysis.cases import case_table, price_table
 from privbench.core import Record
-from privbench.runs.cases import case_table, price_table
+from privbench.plots.names import FIGURES
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 Privbench = Callable[..., Result]

@@ -1,12 +1,12 @@
-"""`privbench leaderboard` writes what `privbench.runs.leaderboard` makes."""
+"""`privbench leaderboard` writes what `privbench.analysis.leaderboard` makes."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
 
-from privbench.runs.leaderboard import leaderboard, leaderboard_csv
-from privbench.runs.overview import overview
+from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
+from privbench.analysis.overview import overview
 
 
 def test_a_leaderboard_of_runs(small_run: Callable[..., Result], privbench: Callable[..., Result], tmp_path: Path) -> None:

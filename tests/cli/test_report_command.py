@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from privbench.cli.tables import METRICS, value_text
+from privbench.analysis.flags import FLAG_MEANINGS
+from privbench.analysis.tables import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Price, Record
-from privbench.runs.flags import FLAG_MEANINGS
-from privbench.runs.store import atomic_write, find_records
+from privbench.store.folder import atomic_write, find_records
 
 Cli = Callable[..., Result]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"

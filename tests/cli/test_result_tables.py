@@ -2,7 +2,7 @@
 
 import pytest
 
-from privbench.cli.tables import caption, interval_text, value_text
+from privbench.analysis.tables import caption, interval_text, value_text
 from privbench.core import ImageResult, Interval
 
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from privbench.adversary import simulate
+from privbench.closed_form.spectrum import smooth_images
 from privbench.core import ATTACKS, UserError, build_defense, resolve_defense
 from privbench.defenses.nog import (
     nearest_orthogonal,
     optimal_learning_rate,
 )
-from privbench.inversion.spectrum import smooth_images
 from privbench.models import build_model, default_spec
-from privbench.runs.prepare import prepare
-from privbench.runs.resolve import RunOptions, resolve_cases
+from privbench.run.prepare import prepare
+from privbench.run.resolve import RunOptions, resolve_cases
 from tests.conformance import client_update
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from privbench.core import ATTACKS, Case, Record
-from privbench.runs.execute import Suites, run_case
-from privbench.runs.resolve import RunOptions, resolve_cases
+from privbench.run.execute import Suites, run_case
+from privbench.run.resolve import RunOptions, resolve_cases
 from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 

@@ -53,9 +53,9 @@ class Sweep:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             [
-                "privbench.runs.workers",
+                "privbench.sweep.workers",
                 "privbench.cli.sweep",
-                "privbench.cli.drawing",
+                "privbench.plots.drawing",
                 "matplotlib.pyplot",
                 "tests.runs.sweeping",
             ]

@@ -9,13 +9,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from privbench.analysis.claims import Claim, ResolvedSide, Side, read_claims
+from privbench.analysis.claims_page import write_claims
+from privbench.analysis.evidence import Evidence
+from privbench.analysis.verdicts import Judgement, judge
 from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
-from privbench.runs.claims import Claim, ResolvedSide, Side, read_claims
-from privbench.runs.claims_page import write_claims
-from privbench.runs.evidence import Evidence
-from privbench.runs.store import atomic_write, find_records
-from privbench.runs.study import read_study
-from privbench.runs.verdicts import Judgement, judge
+from privbench.store.folder import atomic_write, find_records
+from privbench.sweep.study import read_study
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNDEFENDED = {"attack": "closed-form", "adversary": "aware"}

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from privbench.analysis.compare import compare_folder, compare_records
 from privbench.core import Record
-from privbench.runs.compare import compare_folder, compare_records
-from privbench.runs.store import find_records
+from privbench.store.folder import find_records
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import Case, FailedCase, Record
-from privbench.runs.leaderboard import leaderboard, leaderboard_csv
-from privbench.runs.listener import Standing
-from privbench.runs.store import FAILURE, RECORD, CaseFolder
-from privbench.runs.survey import survey
-from privbench.runs.sweep import CaseState, SweepListener, Way, state_of, work
-from privbench.runs.workers import BudgetUsedError, alone
+from privbench.run.listener import Standing
+from privbench.store.folder import FAILURE, RECORD, CaseFolder
+from privbench.sweep.survey import survey
+from privbench.sweep.work import CaseState, SweepListener, Way, state_of, work
+from privbench.sweep.workers import BudgetUsedError, alone
 from tests.runs.sweeping import PLUGIN, Sweep, contents
 
 Small = Callable[..., Case]
@@ -548,7 +548,7 @@ def test_a_wall_clock_that_jumps_changes_neither_times_nor_intervals(
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
-    monkeypatch.setattr("privbench.runs.provenance.datetime", Jumping)
+    monkeypatch.setattr("privbench.run.provenance.datetime", Jumping)
     case = small_case(settings=("attack.steps=10", "attack.pause=0.02"))
     began = time.monotonic()
     alone([case], way, Noting(), budget=60.0)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from privbench.core import Case, ComputeOptions, Failure, Record
-from privbench.runs.interrupt import Interrupted, Interruption
-from privbench.runs.spread import spread
-from privbench.runs.store import CaseFolder, Slot
+from privbench.run.devices import spread
+from privbench.run.interrupt import Interrupted, Interruption
+from privbench.store.folder import CaseFolder, Slot
 from tests.runs.plugin.privbench_test_plugin import GroupWalk
 from tests.runs.watching import PowerCut, Watcher, results
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from privbench.analysis.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
 from privbench.core import Case, Interval, Price, Record, Training, UserError, resolve_defense
-from privbench.runs.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
-from privbench.runs.store import atomic_write
+from privbench.store.folder import atomic_write
 
 
 @pytest.fixture

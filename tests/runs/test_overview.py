@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from privbench.analysis.overview import overview, write_overview
 from privbench.core import Case, Interval, Record, UserError, resolve_defense
-from privbench.runs.overview import overview, write_overview
-from privbench.runs.store import atomic_write
+from privbench.store.folder import atomic_write
 
 FRONT = Path(__file__).parents[2] / "results" / "front"
 

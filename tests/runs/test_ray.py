@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privbench.runs.leaderboard import leaderboard, leaderboard_csv
+from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from tests.runs.sweeping import PLUGIN, Sweep, contents
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed", exc_type=ImportError)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from privbench.analysis.claims_page import write_claims
+from privbench.analysis.leaderboard import write_leaderboard
+from privbench.analysis.overview import overview
+from privbench.analysis.yardstick_files import calibration_name
 from privbench.core import Calibration, Identification, Interval, Price, Record, resolve_defense
-from privbench.figures import PositionTable, position_points
-from privbench.runs.claims_page import write_claims
-from privbench.runs.leaderboard import write_leaderboard
-from privbench.runs.overview import overview
-from privbench.runs.store import find_records
-from privbench.runs.yardstick_files import calibration_name
+from privbench.plots import PositionTable, position_points
+from privbench.store.folder import find_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = RESULTS / "reference"

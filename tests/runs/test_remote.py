@@ -12,14 +12,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import ENSEMBLES, BusyError, Case, Ensemble, FailedCase, Record, StoreError
-from privbench.runs.leaderboard import leaderboard, leaderboard_csv
-from privbench.runs.listener import Standing
-from privbench.runs.remote import PROGRESS, Remote, fetched
-from privbench.runs.store import CLAIM, FAILURE, RECORD, CaseFolder
-from privbench.runs.survey import survey
-from privbench.runs.sweep import CaseState, SweepListener, Way, standing, work
-from privbench.runs.workers import alone
+from privbench.run.listener import Standing
+from privbench.store.folder import CLAIM, FAILURE, RECORD, CaseFolder
+from privbench.store.remote import PROGRESS, Remote, fetched
+from privbench.sweep.survey import survey
+from privbench.sweep.work import CaseState, SweepListener, Way, standing, work
+from privbench.sweep.workers import alone
 from tests.runs.sweeping import contents
 
 Small = Callable[..., Case]

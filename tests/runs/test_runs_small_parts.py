@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from privbench.core import ComputeOptions
-from privbench.runs.interrupt import Interrupted, interruptible
-from privbench.runs.provenance import repository_commit, take_provenance
-from privbench.runs.trace import trace_csv
+from privbench.run.interrupt import Interrupted, interruptible
+from privbench.run.provenance import repository_commit, take_provenance
+from privbench.store.trace import trace_csv
 
 
 def test_the_trace_is_empty_where_a_loss_was_not_reported() -> None:

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
+from privbench.analysis.schema import STORED_FILES, json_schema
 from privbench.core import Record, UserError
-from privbench.runs.schema import STORED_FILES, json_schema
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDS = sorted((RESULTS / "reference").glob("*/record.json"))

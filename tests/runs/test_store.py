@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from privbench.core import Case, ImageResult, Record, UserError
-from privbench.runs.store import CaseFolder, Checkpoint, FinishedBatch, Slot, _onto, atomic_write, check_output, find_records
+from privbench.store.folder import CaseFolder, Checkpoint, FinishedBatch, Slot, _onto, atomic_write, check_output, find_records
 
 CPU = torch.device("cpu")
 SLOT = Slot(2, 2)
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_batch_version_or_device_is_not_used(
     other = Slot(4, 2)
     path.rename(path.with_name(other.file_name))
     assert "of other batches (2, 3)" in str(folder.load_checkpoint(other, CPU)[1])
-    monkeypatch.setattr("privbench.runs.store.__version__", "9")
+    monkeypatch.setattr("privbench.store.folder.__version__", "9")
     assert "of another version" in str(folder.load_checkpoint(other, CPU)[1])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import UserError
-from privbench.runs.study import Study, read_study
+from privbench.sweep.study import Study, read_study
 
 BASE = "settings: {attack: test-walk, weights: random, limit: 1}\n"
 

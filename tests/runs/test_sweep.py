@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Case, FailedCase, StoreError
-from privbench.runs.interrupt import Interrupted
-from privbench.runs.store import FAILURE, CaseFolder
-from privbench.runs.survey import find_case, survey
-from privbench.runs.sweep import CaseState, Ledger, SweepListener, Way, state_of, work
-from privbench.runs.workers import BudgetUsedError, alone, in_processes
+from privbench.run.interrupt import Interrupted
+from privbench.store.folder import FAILURE, CaseFolder
+from privbench.sweep.survey import find_case, survey
+from privbench.sweep.work import CaseState, Ledger, SweepListener, Way, state_of, work
+from privbench.sweep.workers import BudgetUsedError, alone, in_processes
 
 Small = Callable[..., Case]
 

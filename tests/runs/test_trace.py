@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from privbench.core import UserError
-from privbench.runs.trace import mean_trace, scored_trace, trace_csv
+from privbench.store.trace import mean_trace, scored_trace, trace_csv
 
 
 def test_losses_are_means_over_the_batches_that_reported_them(tmp_path: Path) -> None:

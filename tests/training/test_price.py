@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from privbench.cli import main
 from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
 from privbench.data.cifar10 import CIFAR10_CLASSES
-from privbench.figures import PositionTable, position_points
 from privbench.models import Victim, load_victim, resolve_victim
+from privbench.plots import PositionTable, position_points
 from privbench.training import MeasureOptions, measure_price
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
@@ -123,7 +123,7 @@ def evaluated(*arguments: str) -> Result:
 
 
 def test_the_leaderboard_joins_the_price(test_set: Path, tmp_path: Path) -> None:
-    from privbench.runs.leaderboard import leaderboard
+    from privbench.analysis.leaderboard import leaderboard
 
     output = tmp_path / "results"
     answer = evaluated("--defense", "no-pe", "--data", str(test_set), "--output", str(output / "prices"))
@@ -146,7 +146,7 @@ def test_the_leaderboard_joins_the_price(test_set: Path, tmp_path: Path) -> None
 def test_a_victim_trained_under_a_defense_prices_it_beside_an_undefended_one_of_the_same_recipe(
     test_set: Path, tmp_path: Path
 ) -> None:
-    from privbench.runs.leaderboard import leaderboard
+    from privbench.analysis.leaderboard import leaderboard
 
     output = tmp_path / "results"
     images = np.random.default_rng(1).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)

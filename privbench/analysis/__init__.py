@@ -1,0 +1,1 @@
+"""From records to what people read: leaderboard, comparisons, claims, the report page, tables."""

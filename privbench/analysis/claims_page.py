@@ -1,0 +1,214 @@
+"""Judged claims as Markdown: one table, and a section for each claim with its numbers, limits and commands.
+
+Equal files give equal bytes. Paths stand as they were given, so that the commands work where the page was made.
+"""
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from privbench.analysis.claims import ClaimsFile, Comparison, read_claims
+from privbench.analysis.evidence import Evidence
+from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
+from privbench.core import METRICS, Interval, Metric, Price
+from privbench.store.folder import CASE, RECORD, atomic_write, refuse_folder
+
+__all__ = ["claims_page", "write_claims"]
+
+
+_RULE = f"""\
+A verdict follows from a rule. The difference of the two sides of a comparison is taken image by image and has a 95 %
+bootstrap interval. A comparison holds where the whole interval lies beyond its margin, does not hold where the whole
+interval lies on the other side, and is undecided otherwise and with fewer than {SMALLEST} images. A claim holds where all
+its comparisons hold, and does not hold where one does not; it holds only for unaware attackers where it does not hold for
+those who know the defense, and holds for others. Where several attacks are named, the worst case of each image counts; one
+that is missing leaves open what it could change at most. Prices are of victims that were trained by one recipe, but for the
+defense, and of the same test images, whose outcomes the files do not hold: the interval of their difference is that of
+independent samples, wider than a paired one would be.
+"""
+"""How to read a verdict."""
+
+
+def write_claims(definitions: Path, folders: Sequence[Path], target: Path) -> list[Judgement]:
+    """Judges the claims of a file by all records and prices below folders, and writes the page whole or not at all.
+
+    Args:
+        definitions: A YAML file of claims.
+        folders: Where to look, subfolders included.
+        target: The Markdown file.
+
+    Raises:
+        UserError: The definitions or a record cannot be read, there is no such folder, or the page cannot be written.
+    """
+    file = read_claims(definitions)
+    evidence = Evidence.below(folders)
+    refuse_folder(target)
+    judgements = [judge(claim, evidence) for claim in file.claims]
+    command = shlex.join(["privbench", "claims", *map(_posix, (definitions, *folders)), "-o", _posix(target)])
+    atomic_write(target, claims_page(file, judgements, evidence, command).encode())
+    return judgements
+
+
+def claims_page(file: ClaimsFile, judgements: Sequence[Judgement], evidence: Evidence, command: str) -> str:
+    """The page.
+
+    Args:
+        file: The definitions.
+        judgements: Of its claims, in order.
+        evidence: What they rest on.
+        command: What made the page.
+    """
+    prices = dict(evidence.prices)
+    lines = [
+        "# Claims",
+        "",
+        f"Made by `{command}`, never edited by hand. What computes the records:",
+        "",
+        "```sh",
+        *file.commands,
+        "```",
+        "",
+        *textwrap.wrap(_RULE, 140),
+        "",
+        "| claim | source | comparison that decides | difference [95 %] | n | verdict | scale and limits |",
+        "|---|---|---|---|---|---|---|",
+        *map(_row, judgements),
+        "",
+    ]
+    for judgement in judgements:
+        lines += _section(judgement, prices)
+    return "\n".join(lines)
+
+
+def _posix(path: Path) -> str:
+    return path.as_posix()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")
+
+
+def _row(judgement: Judgement) -> str:
+    claim, decisive = judgement.claim, judgement.decisive
+    cells = [
+        f"[{claim.text}](#{claim.id})",
+        claim.source,
+        decisive.comparison.name if decisive else "",
+        _change(decisive) if decisive else "",
+        str(decisive.difference.n) if decisive and decisive.difference else "",
+        _said(judgement),
+        claim.limits,
+    ]
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _said(judgement: Judgement) -> str:
+    reason = "" if judgement.reason is None else f" ({judgement.reason})"
+    return f"**{judgement.verdict}**{reason}"
+
+
+def _section(judgement: Judgement, prices: dict[Path, Price]) -> list[str]:
+    claim = judgement.claim
+    lines = [
+        f"## {claim.id}",
+        "",
+        f"**Claim.** {_line(claim.text)} Source: {_line(claim.source)}.",
+        "",
+        f"**Verdict.** {_line(_said(judgement))}.",
+        "",
+        f"**Scale and limits.** {_line(claim.limits)}",
+        "",
+    ]
+    if not judgement.findings:
+        return lines
+    lines += [
+        "| comparison | claimed higher | claimed lower | difference [95 %] | margin | n | verdict |",
+        "|---|---|---|---|---|---|---|",
+        *map(_finding_row, judgement.findings),
+        "",
+    ]
+    commands = _commands(judgement.findings, prices)
+    if commands:
+        lines += ["```sh", *commands, "```", ""]
+    return lines
+
+
+def _finding_row(finding: Finding) -> str:
+    comparison, difference = finding.comparison, finding.difference
+    capped = "" if comparison.ceiling is None else f", at most {_number(comparison, comparison.ceiling)} counted"
+    reason = "; ".join(filter(None, (finding.reason, finding.detail)))
+    reason = f" ({reason})" if reason else ""
+    cells = [
+        f"{comparison.name}: {comparison.metric}{capped}",
+        _side(comparison, comparison.higher.text, comparison.higher.attack, finding.higher),
+        _side(comparison, comparison.lower.text, comparison.lower.attack, finding.lower),
+        _change(finding),
+        _number(comparison, comparison.margin),
+        "" if difference is None else str(difference.n),
+        f"{finding.verdict}{reason}",
+    ]
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _side(comparison: Comparison, text: str, attacks: Sequence[str], measured: Measured | None) -> str:
+    by = f" by {', '.join(attacks)}" if attacks else ""
+    return f"{text}{by}" + ("" if measured is None else f": {_number(comparison, measured.mean)}")
+
+
+def _change(finding: Finding) -> str:
+    if finding.difference is None:
+        return ""
+    comparison, difference = finding.comparison, finding.difference
+    if not finding.has_interval:
+        return f"{_number(comparison, difference.mean, signed=True)} [n/a]"
+    return f"{_number(comparison, difference.mean, signed=True)} {_bounds(comparison, difference)}"
+
+
+def _bounds(comparison: Comparison, interval: Interval) -> str:
+    low, high = (_rounded(comparison, value, signed=True) for value in (interval.low, interval.high))
+    return f"[{low}, {high}]"
+
+
+def _number(comparison: Comparison, value: float, *, signed: bool = False) -> str:
+    unit = _unit(comparison)
+    return _rounded(comparison, value, signed=signed) + (f" {unit}" if unit else "")
+
+
+def _rounded(comparison: Comparison, value: float, *, signed: bool) -> str:
+    digits = 1 if _unit(comparison) == "dB" else 3
+    value = round(value, digits) + 0.0  # no negative zero
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def _unit(comparison: Comparison) -> str:
+    if comparison.measure is not None:
+        return ""
+    metric: Metric = METRICS.get(comparison.metric)
+    return metric.unit
+
+
+def _commands(findings: Sequence[Finding], prices: dict[Path, Price]) -> list[str]:
+    """What computes the cases and prices of a claim again, each once."""
+    sides = (side for finding in findings for side in (finding.higher, finding.lower) if side is not None)
+    used = dict.fromkeys(path for side in sides for path in side.used)
+    return [_again(path, prices) for path in used]
+
+
+def _again(path: Path, prices: dict[Path, Price]) -> str:
+    if path.name == RECORD:
+        return shlex.join(["privbench", "run", "--config", _posix(path.parent / CASE)])
+    price = prices[path]
+    weights = price.victim.weights
+    return shlex.join(
+        [
+            *("privbench", "evaluate", "--defense", "+".join(map(str, price.defense))),
+            *("--model", price.victim.model.name),
+            *(() if weights == "embedded" else ("--weights", Path(weights).name)),
+            *("--data", price.dataset, "--limit", str(price.images), "--seed", str(price.seed)),
+        ]
+    )

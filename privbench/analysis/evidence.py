@@ -1,0 +1,162 @@
+"""What records and prices say of one side of a comparison, and what is missing there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from privbench.analysis.claims import PRICE_MEASURES, ResolvedSide, Side
+from privbench.analysis.leaderboard import read_record
+from privbench.core import FailedCase, Interval, Metric, Price, Record
+from privbench.store.folder import FAILURE, RECORD, walk_results
+
+__all__ = ["Evidence", "PricedVictim", "SideScores", "priced_victims", "side_scores"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured.
+
+    Attributes:
+        records: Finished cases and where each lies.
+        failures: Cases that could not be computed.
+        prices: Prices and where each lies.
+    """
+
+    records: tuple[tuple[Path, Record], ...]
+    failures: tuple[FailedCase, ...]
+    prices: tuple[tuple[Path, Price], ...]
+
+    @classmethod
+    def below(cls, folders: Sequence[Path]) -> "Evidence":
+        """Reads all records, failed cases and prices below folders; of what lies there twice, the first.
+
+        Raises:
+            UserError: There is no such folder, or a file cannot be read or was changed.
+        """
+        records: dict[str, tuple[Path, Record]] = {}
+        failures: dict[str, FailedCase] = {}
+        prices: dict[str, tuple[Path, Price]] = {}
+        for path in (path for folder in folders for path in walk_results(folder)):
+            if path.name == RECORD:
+                record = read_record(path)
+                records.setdefault(record.case_id, (path, record))
+            elif path.name == FAILURE:
+                failure = FailedCase.load(path)
+                failures.setdefault(failure.case_id, failure)
+            elif path.name.startswith("price--"):
+                price = Price.load(path)
+                prices.setdefault(price.to_json(), (path, price))
+        return cls(tuple(records.values()), tuple(failures.values()), tuple(prices.values()))
+
+
+@dataclass(frozen=True)
+class SideScores:
+    """What the attacks of one side got.
+
+    Attributes:
+        values: By image, the worst case over the attacks.
+        used: Where the records lie.
+        missing: One line for each attack without a record of these images.
+    """
+
+    values: Mapping[str, float]
+    used: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evidence) -> SideScores:
+    """Collects one side's cases.
+
+    Args:
+        side: Whose.
+        metric: Which score.
+        ceiling: Values above count as this one; None for no such limit.
+        evidence: Where to look.
+    """
+    wanted = ResolvedSide.of(side)
+    found = {
+        attack: [(path, record) for path, record in evidence.records if wanted.is_case_of(record, attack)]
+        for attack in wanted.attacks
+    }
+    # All attacks are judged on the same images, those of the largest case.
+    cases = (frozenset(_images(record)) for records in found.values() for _, record in records)
+    images = max(cases, key=len, default=frozenset())
+    worst: dict[str, float] = {}
+    used: list[Path] = []
+    missing: list[str] = []
+    for attack, records in found.items():
+        whole = [(path, record) for path, record in records if images <= set(_images(record))]
+        scored = [(path, record) for path, record in whole if metric.name in record.summary]
+        if not scored:
+            missing.append(_missing(wanted, attack, metric.name, whole or records, images, evidence))
+        for path, record in scored:
+            used.append(path)
+            for image in (image for image in record.images if image.image in images):
+                value = image.scores[metric.name]
+                value = value if ceiling is None else min(value, ceiling)
+                leakier = max if metric.higher_is_leakier else min
+                worst[image.image] = leakier(value, worst.get(image.image, value))
+    return SideScores(worst, tuple(used), tuple(missing))
+
+
+def _images(record: Record) -> list[str]:
+    return [image.image for image in record.images]
+
+
+def _missing(
+    wanted: ResolvedSide,
+    attack: str,
+    metric: str,
+    records: Sequence[tuple[Path, Record]],
+    images: frozenset[str],
+    evidence: Evidence,
+) -> str:
+    """Why an attack has no score of these images."""
+    what = f"{attack} on {wanted.side.text}"
+    there = max((len(images.intersection(_images(record))) for _, record in records), default=None)
+    if there is not None:
+        return f"{what} has no {metric}" if there == len(images) else f"{what} has only {there} of {len(images)} images"
+    failed = next((failure for failure in evidence.failures if wanted.is_case_of(failure, attack)), None)
+    return f"no record of {what}" if failed is None else f"{what} failed: {failed.reason}"
+
+
+@dataclass(frozen=True)
+class PricedVictim:
+    """A measure of one price.
+
+    Attributes:
+        path: Where the price lies.
+        price: The price.
+        value: The measure; a bare number has no interval.
+    """
+
+    path: Path
+    price: Price
+    value: float | Interval
+
+    @property
+    def recipe(self) -> object:
+        """What makes victims comparable; None where nobody knows."""
+        return self.price.training and self.price.training.alike
+
+    @property
+    def mean(self) -> float:
+        """The measure without its interval."""
+        return self.value.mean if isinstance(self.value, Interval) else self.value
+
+
+def priced_victims(side: Side, measure: str, evidence: Evidence) -> tuple[tuple[PricedVictim, ...], str | None]:
+    """Finds the victims of one side of which a measure was taken; where there is none, also why.
+
+    Args:
+        side: Whose.
+        measure: One of `PRICE_MEASURES`.
+        evidence: Where to look.
+    """
+    wanted = ResolvedSide.of(side)
+    prices = [(path, price) for path, price in evidence.prices if wanted.is_price_of(price)]
+    values = [(path, price, PRICE_MEASURES[measure](price)) for path, price in prices]
+    found = tuple(PricedVictim(path, price, value) for path, price, value in values if value is not None)
+    if found:
+        return found, None
+    return (), f"{side.text} has no {measure}" if prices else f"no price of {side.text}"

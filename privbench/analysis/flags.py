@@ -1,0 +1,36 @@
+"""What the flags of records mean, for whoever reads a row without having run it."""
+
+from collections.abc import Mapping
+
+from privbench.run.ensemble import FLAGS
+
+__all__ = ["FLAG_MEANINGS"]
+
+FLAG_MEANINGS: Mapping[str, str] = {
+    **FLAGS,
+    "failed-images": "the attack failed on some image, which gets the worst scores",
+    "random-weights": "the victim is untrained: a baseline, and no deployed model",
+    "defense-added-after-training": "the victim's weights were trained without the defense, which changed the model afterwards",
+    "labels-recovered": "the attack was not told the labels and read them off the update",
+    "solver-diverged": "the optimiser did not converge on some image",
+    "mask-inferred": "the client did not tell which patches it masked; the attack inferred them",
+    "order-inferred": "the client did not tell the order of patches; the attack inferred it",
+    "order-not-inferred": "patches stand in the client's order, which was not inferred; PSNR-patch does not depend on it",
+    "masked-order-inferred": "the order of the masked patches was inferred from their borders",
+    "masked-order-not-inferred": "masked patches stand in arbitrary order; PSNR-patch does not depend on it",
+    "masked-patches-filled-in": "masked patches were not recovered; what surrounds them fills their places",
+    "masked-patches-partly-separated": "some masked patches are known only as their common mean",
+    "masked-patches-not-separated": "all masked patches are known only as their common mean",
+    "patches-not-all-found": "some patches are missing and filled with the mean patch, or occur as often as was guessed",
+    "more-patches-than-width": "more tokens than the model is wide: the closed form does not determine all patches",
+    "relocation-does-not-apply": "the attack's search for the right place of patches does not apply here and was left out",
+    "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
+    "pixels-not-inferred": "the order of pixels was not inferred",
+    "mixing-not-inferred": "the attack did not infer which images were mixed with which weights",
+    "signs-not-inferred": "the attack did not infer which signs were flipped",
+    "draw-inferred": "the client's random draw was inferred together with the image",
+    "draw-not-inferred": "the client's random draw was not inferred",
+    "singular-values-expected": "sent without singular values; attacks that need them took those expected by other images",
+    "per-sample-clipping-not-simulated": "the attack did not simulate the clipping of single samples",
+}
+"""Flag to its meaning; a component from elsewhere may set others."""

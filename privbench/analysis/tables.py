@@ -1,0 +1,307 @@
+"""The result tables of `privbench run`."""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from privbench.analysis.compare import Comparison
+from privbench.core import Calibration, ImageResult, Interval, Price, Record
+from privbench.core.labels import defense_label
+from privbench.run.ensemble import FLAGS
+from privbench.run.external import ScoredPictures
+from privbench.run.verify import CAP, Check
+from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
+
+__all__ = [
+    "METRICS",
+    "calibration_table",
+    "caption",
+    "case_table",
+    "checks_table",
+    "comparisons_table",
+    "defenses_table",
+    "footnotes",
+    "interval_text",
+    "members_table",
+    "price_table",
+    "score_table",
+    "value_text",
+]
+
+METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
+"""The metrics that tables and pictures show, and their headings; the record holds all."""
+
+_DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "psnr_patch": 2}
+_ABSENT = "n/a"
+
+
+def value_text(name: str, value: float | None) -> str:
+    """A score as a table shows it."""
+    if value is None:
+        return _ABSENT
+    # Adding zero takes the sign off a value that rounds to it.
+    return f"{round(value, _DIGITS[name]) + 0.0:.{_DIGITS[name]}f}"
+
+
+def interval_text(name: str, interval: Interval | None) -> str:
+    """`mean [low, high]`."""
+    return _ABSENT if interval is None else f"{value_text(name, interval.mean)} {_bounds_text(name, interval)}"
+
+
+def _bounds_text(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return _ABSENT
+    return f"[{value_text(name, interval.low)}, {value_text(name, interval.high)}]"
+
+
+def caption(image: ImageResult) -> str:
+    """The scores of one image in two lines, for a picture."""
+    if image.failure:
+        return image.failure[:40]
+    words = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "lpips": "LPIPS {}", "psnr_patch": "patch {} dB"}
+    texts = {name: words[name].format(value_text(name, image.scores.get(name))) for name in METRICS if name in image.scores}
+    first = "   ".join(texts[name] for name in ("psnr", "ssim") if name in texts)
+    second = "   ".join(texts[name] for name in ("lpips", "psnr_patch") if name in texts)
+    return "\n".join(line for line in (first, second) if line)
+
+
+def case_table(record: Record, label: str) -> Table:
+    """One row per image, their mean and its interval.
+
+    Args:
+        record: A finished case.
+        label: What to call its defense.
+    """
+    n = len(record.images)
+    table = _table(_title(record, label))
+    table.add_column("image")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    table.add_column("seconds", justify="right")
+    if record.members:
+        table.add_column("won by")
+    for place, image in enumerate(record.images):
+        table.add_row(
+            image.image + (" (failed)" if image.failure else ""),
+            *(value_text(name, image.scores.get(name)) for name in METRICS),
+            f"{image.seconds:.1f}",
+            *([image.won_by or _ABSENT] if record.members else []),
+            end_section=place == n - 1,
+        )
+    summary = {name: record.summary.get(name) for name in METRICS}
+    means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
+    table.add_row(f"mean, n = {n}", *means, f"{_seconds(record):.1f}", style="bold")
+    table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "")
+    return table
+
+
+def members_table(record: Record, label: str) -> Table:
+    """One row per attack of an ensemble, in the order in which they were run.
+
+    Args:
+        record: A finished case of an ensemble.
+        label: What to call its defense.
+    """
+    table = _table(f"{label}: the attacks of {record.case.attack.name}, each on what was not given away before it")
+    several = len({member.seed for member in record.members}) > 1
+    for heading in ("attack", "adversary", *(["seed"] if several else [])):
+        table.add_column(heading)
+    for heading in ("images", "won", METRICS["psnr"], "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for member in record.members:
+        words = [member.attack, member.adversary, *([str(member.seed)] if several else [])]
+        if member.case_id is None:
+            table.add_row(*words, "0", "", "", "", "does not apply" if member.skipped else "nothing left")
+        else:
+            numbers = (str(member.images), str(member.won), value_text("psnr", member.psnr), f"{member.seconds:.1f}")
+            table.add_row(*words, *numbers, "")
+    return table
+
+
+def price_table(price: Price, label: str) -> Table:
+    """One row per measure: value and 95 % interval.
+
+    Args:
+        price: What was measured.
+        label: What to call the defense.
+    """
+    table = _table(f"{label}, {price.victim.model.name}, n = {price.images} test images of {price.dataset}")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    attack = f"{255 * price.epsilon:.3g}/255"
+    shares = {
+        "accuracy": price.accuracy,
+        "accuracy under the defense": price.defended_accuracy,
+        f"accuracy, {price.jigsaw}": price.jigsaw_accuracy,
+        "consistency, same": price.consistency,
+        f"accuracy, FGSM {attack}": price.fgsm_accuracy,
+        f"accuracy, PGD {attack}": price.pgd_accuracy,
+    }
+    for name, interval in shares.items():
+        if interval is not None:
+            table.add_row(name, f"{interval.mean:.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]")
+    if price.mean_corrupted_accuracy is not None:
+        table.add_row("accuracy, corrupted", f"{price.mean_corrupted_accuracy:.1%}", "")
+    if price.difference_norm is not None:
+        norm = price.difference_norm
+        table.add_row("difference of features", f"{norm.mean:.3f}", f"[{norm.low:.3f}, {norm.high:.3f}]")
+    table.add_row("calibration error", f"{price.calibration_error:.3f}", "")
+    if price.position_error is not None:
+        table.add_row("position error, patches", f"{price.position_error:.3f}", "")
+    return table
+
+
+def score_table(scored: ScoredPictures) -> Table:
+    """One row per picture of another tool, their mean and its interval.
+
+    Args:
+        scored: The scores.
+    """
+    n = len(scored.names)
+    table = _table(f"{n} reconstructions, {scored.pixels} pixels")
+    table.add_column("original")
+    table.add_column("reconstruction")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    for place, (name, other, scores) in enumerate(zip(scored.names, scored.matched, scored.scores, strict=True)):
+        table.add_row(name, other, *(value_text(metric, scores.get(metric)) for metric in METRICS), end_section=place == n - 1)
+    summary = {metric: scored.summary.get(metric) for metric in METRICS}
+    means = (value_text(metric, interval.mean if interval else None) for metric, interval in summary.items())
+    table.add_row(f"mean, n = {n}", "", *means, style="bold")
+    table.add_row("95 % interval", "", *(_bounds_text(metric, interval) for metric, interval in summary.items()))
+    return table
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """One row per picture that nobody reconstructed.
+
+    Args:
+        calibration: Their scores.
+    """
+    n = len(calibration.data.indices)
+    table = _table(
+        f"calibration, {calibration.data.source}, {calibration.image_size} pixels; mean [95 % interval] over n = {n}"
+    )
+    table.add_column("instead of a reconstruction")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    for name, row in calibration.rows.items():
+        label = f"{name}: {CALIBRATION_ROWS[name]}" if name in CALIBRATION_ROWS else name
+        table.add_row(label, *(interval_text(metric, row.get(metric)) for metric in METRICS))
+    return table
+
+
+def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: str) -> Table:
+    """One row per defense and attack: the paired difference from the baseline.
+
+    Args:
+        comparisons: What was compared.
+        metric: Whose differences.
+        baseline: The defense that they are from.
+    """
+    table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
+    for heading in ("defense", "attack", "adversary"):
+        table.add_column(heading)
+    for heading in ("difference", "95 % interval", "p", "n"):
+        table.add_column(heading, justify="right")
+    for one in comparisons:
+        case, interval = one.record.case, one.difference.interval
+        table.add_row(
+            defense_label(case),
+            case.attack.name,
+            case.threat_model.adversary,
+            f"{interval.mean:+.3f}",
+            f"[{interval.low:+.3f}, {interval.high:+.3f}]",
+            f"{one.difference.p:.2g}",
+            str(interval.n),
+        )
+    return table
+
+
+def checks_table(record: Record, checks: Sequence[Check], label: str) -> Table:
+    """One row per metric: recorded, computed again, and whether that agrees.
+
+    Args:
+        record: The record that was verified.
+        checks: What came out.
+        label: What to call its defense.
+    """
+    table = _table(_title(record, label))
+    for heading in ("metric", "recorded", "now", "difference", "tolerance", ""):
+        table.add_column(heading, justify="left" if heading in {"metric", ""} else "right")
+    words = {True: "holds", False: "differs", None: _ABSENT}
+    for check in checks:
+        difference = _ABSENT if check.computed is None else f"{check.computed - check.recorded:+.4f}"
+        both_high = check.metric.startswith("psnr") and min(check.recorded, check.computed or 0) > CAP
+        table.add_row(
+            check.metric,
+            f"{check.recorded:.4f}",
+            _ABSENT if check.computed is None else f"{check.computed:.4f}",
+            difference,
+            f"both above {CAP:.0f}" if both_high else f"{check.tolerance:.3g}",
+            words[check.holds],
+        )
+    return table
+
+
+def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
+    """One row per defense: means with their intervals.
+
+    Args:
+        records: Finished cases.
+        labels: What to call the defense of each.
+    """
+    first = records[0]
+    table = _table(f"{_title(first, None)}; mean [95 % interval] over n = {len(first.images)} images")
+    table.add_column("defense")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    table.add_column("s/image", justify="right")
+    table.add_column("accuracy", justify="right")
+    for record, label in zip(records, labels, strict=True):
+        accuracy = record.victim_accuracy
+        table.add_row(
+            label,
+            *(interval_text(name, record.summary.get(name)) for name in METRICS),
+            f"{_seconds(record):.1f}",
+            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
+        )
+    return table
+
+
+def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    """What the reader of the table must know: metrics that are missing, and attacks that failed; one line each."""
+    lines: dict[str, None] = {}
+    for record in records:
+        for name, reason in record.unavailable.items():
+            if name in METRICS:
+                lines[f"{METRICS[name]}: n/a, {reason}; then run again with --force"] = None
+    for record, label in zip(records, labels, strict=True):
+        for member in record.members:
+            if member.skipped:
+                lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
+        for flag in record.flags:
+            if flag in FLAGS:
+                lines[f"{label}: {flag}: {FLAGS[flag]}"] = None
+        failed = [image for image in record.images if image.failure]
+        if failed:
+            share = f"{len(failed)} of {len(record.images)} images"
+            lines[f"{label}: the attack failed on {share}, which get the worst scores: {failed[0].failure}"] = None
+    return list(lines)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+
+
+def _title(record: Record, label: str | None) -> str:
+    case = record.case
+    words = [label, case.attack.name, f"{case.threat_model.adversary} adversary", f"labels {case.threat_model.labels}"]
+    return ", ".join([word for word in words if word] + [case.victim.model.name, f"batch {case.batch_size}"])
+
+
+def _seconds(record: Record) -> float:
+    return sum(image.seconds for image in record.images) / len(record.images)

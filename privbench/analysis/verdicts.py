@@ -1,0 +1,209 @@
+"""The rule by which records and prices decide claims.
+
+It follows from the intervals of paired differences, and where records are missing the claim says so instead of disappearing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from privbench.analysis.claims import Claim, Comparison, Side
+from privbench.analysis.evidence import Evidence, PricedVictim, priced_victims, side_scores
+from privbench.core import METRICS, Interval, Metric, Price, UserError
+from privbench.scoring import paired_difference
+
+__all__ = ["SMALLEST", "Finding", "Judgement", "Measured", "Verdict", "judge"]
+
+SMALLEST = 16
+"""Fewer images decide nothing."""
+
+Verdict = Literal["holds", "does not hold", "holds only for unaware attackers", "undecided", "not measured"]
+
+_MISSING = "records are missing"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side as it was measured.
+
+    Attributes:
+        mean: Of the images that both sides have.
+        used: Where its records or its price lie.
+    """
+
+    mean: float
+    used: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one comparison.
+
+    Attributes:
+        comparison: The comparison.
+        verdict: Of this comparison alone.
+        reason: In a few words why it is no more than that; None where the interval decides.
+        detail: The same at length, with what is missing; empty where there is no more to say.
+        difference: The higher side minus the lower one; None where nothing was measured.
+        has_interval: Whether the difference has an interval.
+        higher: The higher side; None where nothing was measured.
+        lower: The lower side; None where nothing was measured.
+    """
+
+    comparison: Comparison
+    verdict: Literal["holds", "does not hold", "undecided", "not measured"]
+    reason: str | None = None
+    detail: str = ""
+    difference: Interval | None = None
+    has_interval: bool = True
+    higher: Measured | None = None
+    lower: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, judged.
+
+    Attributes:
+        claim: The claim.
+        verdict: By rule.
+        reason: In a few words why it is undecided or not measured; None where it is decided.
+        decisive: The finding that decides, or the first one; None where the claim has no comparison.
+        findings: All of them, in the order of the claim.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    reason: str | None
+    decisive: Finding | None
+    findings: tuple[Finding, ...]
+
+
+def judge(claim: Claim, evidence: Evidence) -> Judgement:
+    """Compares, and rules: a claim holds where every comparison does, and does not hold where one does not.
+
+    Where comparisons name their attacker: a claim that holds against unaware attackers and does not against those who know the
+    defense holds only for unaware attackers.
+
+    Raises:
+        UserError: A comparison means prices of different weights.
+    """
+    if claim.unmeasured is not None:
+        return Judgement(claim, "not measured", claim.unmeasured, None, ())
+    findings = tuple(_finding(comparison, evidence) for comparison in claim.comparisons)
+    unaware, aware, other = (
+        tuple(finding for finding in findings if finding.comparison.attacker == attacker)
+        for attacker in ("unaware", "aware", None)
+    )
+    if unaware and aware:
+        against_aware, against_unaware = _conjunction(aware), _conjunction(unaware + other)
+        if against_aware.verdict == "does not hold":
+            if against_unaware.verdict == "holds":
+                return Judgement(claim, "holds only for unaware attackers", None, against_aware, findings)
+            if against_unaware.verdict != "does not hold":
+                reason = f"does not hold for aware attackers; for unaware ones: {against_unaware.reason}"
+                return Judgement(claim, "undecided", reason, against_aware, findings)
+    decisive = _conjunction(findings)
+    partly = decisive.verdict == "not measured" and any(finding.verdict == "holds" for finding in findings)
+    verdict = "undecided" if partly else decisive.verdict
+    return Judgement(claim, verdict, decisive.reason, decisive, findings)
+
+
+_ORDER = ("does not hold", "undecided", "not measured", "holds")
+
+
+def _conjunction(findings: Sequence[Finding]) -> Finding:
+    """The finding that decides whether all of them hold."""
+    return min(findings, key=lambda finding: _ORDER.index(finding.verdict))
+
+
+def _finding(comparison: Comparison, evidence: Evidence) -> Finding:
+    measure = comparison.measure
+    return _of_records(comparison, evidence) if measure is None else _of_prices(comparison, measure, evidence)
+
+
+def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
+    metric: Metric = METRICS.get(comparison.metric)
+    higher, lower = (side_scores(side, metric, comparison.ceiling, evidence) for side in (comparison.higher, comparison.lower))
+    missing = (*higher.missing, *lower.missing)
+    images = [image for image in higher.values if image in lower.values]
+    detail = "; ".join(dict.fromkeys(missing))
+    if not images:
+        return Finding(comparison, "not measured", _MISSING if missing else "the two sides have no image in common", detail)
+    above, below = ([side.values[image] for image in images] for side in (higher, lower))
+    difference = paired_difference(below, above, seed=0).interval
+    verdict, reason = _verdict(difference, comparison.margin)
+    # Attacks that are missing can only show that more leaks, up to all of it.
+    most = [metric.best if comparison.ceiling is None else min(metric.best, comparison.ceiling)] * len(images)
+    ends = [(most, below)] * bool(higher.missing) + [(above, most)] * bool(lower.missing)
+    at_most = [_verdict(paired_difference(second, first, seed=0).interval, comparison.margin)[0] for first, second in ends]
+    if any(end != verdict for end in at_most) and verdict != "undecided":
+        verdict, reason = "undecided", f"{_MISSING}; so far it {verdict}"
+    sides = [Measured(sum(values) / len(values), side.used) for values, side in ((above, higher), (below, lower))]
+    return Finding(comparison, verdict, reason, detail, difference, True, *sides)
+
+
+def _of_prices(comparison: Comparison, measure: str, evidence: Evidence) -> Finding:
+    sides = (comparison.higher, comparison.lower)
+    (higher, no_higher), (lower, no_lower) = (priced_victims(side, measure, evidence) for side in sides)
+    missing = [reason for reason in (no_higher, no_lower) if reason is not None]
+    if missing:
+        return Finding(comparison, "not measured", "prices are missing", "; ".join(dict.fromkeys(missing)))
+    # What a defense costs shows only beside a victim that was trained for as long on as many images.
+    pairs = [(one, other) for one in higher for other in lower if one.recipe == other.recipe]
+    if not pairs:
+        recipes = [f"{side.text} {_recipes(prices)}" for side, prices in zip(sides, (higher, lower), strict=True)]
+        return Finding(comparison, "not measured", "the victims were trained by different recipes", "; ".join(recipes))
+    for place, side in enumerate(sides):
+        _require_one_victim([pair[place].price for pair in pairs], side, comparison)
+    one, other = max(pairs, key=lambda pair: min(priced.price.images for priced in pair))
+    n = min(one.price.images, other.price.images)
+    both = [Measured(priced.mean, (priced.path,)) for priced in (one, other)]
+    if isinstance(one.value, Interval) and isinstance(other.value, Interval):
+        difference = _difference(one.value, other.value, n)
+        verdict, reason = _verdict(difference, comparison.margin)
+        return Finding(comparison, verdict, reason, "", difference, True, *both)
+    gap = one.mean - other.mean
+    difference = Interval(mean=gap, low=gap, high=gap, n=n)
+    verdict, reason = _verdict(difference, comparison.margin)
+    if not comparison.by_sign:
+        verdict, reason = "undecided", "the measure has no interval"
+    return Finding(comparison, verdict, reason, "", difference, False, *both)
+
+
+def _recipes(prices: Sequence[PricedVictim]) -> str:
+    known = [priced.price.training for priced in prices if priced.price.training is not None]
+    said = {f"{training.epochs} epochs of {training.recipe.get('images', 'all')} images" for training in known}
+    return f"by {', '.join([*sorted(said), *(['an unknown one'] if len(known) < len(prices) else [])])}"
+
+
+def _require_one_victim(prices: Sequence[Price], side: Side, comparison: Comparison) -> None:
+    weights = {price.victim.weights_sha256: Path(price.victim.weights).name for price in prices}
+    if len(weights) > 1:
+        raise UserError(
+            f"{comparison.name}: there are prices of several weights of {side.text} ({', '.join(sorted(weights.values()))}); "
+            "name one in `weights`"
+        )
+
+
+def _difference(first: Interval, second: Interval, n: int) -> Interval:
+    """The difference of two means with an interval from theirs, as of independent samples (Zou and Donner, 2008).
+
+    Prices are of the same images, whose outcomes the files do not hold: the interval is wider than a paired one would be.
+    """
+    mean = first.mean - second.mean
+    below = math.hypot(first.mean - first.low, second.high - second.mean)
+    above = math.hypot(first.high - first.mean, second.mean - second.low)
+    return Interval(mean=mean, low=mean - below, high=mean + above, n=n)
+
+
+def _verdict(difference: Interval, margin: float) -> tuple[Literal["holds", "does not hold", "undecided"], str | None]:
+    if difference.n < SMALLEST:
+        return "undecided", f"n too small ({difference.n} of {SMALLEST} images)"
+    if difference.low > margin:
+        return "holds", None
+    if difference.high < margin:
+        return "does not hold", None
+    return "undecided", f"n too small: the interval of {difference.n} images contains the margin"

@@ -1,0 +1,61 @@
+"""Architectures under the same attack: does a vision transformer give more away than a CNN?"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from privbench.core import UserError
+from privbench.plots.dots import draw_dots
+from privbench.plots.selection import SETTING, measured, setting_text
+from privbench.plots.style import TEXT_WIDTH, metric_label, styled
+
+__all__ = ["architectures_figure", "architectures_points"]
+
+
+def architectures_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame:
+    """One point per model and attack without defense, for attacks that met several models on the same images.
+
+    Args:
+        rows: A table of cases.
+        metric: Name of the leakage metric; permutation-invariant ones need patches, which a CNN has not.
+
+    Returns:
+        `name` (the attack, and the setting where an attack stands in several), `model`, `mean`, `low`, `high`, `n`, by name
+        and model.
+
+    Raises:
+        UserError: No attack met two models on the same images, or no case has the metric.
+    """
+    chosen = rows[rows["defense"] == "none"]
+    if not chosen.empty:
+        chosen = measured(chosen, metric)
+    alike = [*(name for name in SETTING if name != "model"), "attack", "attack_params", "adversary"]
+    groups = [group.drop_duplicates("model") for _, group in chosen.groupby(alike, dropna=False, sort=True)]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise UserError(
+            "no attack met two models on the same images without a defense; make records with "
+            "`privbench run --defense none --attack inverting-gradients` and the same with `--model cnn_mini_32`"
+        )
+    # Several rows of one name need what tells them apart.
+    named = [group.assign(name=group["attack_label"]) for group in groups]
+    for column in ("weights", "dataset", "batch_size", "labels", "model_mode", "adversary", "images"):
+        names = [group["name"].iloc[0] for group in named]
+        if len(set(names)) == len(names):
+            break
+        if len({group[column].iloc[0] for group in named}) > 1:
+            named = [group.assign(name=group["name"] + f", {column} " + group[column].astype(str)) for group in named]
+    return pd.concat(named).sort_values(["name", "model"], ignore_index=True)
+
+
+def architectures_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
+    """Draws what `architectures_points` found: one row per attack, one marker per model."""
+    names = list(dict.fromkeys(points["name"]))
+    points = points.sort_values("model", kind="stable")
+    with styled():
+        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.16 * len(points)), layout="constrained")
+        axes = figure.add_subplot()
+        draw_dots(axes, points, names=names, series="model")
+        axes.set_xlabel(metric_label(metric))
+        axes.set_title(setting_text(points), loc="left", fontsize=7, color="0.3")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure

@@ -1,0 +1,114 @@
+"""The progress channel between a run and one attack: the attack's reports become a trace, its states checkpoints."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from privbench.core import Progress
+from privbench.run.interrupt import Interruption
+from privbench.scoring import to_uint8
+from privbench.store.folder import Checkpoint
+from privbench.store.trace import TraceRow
+
+__all__ = ["Channel", "Outlet"]
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """Where a channel leads. An attack holds the channel, so none of these functions may lead to the secret.
+
+    Attributes:
+        keep: Takes a checkpoint.
+        show: Takes step, total, phase, and the losses of each batch.
+        say: Takes a note.
+    """
+
+    keep: Callable[[Checkpoint], None]
+    show: Callable[[int, int, str, Sequence[Mapping[str, float]]], None]
+    say: Callable[[str], None]
+
+
+class Channel(Progress):
+    """The progress channel of one group: it keeps trace and pictures of each batch, and checkpoints at intervals.
+
+    Args:
+        batches: The client batches of the group, in the order in which the attack gets them.
+        checkpoint: Where an earlier attack on this very group stopped.
+        outlet: Where to.
+        interruption: Whether to stop.
+        interval: Seconds between checkpoints at least.
+    """
+
+    def __init__(
+        self,
+        batches: tuple[int, ...],
+        checkpoint: Checkpoint | None,
+        outlet: Outlet,
+        interruption: Interruption,
+        interval: float,
+    ) -> None:
+        self.traces: list[list[TraceRow]] = (
+            [list(trace) for trace in checkpoint.traces] if checkpoint else [[] for _ in batches]
+        )
+        self.pictures: list[dict[int, Tensor]] = (
+            [dict(shown) for shown in checkpoint.pictures] if checkpoint and checkpoint.pictures else [{} for _ in batches]
+        )
+        self.seconds_before = checkpoint.seconds if checkpoint else 0.0
+        self._batches = batches
+        self._state = checkpoint.state if checkpoint else None
+        self._outlet = outlet
+        self._interruption = interruption
+        self._interval = interval
+        self._began = self._saved = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Wall time of the attack so far, earlier sessions included."""
+        return self.seconds_before + time.perf_counter() - self._began
+
+    def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
+        """Adds a row to the trace of each batch.
+
+        Raises:
+            RuntimeError: There are neither losses of each batch nor one mapping for all.
+        """
+        self._interruption.honour_at_once()
+        each = losses if len(losses) > 1 else (losses or ({},)) * len(self.traces)
+        if len(each) != len(self.traces):
+            raise RuntimeError(f"the attack reported losses of {len(each)} observations and was given {len(self.traces)}")
+        values = [{name: float(value) for name, value in mapping.items()} for mapping in each]
+        for trace, row in zip(self.traces, values, strict=True):
+            trace.append((int(step), phase, row))
+        self._outlet.show(step, total, phase, values)
+
+    def picture(self, step: int, *images: Tensor) -> None:
+        """Keeps a guess for each batch, with 8 bits; it is scored when the attack is over.
+
+        Raises:
+            RuntimeError: There is not one for each batch.
+        """
+        if len(images) != len(self.pictures):
+            raise RuntimeError(f"the attack showed {len(images)} guesses and was given {len(self.pictures)} observations")
+        for shown, guess in zip(self.pictures, images, strict=True):
+            shown[int(step)] = to_uint8(guess.detach().float().nan_to_num(0).clamp(0, 1).cpu())
+
+    def note(self, message: str) -> None:
+        """Hands a note on."""
+        self._outlet.say(message)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keeps a checkpoint where one is due or a stop was requested, and stops in that case."""
+        self._interruption.honour_at_once()
+        self._interruption.saves(self)
+        due = time.perf_counter() - self._saved >= self._interval
+        if due or self._interruption.requested is not None:
+            traces = tuple(map(tuple, self.traces))
+            self._outlet.keep(Checkpoint(self._batches, state, traces, self.seconds(), tuple(map(dict, self.pictures))))
+            self._saved = time.perf_counter()
+            self._interruption.honour()
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """The state that the last checkpoint holds."""
+        return self._state

@@ -1,0 +1,93 @@
+"""Scores of another tool's pictures, by the protocol of the suite: paired once, float and 8-bit told apart, with intervals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+from privbench.core import Interval, UserError
+from privbench.data.pictures import Pictures
+from privbench.run.execute import summarise
+from privbench.scoring import MetricSuite, score_batch
+
+__all__ = ["ScoredPictures", "score_pictures", "scores_csv"]
+
+
+@dataclass(frozen=True)
+class ScoredPictures:
+    """Scores of pictures, one row per original.
+
+    Attributes:
+        pixels: `float` or `8-bit`: what the reconstructions hold.
+        names: The originals' names.
+        matched: For each original, the name of the reconstruction that it was compared with.
+        scores: For each original, metric name to value.
+        summary: Metric name to mean and interval.
+    """
+
+    pixels: str
+    names: tuple[str, ...]
+    matched: tuple[str, ...]
+    scores: tuple[Mapping[str, float], ...]
+    summary: Mapping[str, Interval]
+
+
+def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batch_size: int, seed: int) -> ScoredPictures:
+    """Scores reconstructions against originals.
+
+    Args:
+        truth: The originals.
+        found: The reconstructions: with the originals' names, or as many in their order.
+        suite: What to measure.
+        batch_size: So many originals in a row are paired with their reconstructions by assignment.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: Names, numbers or sizes do not match, or the pictures are too small for a metric.
+    """
+    images, names = _matched(truth, found)
+    count = len(truth.names)
+    if images.shape != truth.images.shape:
+        raise UserError(
+            f"reconstructions are {_size(images.shape)}, originals {_size(truth.images.shape)}; accepted: equal sizes"
+        )
+    if count % batch_size:
+        raise UserError(f"{count} pictures do not fill batches of {batch_size}; choose a --batch-size that divides them")
+    scores: list[Mapping[str, float]] = []
+    matched: list[str] = []
+    for start in range(0, count, batch_size):
+        chosen = slice(start, start + batch_size)
+        for scored in score_batch(images[chosen], truth.images[chosen], suite):
+            scores.append(scored.scores)
+            matched.append(names[start + scored.source])
+    pixels = "8-bit" if found.eight_bit else "float"
+    return ScoredPictures(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed))
+
+
+def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]:
+    """The reconstructions in the order of the originals, and their names."""
+    if truth.named and found.named:
+        absent = [name for name in truth.names if name not in found.names]
+        surplus = [name for name in found.names if name not in truth.names]
+        if absent or surplus:
+            what = f"no reconstruction is named {absent[0]}" if absent else f"no original is named {surplus[0]}"
+            raise UserError(f"{what}; pictures of two folders are matched by file name: give both the same names")
+        order = [found.names.index(name) for name in truth.names]
+        return found.images[order], truth.names
+    if len(truth.names) != len(found.names):
+        raise UserError(f"{len(found.names)} reconstructions of {len(truth.names)} originals; accepted: one each")
+    return found.images, found.names
+
+
+def scores_csv(scored: ScoredPictures) -> str:
+    """One row per original: its name, the reconstruction, what pixels it holds, and the scores, exactly."""
+    rows = [
+        {"original": name, "reconstruction": other, "pixels": scored.pixels, **scores}
+        for name, other, scores in zip(scored.names, scored.matched, scored.scores, strict=True)
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-2]}x{shape[-1]}"

@@ -1,0 +1,95 @@
+"""A finished case computed once more: does its record hold on this machine and version?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from privbench.core import ComputeOptions, Record
+from privbench.run.ensemble import run
+from privbench.run.execute import Suites
+from privbench.run.listener import Listener
+
+__all__ = ["CAP", "TOLERANCES", "Check", "verify"]
+
+TOLERANCES: Mapping[str, float] = {"psnr": 0.5, "psnr_patch": 0.5, "ssim": 0.02, "ssim_patch": 0.02, "lpips": 0.02}
+"""How far a mean may lie from the recorded one, in the metric's unit. Optimisation multiplies rounding: two machines, or two
+versions of torch, differ by up to half a decibel in the mean (benchmarks/README.md)."""
+CAP = 60.0
+"""dB above which PSNR says nothing but how large the last rounding errors were: higher values count as this."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One metric of both computations.
+
+    Attributes:
+        metric: Its name.
+        recorded: The mean in the record.
+        computed: The mean now; None where it cannot be computed here.
+        tolerance: What they may differ by.
+    """
+
+    metric: str
+    recorded: float
+    computed: float | None
+    tolerance: float
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether both agree; None where it cannot be told."""
+        if self.computed is None:
+            return None
+        return abs(self._capped(self.recorded) - self._capped(self.computed)) <= self.tolerance
+
+    def _capped(self, value: float) -> float:
+        return min(value, CAP) if self.metric.startswith("psnr") else value
+
+
+def verify(
+    record: Record,
+    *,
+    scratch: Path,
+    devices: Sequence[torch.device],
+    suites: Suites,
+    listener: Listener,
+    factor: float = 1.0,
+) -> tuple[list[Check], bool]:
+    """Computes a case again and compares.
+
+    Args:
+        record: The record to verify.
+        scratch: An empty folder for the new case.
+        devices: Where to compute.
+        suites: What to score by.
+        listener: Who watches.
+        factor: Multiplies the tolerances.
+
+    Returns:
+        One check per metric with a tolerance, and whether every score of every image is equal to the last bit.
+
+    Raises:
+        UserError: Data or weights of the case are not here, or not the same.
+    """
+    compute = ComputeOptions(compile=record.provenance.compile, precision=record.provenance.precision)  # type: ignore[arg-type]
+    again = run(
+        record.case,
+        output=scratch,
+        devices=devices,
+        listener=listener,
+        suites=suites,
+        group=record.provenance.group if not record.members else None,
+        compute=compute,
+    )
+    checks = [
+        Check(name, record.summary[name].mean, again.summary[name].mean if name in again.summary else None, limit * factor)
+        for name, limit in TOLERANCES.items()
+        if name in record.summary
+    ]
+    equal = all(
+        now.scores.get(name) == value
+        for before, now in zip(record.images, again.images, strict=True)
+        for name, value in before.scores.items()
+    )
+    return checks, equal

@@ -1,0 +1,1 @@
+"""Where results lie: case folders, checkpoints, traces, and URLs to publish to and read from."""

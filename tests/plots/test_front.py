@@ -1,0 +1,272 @@
+"""The front takes the leakiest row of each setting, and a point is on it exactly when nothing beats it on both sides."""
+
+import io
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from privbench.analysis.cases import case_table
+from privbench.cli import main
+from privbench.core import UserError
+from privbench.plots import FRONT_SETTING, figure_bytes, figure_png, front_figure, front_points, metric_label, one_setting
+from privbench.plots.front import share_interval
+from privbench.plots.labels import least_hidden
+from privbench.plots.style import COMBINATIONS, coloured_look
+from privbench.scoring import registered_metric
+
+ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"}
+RETRAINED = dict.fromkeys([f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images")])
+RESULTS = Path(__file__).parents[2] / "results"
+REFERENCE = RESULTS / "reference"
+
+
+def row(defense: str, leakage: float, accuracy: float, price: float | None = None, **changes: object) -> dict[str, object]:
+    scores = {"psnr_mean": leakage, "psnr_ci_low": leakage - 1, "psnr_ci_high": leakage + 2}
+    named = {"defense": defense, "defense_params": "", "attack": "a", "adversary": "aware"}
+    bounds = {f"price_accuracy_{end}": None if price is None else price + by for end, by in (("low", -0.01), ("high", 0.02))}
+    priced = {"price_accuracy": price, **bounds, "price_images": None if price is None else 100}
+    known = {"n_images": 16, "weights": "embedded", "flags": "", "accuracy": accuracy}
+    return {**ALIKE, **named, **scores, **known, **priced, **RETRAINED, **changes}
+
+
+def trained(share: float, *, epochs: int = 2, images: int = 2000) -> dict[str, Any]:
+    """Columns of a victim trained under the defense, beside an undefended one that is right on half the images."""
+    values = (share / 2, 0.5, epochs, images)
+    return dict(zip(RETRAINED, values, strict=True))
+
+
+def points(*rows: dict[str, object], higher: bool = True) -> pd.DataFrame:
+    return front_points(pd.DataFrame(list(rows)), metric="psnr", higher_is_leakier=higher).set_index("defense")
+
+
+def test_the_strongest_attack_counts_and_the_measured_price_goes_before_the_card() -> None:
+    found = points(row("x", 10, 0.7), row("x", 30, 0.7, attack="b"), row("y", 20, 0.6, price=0.5))
+    assert list(found.loc["x", ["leakage", "attack", "low", "high", "accuracy"]]) == [30, "b", 29, 32, 0.7]
+    assert list(found.loc["y", ["accuracy", "source"]]) == [0.5, "price"]
+    assert points(row("x", 10, 0.7), row("x", 30, 0.7), higher=False).loc["x", "leakage"] == 10
+
+
+def test_where_victims_were_trained_under_their_defenses_only_their_accuracy_is_drawn() -> None:
+    found = points(row("x", 10, 0.7, **trained(0.5)), row("y", 20, 0.6, price=0.5))
+    assert list(found.index) == ["x"]
+    low, high = share_interval(0.25, 0.5, 2000)
+    assert list(found.loc["x", ["accuracy", "accuracy_low", "accuracy_high"]]) == pytest.approx([0.5, float(low), float(high)])
+    assert list(found.loc["x", ["source", "kind", "accuracy_n", "n"]]) == ["retrained", "trained for 2 epochs", 2000, 16]
+
+
+def test_the_undefended_victim_is_what_the_others_are_a_share_of() -> None:
+    found = points(row("none", 90, 0.7, **trained(1.0)), row("x", 10, 0.7, **trained(1.0)))
+    assert list(found.loc["none", ["accuracy", "accuracy_low", "accuracy_high"]]) == [1, 1, 1]
+    assert list(found["accuracy_low"] < 1) == list(found["accuracy_high"] > 1) == [False, True]
+
+
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says_for_that_both_accuracies_vary() -> None:
+    random = np.random.default_rng(0)
+    over, under = (random.binomial(2000, share, 20_000) / 2000 for share in (0.27, 0.36))
+    low, high = share_interval(over, under, 2000)
+    assert np.mean((low <= 0.27 / 0.36) & (high >= 0.27 / 0.36)) == pytest.approx(0.95, abs=0.005)
+    # As if the undefended accuracy were known: too narrow.
+    half = 1.96 * np.sqrt(over * (1 - over) / 2000)
+    assert np.mean((over - half <= 0.27 / 0.36 * under) & (over + half >= 0.27 / 0.36 * under)) < 0.92
+    assert np.isnan(share_interval(0, 0.5, 100)).all()
+
+
+def test_one_victim_stands_at_one_accuracy_whatever_it_is_attacked_under() -> None:
+    found = points(
+        row("a", 10, 0.7, price=0.6),
+        row("b", 20, 0.7),
+        row("c", 30, 0.7, price=0.65, price_images=500),
+        row("d", 40, 0.8),
+        row("e", 50, 0.7, flags="x defense-added-after-training"),
+    )
+    assert found["accuracy"].to_dict() == {"a": 0.65, "b": 0.65, "c": 0.65, "d": 0.8, "e": 0.7}
+    assert found["source"].to_dict() == {"a": "price", "b": "price", "c": "price", "d": "card", "e": "card"}
+    assert list(found.loc["b", ["accuracy_low", "accuracy_high", "accuracy_n"]]) == pytest.approx([0.64, 0.67, 500])
+    assert found.loc[["d", "e"], ["accuracy_low", "accuracy_n"]].isna().all(axis=None)
+
+
+def test_prices_of_the_reference_bring_their_intervals() -> None:
+    rows = one_setting(case_table(REFERENCE), [*FRONT_SETTING, "images"], differ_in="defense_label")
+    found = front_points(rows, metric="psnr", higher_is_leakier=True)
+    mjp = found[found["defense"] == "mjp"]
+    assert len(mjp) == 2
+    assert len(set(mjp["accuracy"])) == 1
+    assert set(found["source"]) == {"price"}
+    assert (found["accuracy_low"] < found["accuracy"]).all()
+    assert (found["accuracy"] < found["accuracy_high"]).all()
+
+
+def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_order_of_strength() -> None:
+    found = points(
+        *(row("p", 30 - place, 0.7, defense_params=f"p={p},scope=layer") for place, p in enumerate((0.9, 0.05, 0.5))),
+        row("one", 9, 0.7, defense_params="rounding=nearest,cutoff=0.0,bits=2"),
+        row("text", 9, 0.7, defense_params="layers=all,cutoff=0.0"),
+        *(row("a+b", 9, 0.7, defense_params=f"x=1,y=2+x={x}") for x in ("1e+16", "0.001")),
+        row("some", 9, 0.7, defense_params=""),
+        row("some", 9, 0.7, defense_params="ratio=0.5"),
+        row("bare", 9, 0.7),
+    ).groupby(level=0)[["parameter", "strength"]]
+    named = {str(name): (set(group["parameter"]), list(group["strength"])) for name, group in found}
+    assert named == {
+        "p": ({"p"}, ["0.05", "0.5", "0.9"]),
+        "one": ({"bits"}, ["2"]),
+        "text": ({"layers"}, ["all"]),
+        "a+b": ({"x"}, ["0.001", "1e+16"]),
+        "some": ({"ratio"}, ["0.5", "default"]),
+        "bare": ({""}, [""]),
+    }
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    rows = (row("good", 10, 0.7), row("dominated", 12, 0.6), row("private", 5, 0.5), row("equal", 10, 0.7))
+    assert points(*rows)["on_front"].to_dict() == {"good": True, "dominated": False, "private": True, "equal": True}
+
+
+def test_rows_that_do_not_compare_are_refused() -> None:
+    with pytest.raises(UserError, match=r"rows of different dataset do not compare \(d, e\)"):
+        points(row("x", 1, 0.5), row("y", 1, 0.5, dataset="e"))
+    with pytest.raises(UserError, match="no row has an accuracy"):
+        points(row("x", 1, float("nan")))
+    with pytest.raises(UserError, match="no metric 'ssim'; accepted: psnr"):
+        front_points(pd.DataFrame([row("x", 1, 0.5)]), metric="ssim", higher_is_leakier=True)
+
+
+def drawn(found: pd.DataFrame, *, label: str = "PSNR, dB", higher: bool = True) -> tuple[Figure, list[Axes]]:
+    figure = front_figure(found.reset_index(), label=label, higher_is_leakier=higher)
+    figure.draw_without_rendering()
+    return figure, list(figure.axes)
+
+
+def words(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_what_gives_the_image_away_stands_in_rows_with_its_number_and_presses_nothing_together() -> None:
+    rows = [row("x", leakage, 0.7, defense_params=f"p={p}") for leakage, p in ((120, 0.1), (90, 0.5), (30, 0.9))]
+    _, (rows_above, panel) = drawn(points(*rows, row("y", 10, 0.7), row("none", 127, 0.7)))
+    assert words(rows_above) == ["none: 127", "x, p 0.1, 0.5: 90 to 120", "from the top: PSNR, dB"]
+    assert words(panel) == ["0.9"]
+    assert panel.get_yscale() == "linear"
+    assert panel.get_ylim()[1] < 40
+    (only,) = drawn(points(row("x", 120, 0.7)))[1]
+    assert "given away" in only.get_title(loc="left")
+    (only,) = drawn(points(row("x", 12, 0.7)))[1]
+    assert only.get_ylabel().startswith("PSNR, dB")
+
+
+def test_a_metric_that_allows_any_order_of_patches_says_by_it_what_is_given_away() -> None:
+    rows = pd.DataFrame([row("x", 12, 0.7, psnr_patch_mean=80.0, psnr_patch_ci_low=70.0, psnr_patch_ci_high=90.0)])
+    found = [front_points(rows, metric=name, higher_is_leakier=True)["given_away"].to_list() for name in ("psnr", "psnr_patch")]
+    assert found == [[False], [True]]
+
+
+def test_the_caption_says_whose_numbers_these_are_and_of_how_many_images() -> None:
+    figure, (axes,) = drawn(
+        points(row("x", 10, 0.7, **trained(0.9)), row("y", 12, 0.7, **trained(0.8, epochs=10, images=10_000)))
+    )
+    caption = " ".join(figure.get_suptitle().split())
+    assert "Leakage: of the attacked victim by its strongest attack and adversary, mean of n = 16 images." in caption
+    assert "of a victim trained under the defense, often another" in caption
+    assert "n = 10,000 (10 epochs), 2,000 (2 epochs) test images" in caption
+    assert "95 % intervals" in caption
+    assert axes.get_xlabel() == "accuracy of a victim trained under the defense,\n% of an undefended one's by the same recipe"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert {"x", "y", "trained for 10 epochs", "trained for 2 epochs"} <= {text.get_text() for text in legend.get_texts()}
+    # The longer recipe is filled, the shorter hollow.
+    faces = {
+        round(float(x[0])): line.get_markerfacecolor()
+        for line in axes.lines
+        if line.get_marker() in {"o", "s"} and len(x := np.asarray(line.get_xdata()))
+    }
+    assert {x: face == "white" for x, face in faces.items()} == {90: True, 80: False}
+    assert "n = 100 test images" in drawn(points(row("x", 10, 0.7, price=0.6)))[0].get_suptitle()
+    assert "test images" not in drawn(points(row("x", 10, 0.7)))[0].get_suptitle()
+
+
+@pytest.fixture(scope="module")
+def front_rows() -> pd.DataFrame:
+    """The records of the front, of one setting."""
+    return one_setting(case_table(RESULTS / "front"), [*FRONT_SETTING, "images"], differ_in="defense_label")
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "lpips", "mse", "psnr_patch", "ssim_patch", "fft2d_mse", "fft2d_cosine"])
+def test_the_leakage_axis_has_numbers_and_the_private_side_is_below(metric: str, front_rows: pd.DataFrame) -> None:
+    higher = registered_metric(metric).higher_is_leakier
+    found = front_points(front_rows, metric=metric, higher_is_leakier=higher)
+    _, axes = drawn(found, label=metric_label(metric).partition(" (")[0], higher=higher)
+    low, high = sorted(axes[-1].get_ylim())
+    ticks = zip(axes[-1].get_yticks(), axes[-1].get_yticklabels(), strict=True)
+    assert len([tick for tick, text in ticks if low <= tick <= high and text.get_text()]) >= 2
+    assert axes[-1].yaxis_inverted() is not higher
+    # Turned with the text, the arrow points down.
+    assert axes[-1].get_ylabel().endswith("← more private")
+
+
+def test_series_differ_by_marker_and_colour_and_the_first_ten_without_colour() -> None:
+    looks = [coloured_look(place) for place in range(COMBINATIONS)]
+    assert len({(look.colour, look.marker) for look in looks}) == COMBINATIONS == 21
+    assert len({look.marker for look in looks[:10]}) == 10
+    likenesses = [{"C0", "C5"}, {"C1", "C4"}]
+    for one, other in combinations(looks, 2):
+        if one.colour == other.colour or {one.colour, other.colour} in likenesses:
+            assert one.marker != other.marker
+
+
+def test_a_raster_is_fit_for_print() -> None:
+    with Image.open(io.BytesIO(figure_png(drawn(points(row("x", 10, 0.7)))[0]))) as picture:
+        assert picture.width >= 200 * 6.8 - 1
+
+
+def test_labels_cover_neither_each_other_nor_what_is_drawn_where_there_is_room() -> None:
+    random = np.random.default_rng(0)
+    anchors = np.stack(np.meshgrid(np.arange(100, 900, 90.0), np.arange(100, 500, 60.0)), axis=-1).reshape(-1, 2)
+    anchors = anchors + random.uniform(-15, 15, anchors.shape)
+    sizes = np.tile([30.0, 10.0], (len(anchors), 1))
+    markers = np.concatenate([anchors - 5, anchors + 5], axis=1)
+    frame = np.array([[0.0, 0.0, 1000.0, 600.0]])
+    boxes = least_hidden(anchors, sizes, markers, frame, gap=8)
+    everything = [*boxes, *markers]
+    for number, box in enumerate(boxes):
+        assert np.hypot(*((box[:2] + box[2:]) / 2 - anchors[number])) < 50
+        for other in everything[number + 1 :]:
+            assert (np.maximum(box[:2], other[:2]) >= np.minimum(box[2:], other[2:])).any()
+    assert (least_hidden(anchors, sizes, markers, frame, gap=8) == boxes).all()
+
+
+def test_a_label_stays_within_the_frame_and_keeps_off_a_neighbour() -> None:
+    frame = np.array([[0.0, 0.0, 100.0, 100.0]])
+    ends: Any = np.array([[98.0, 50.0], [50.0, 50.0], [50.0, 62.0]])
+    boxes = least_hidden(ends, np.full((3, 2), (30.0, 10.0)), np.zeros((0, 4)), frame, gap=4)
+    assert boxes[0][2] <= 98
+    assert (boxes[1][[1, 3]] <= boxes[2][[1, 3]]).all()
+
+
+@pytest.mark.parametrize(("form", "start"), [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_equal_points_give_equal_files(form: str, start: bytes) -> None:
+    found = points(row("x", 10, 0.7), row("y", 5, 0.6)).reset_index()
+    first, second = (figure_bytes(front_figure(found, label="PSNR, dB", higher_is_leakier=True), form) for _ in range(2))
+    assert first == second
+    assert first.startswith(start)
+
+
+def test_the_command_draws_records_and_refuses_what_it_cannot_write(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for folder in REFERENCE.glob("*--cifar10--*"):
+        (results / folder.name).mkdir(parents=True)
+        (results / folder.name / "record.json").write_bytes((folder / "record.json").read_bytes())
+    done = CliRunner().invoke(main, ["figure", "front", str(results), "-o", str(tmp_path / "front.pdf")])
+    assert done.exit_code == 0, done.output
+    assert "5 points, 3 on the front, 5 give the image away" in done.output
+    assert (tmp_path / "front.pdf").stat().st_size > 1000
+    wrong = CliRunner().invoke(main, ["figure", "front", str(results), "-o", str(tmp_path / "front.txt")])
+    assert wrong.exit_code == 2
+    assert "accepted: .pdf, .png, .svg" in wrong.output
