@@ -83,10 +83,11 @@ def test_no_file_is_too_large_for_the_repository() -> None:
     assert large == []
 
 
-def test_embedded_weights_stay_small_and_each_has_a_card() -> None:
-    weights = sorted((ROOT / "privbench" / "models" / "weights").glob("*.safetensors"))
+def test_embedded_weights_stay_small_and_each_victim_has_a_card() -> None:
+    everything = sorted((ROOT / "privbench").rglob("*.safetensors"))
+    assert sum(path.stat().st_size for path in everything) <= 18_000_000
+    weights = [path for path in everything if path.parent == ROOT / "privbench" / "models" / "weights"]
     assert weights
-    assert sum(path.stat().st_size for path in weights) <= 12_000_000
     assert [path.name for path in weights if not path.with_suffix(".json").is_file()] == []
 
 

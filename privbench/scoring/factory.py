@@ -31,7 +31,7 @@ class SuiteOptions:
         patch_size: Side of the victim's patches in pixels, None where it has no patches.
         image_size: Side of the images in pixels, None where it is not known yet.
         lpips_net: Trunk of LPIPS: `alex`, `vgg` or `squeeze`.
-        lpips_weights: File with the trunk's weights, None to look in torchvision's cache.
+        lpips_weights: File with the trunk's weights; None takes the package's (`alex`) or those in torchvision's cache.
         download: Whether the trunk's weights may be downloaded.
     """
 

@@ -80,7 +80,7 @@ def metric_suite(
         image_size: Side of the images in pixels; given, metrics that cannot handle it are unavailable from the start instead
             of an error once the attack is over.
         lpips_net: Trunk of LPIPS: `alex`, `vgg` or `squeeze`.
-        lpips_weights: File with the trunk's weights; None looks in torchvision's cache.
+        lpips_weights: File with the trunk's weights; None takes the package's (`alex`) or those in torchvision's cache.
         download: Whether to fetch the trunk's weights if they are nowhere; a failing download is a reason, not an error.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The ImageNet trunks under LPIPS (AlexNet, VGG16, SqueezeNet 1.1): a file, torchvision's cache, or a download.
+"""The ImageNet trunks under LPIPS: AlexNet's lies in the package; VGG16's and SqueezeNet's come from a cache or a download.
 
 Clusters are often offline: nothing is fetched unless it is asked for, and a fetch that does not answer gives up within
 seconds instead of hanging.
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from privbench.core.errors import UserError
+from privbench.scoring.embedded_trunk import embedded_trunk
 from privbench.scoring.factory import MetricUnavailable
 
 __all__ = ["ARCHITECTURES", "fetch", "load_trunk"]
@@ -44,13 +45,13 @@ _CHUNK = 1 << 20
 
 
 def load_trunk(net: str, shapes: Mapping[str, torch.Size], *, file: Path | None, download: bool) -> dict[str, Tensor]:
-    """The trunk's weights from the first source that is there: the given file, torchvision's cache, a download.
+    """The trunk's weights from the first source that is there: a given file, the package, torchvision's cache, a download.
 
     Args:
         net: `alex`, `vgg` or `squeeze`.
         shapes: The tensors wanted: names within torchvision's `.features`, such as `0.weight`, and their shapes.
         file: A state dict of the whole torchvision model or of its `.features`, by torch.save or in safetensors.
-        download: Whether to fetch what the cache does not hold.
+        download: Whether to fetch what neither the package nor the cache holds.
 
     Returns:
         float32 tensors under the names of `shapes`.
@@ -61,6 +62,9 @@ def load_trunk(net: str, shapes: Mapping[str, torch.Size], *, file: Path | None,
     """
     if file is not None:
         return _read(file, net, shapes)
+    embedded = embedded_trunk(net)
+    if embedded is not None:
+        return embedded
     url = _url(net)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     remedy = f"give a torchvision state dict with --lpips-weights FILE, or put {cached.name} into torchvision's cache"

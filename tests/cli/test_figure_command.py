@@ -90,7 +90,7 @@ def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
         (("trajectories", "FOLDER"), "no record has a loss trace"),
         (("ablation", "FOLDER", "--where", "colour=red"), "'colour=red' chooses nothing; accepted: COLUMN=VALUE"),
         (("ablation", "FOLDER", "--where", "adversary=red"), "no record has adversary 'red'; accepted: unaware"),
-        (("ablation", "FOLDER", "--metric", "lpips"), "no case has the metric 'lpips'; accepted: psnr, psnr_patch"),
+        (("ablation", "FOLDER", "--metric", "vmaf"), "no case has the metric 'vmaf'; accepted: "),
         (("mask-ratio", "FOLDER", "--where", "defense=none"), "no record has defense mjp"),
         (("ablation",), "give the folder where they lie"),
         (("front", "FOLDER", "--weights", "x"), "figure front takes no --weights; accepted by: positions"),

@@ -33,7 +33,7 @@ def test_scores_are_placed_and_images_found_among_candidates(finished: Path, pri
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.count("top-1 / top-5 of 6: pixel") == 2
     found = [Identification.load(path) for path in finished.glob("*/identification.json")]
-    assert {tuple(one.ranks) for one in found} == {("pixel", "feature")}
+    assert {tuple(one.ranks) for one in found} == {("pixel", "lpips", "feature")}
     assert all(1 <= rank <= 6 for one in found for ranks in one.ranks.values() for rank in ranks)
 
     assert privbench("leaderboard", "out", "-o", "board.csv").exit_code == 0
@@ -41,7 +41,7 @@ def test_scores_are_placed_and_images_found_among_candidates(finished: Path, pri
     assert board["psnr_between"].str.contains("..", regex=False).all()
     assert (board["identified_of"] == 6).all()
     assert board["identified_pixel_top1"].notna().all()
-    assert board["identified_lpips_top1"].isna().all()
+    assert board["identified_lpips_top1"].notna().all()
 
 
 def test_too_many_candidates_are_refused(finished: Path, privbench: Cli) -> None:

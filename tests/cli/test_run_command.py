@@ -27,16 +27,14 @@ def test_one_defense(small_run: Callable[..., Result], tmp_path: Path) -> None:
         (row,) = [line for line in lines if image.image in line]
         assert f" {image.scores['psnr']:.2f} " in row
         assert f" {image.scores['ssim']:.3f} " in row
+        assert f" {image.scores['lpips']:.3f} " in row
         assert f" {image.scores['psnr_patch']:.2f} " in row
-        assert " n/a " in row
     (mean,) = [line for line in lines if "mean, n = 2" in line]
     (bounds,) = [line for line in lines if "95 % interval" in line]
-    for name, digits in (("psnr", 2), ("ssim", 3), ("psnr_patch", 2)):
+    for name, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3), ("psnr_patch", 2)):
         interval = record.summary[name]
         assert f" {interval.mean:.{digits}f} " in mean
         assert f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}] " in bounds
-    (remark,) = [line for line in lines if line.startswith("LPIPS: n/a")]
-    assert "--lpips-weights FILE" in remark
     folder = Path("out") / record.case.folder
     assert str(folder) in answer.stdout
     assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [
@@ -157,6 +155,17 @@ def test_how_an_attack_computes_reaches_it_and_the_record(small_run: Callable[..
     assert (other.case_id, other.provenance.compile, other.provenance.group) == (record.case_id, "auto", 4)
 
 
+def test_a_trunk_that_is_not_here_leaves_the_column_empty_and_says_what_to_do(
+    small_run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    answer = small_run("--defense", "none", "--lpips-net", "vgg")
+    assert answer.exit_code == 0, answer.stderr
+    assert " n/a " in answer.stdout
+    (remark,) = [line for line in answer.stdout.splitlines() if line.startswith("LPIPS: n/a")]
+    assert "--lpips-weights FILE" in remark
+
+
 def test_lpips_from_a_file(small_run: Callable[..., Result], shared_data: Path, tmp_path: Path) -> None:
     weights = shared_data / "weights" / "lpips-trunk-alexnet-features.pth"
     answer = small_run("--defense", "none", "--lpips-weights", str(weights))
@@ -198,7 +207,7 @@ def test_tables_are_not_cut_where_there_is_no_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     answer = small_run("--defense", "none,mjp")
     (row,) = [line for line in answer.stdout.splitlines() if line.strip().startswith("mjp ")]
-    assert len(re.findall(r"\d \[.*?\]", row)) == 3
+    assert len(re.findall(r"\d \[.*?\]", row)) == 4
 
 
 def test_a_metric_without_a_value_is_never_nan(small_run: Callable[..., Result], tmp_path: Path) -> None:

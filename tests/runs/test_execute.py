@@ -221,8 +221,8 @@ def test_provenance_and_flags(small_case: Callable[..., Case], compute: Callable
     assert record.provenance.threads == torch.get_num_threads()
     assert record.provenance.peak_memory_mib > 50
     assert record.provenance.seconds >= sum(image.seconds for image in record.images) > 0
-    assert set(record.unavailable) == {"lpips"}
-    assert "lpips" not in record.summary
+    assert record.unavailable == {}
+    assert record.summary["lpips"].mean > 0
 
 
 # Finished cases, force

@@ -44,7 +44,7 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def suite(no_weights: Path) -> MetricSuite:
     """All metrics but LPIPS, for 32x32 images in patches of 4."""
-    return metric_suite(patch_size=4, image_size=32)
+    return metric_suite(patch_size=4, image_size=32, lpips_net="squeeze")
 
 
 @pytest.fixture(scope="session")

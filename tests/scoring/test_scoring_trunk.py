@@ -111,7 +111,7 @@ def test_a_damaged_cache_is_a_reason_and_not_an_error(no_weights: Path) -> None:
     assert f"{CACHED} in torchvision's cache is damaged; delete it" in _suite().unavailable["lpips"]
 
 
-@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
+@pytest.mark.parametrize("net", ["vgg", "squeeze"])
 def test_without_weights_the_score_is_missing_with_what_to_do(net: str, no_weights: Path) -> None:
     suite = _suite(net=net)
     assert "lpips" not in suite.names
