@@ -151,7 +151,7 @@ def report_page(place: Path | Remote, presentation: Presentation, *, baseline: s
     here = files("privbench.analysis")
     style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     environment = Environment(
-        loader=PackageLoader("privbench", "runs"),
+        loader=PackageLoader("privbench", "analysis"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

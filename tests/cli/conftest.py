@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from privbench.cli import main
 from privbench.core import ATTACKS
-from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 
 @pytest.fixture(autouse=True)

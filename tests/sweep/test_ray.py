@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
-from tests.runs.sweeping import PLUGIN, Sweep, contents
+from tests.sweep.sweeping import PLUGIN, Sweep, contents
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed", exc_type=ImportError)
 

@@ -18,9 +18,9 @@ import torch
 
 from privbench.cli import main
 from privbench.core import ATTACKS
-from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
-PLUGIN = Path(__file__).parent / "plugin"
+PLUGIN = Path(__file__).parents[1] / "run" / "plugin"
 
 _MARK = "PRIVBENCH_TEST_MARK"
 
@@ -57,7 +57,7 @@ class Sweep:
                 "privbench.cli.sweep",
                 "privbench.plots.drawing",
                 "matplotlib.pyplot",
-                "tests.runs.sweeping",
+                "tests.sweep.sweeping",
             ]
         )
         self.folder = folder

@@ -27,7 +27,7 @@ from privbench.store.folder import FAILURE, RECORD, CaseFolder
 from privbench.sweep.survey import survey
 from privbench.sweep.work import CaseState, SweepListener, Way, state_of, work
 from privbench.sweep.workers import BudgetUsedError, alone
-from tests.runs.sweeping import PLUGIN, Sweep, contents
+from tests.sweep.sweeping import PLUGIN, Sweep, contents
 
 Small = Callable[..., Case]
 

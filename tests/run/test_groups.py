@@ -14,8 +14,8 @@ from privbench.core import Case, ComputeOptions, Failure, Record
 from privbench.run.devices import spread
 from privbench.run.interrupt import Interrupted, Interruption
 from privbench.store.folder import CaseFolder, Slot
-from tests.runs.plugin.privbench_test_plugin import GroupWalk
-from tests.runs.watching import PowerCut, Watcher, results
+from tests.run.plugin.privbench_test_plugin import GroupWalk
+from tests.run.watching import PowerCut, Watcher, results
 
 CPU = torch.device("cpu")
 

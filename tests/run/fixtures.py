@@ -1,4 +1,4 @@
-"""Small, fast cases for the tests of runs: test attacks, a random victim, two photos."""
+"""Fixtures of all tests that compute cases: small, fast ones with test attacks, a random victim and two photos."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from privbench.core import ATTACKS, Case, Record
 from privbench.run.execute import Suites, run_case
 from privbench.run.resolve import RunOptions, resolve_cases
-from tests.runs.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 
 @pytest.fixture(autouse=True)

@@ -31,8 +31,8 @@ from privbench.run.pictures import ShownCase, picture_names, shown_case
 from privbench.run.prepare import Prepared, prepare
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
 from privbench.store.folder import CaseFolder, Slot
-from tests.runs.plugin.privbench_test_plugin import GroupWalk, Walk
-from tests.runs.watching import PowerCut, Watcher, results
+from tests.run.plugin.privbench_test_plugin import GroupWalk, Walk
+from tests.run.watching import PowerCut, Watcher, results
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from privbench.store.remote import PROGRESS, Remote, fetched
 from privbench.sweep.survey import survey
 from privbench.sweep.work import CaseState, SweepListener, Way, standing, work
 from privbench.sweep.workers import alone
-from tests.runs.sweeping import contents
+from tests.sweep.sweeping import contents
 
 Small = Callable[..., Case]
 
