@@ -107,10 +107,10 @@ def test_what_was_inferred_of_the_clients_choices_is_a_mean_over_those_about_whi
 
 def test_a_metric_that_some_records_lack_is_an_empty_cell(template: Record, tmp_path: Path) -> None:
     lpips = Interval(mean=0.5, low=0.4, high=0.6, n=2)
-    one = variant(template, 10.0, 1)
-    two = one.model_copy(update={"summary": {**one.summary, "lpips": lpips}})
-    other = variant(template, 20.0, 2)
-    store(tmp_path / "runs", two, other)
+    one, two = variant(template, 10.0, 1), variant(template, 20.0, 2)
+    without = {name: interval for name, interval in two.summary.items() if name != "lpips"}
+    one = one.model_copy(update={"summary": {**one.summary, "lpips": lpips}})
+    store(tmp_path / "runs", one, two.model_copy(update={"summary": without}))
     rows = table(tmp_path / "runs")
     assert [row["lpips_mean"] for row in rows] == ["0.5", ""]
     assert not re.search(r"\bnan\b", leaderboard_csv(leaderboard(tmp_path / "runs")), re.IGNORECASE)
