@@ -31,7 +31,7 @@ class April(Attack):
         reason = _obstacle(model, observation)
         if reason:
             raise UserError(
-                f"attack april does not apply to {observation.model.name} with defense {observation.defense}: {reason}; "
+                f"attack april does not apply to {observation.model.name} with defense {observation.defense_text}: {reason}; "
                 "choose --attack closed-form or gradvit"
             )
 

@@ -112,7 +112,7 @@ class _Equations:
         simulation = simulate(observation)
         parts = simulation.model.parts()
         expected = simulation.view.expected((cast(str, parts.position), parts.patch_weight))
-        observation = replace(observation, gradients={**observation.gradients, **expected})
+        observation = observation.with_gradients({**observation.gradients, **expected})
         gradients = token_gradients(simulation.model, observation)
         target = observation.gradients[parts.patch_weight].double().flatten(1)
         masked = (gradients == 0).all(dim=1) & simulation.model.has_unknown_position

@@ -159,8 +159,8 @@ class GradViT(GroupAttack):
         names = [*_GROUPS, *(f"block-{number}" for number in blocks)]
         there = [*_UP_TO, *(name for name in names if any(_in_group(name, one) for one in observation.gradients))]
         raise UserError(
-            f"attack gradvit matches layers={self.layers}, and {observation.model.name} under {observation.defense} has no "
-            f"such parameters; accepted for it: {', '.join(there)}"
+            f"attack gradvit matches layers={self.layers}, and {observation.model.name} under {observation.defense_text} has "
+            f"no such parameters; accepted for it: {', '.join(there)}"
         )
 
     def group_size(self, observation: Observation) -> int:

@@ -186,7 +186,7 @@ def april_updates(photos: int, weights: str) -> list[Update]:
             defense,
             images,
             labels,
-            declared="none",
+            declared=(),
             threat_model=ThreatModel(labels="known"),
             generator=torch.Generator().manual_seed(number),
         )

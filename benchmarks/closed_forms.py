@@ -51,7 +51,7 @@ def updates(
             built,
             images.to(dtype),
             labels,
-            declared="+".join(map(str, specs)),
+            declared=specs,
             threat_model=ThreatModel.model_validate({"adversary": adversary}),
             generator=torch.Generator().manual_seed(5 + index),
         )
@@ -190,7 +190,7 @@ def changed(observation: Observation, level: float, clipped: bool, seed: int) ->
         name: factor * (value + deviation * torch.randn(value.shape, generator=generator))
         for name, value in observation.gradients.items()
     }
-    return Observation(**{**vars(observation), "gradients": gradients})
+    return observation.with_gradients(gradients)
 
 
 @main.command()

@@ -82,7 +82,7 @@ def observed(victim: Victim, images: ImageSet, batches: Iterator[list[int]]) -> 
             defense,
             pixels,
             labels,
-            declared="none",
+            declared=(),
             threat_model=ThreatModel(),
             generator=torch.Generator().manual_seed(0),
         )

@@ -110,11 +110,13 @@ def simulate(observation: Observation) -> Simulation:
     Raises:
         UserError: The declared model or defense is not known here, or the state does not fit.
     """
-    defense: Defense = build_defense(resolve_defense(observation.defense))
+    defense: Defense = build_defense(observation.defense or resolve_defense("none"))
     with torch.random.fork_rng(devices=[]):
         model = build_model(observation.model)
     defense.prepare_model(model)
     model.load_state_dict(dict(observation.model_state))
+    if observation.normalisation is not None:
+        model.normalise_by(observation.normalisation)
     model.to(observation.device).requires_grad_(False)
     model.train(observation.threat_model.model_mode == "train")
     if model.training:

@@ -1,13 +1,31 @@
-"""The client: private images, a model and a defense go in; what the server sees and what stays secret come out."""
+"""The client: private images, a model and a defense go in; what the server sees and what stays secret come out.
+
+It sends the gradient of one step, or trains for several (`LocalTraining`) and sends the difference of the weights.
+"""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
-from privbench.core import Defense, ModelInput, ModelSpec, Observation, Secret, ThreatModel, UserError
+from privbench.core import (
+    ComponentSpec,
+    Defense,
+    LocalTraining,
+    ModelInput,
+    ModelSpec,
+    Normalisation,
+    Observation,
+    Secret,
+    ThreatModel,
+    UserError,
+)
 from privbench.models import Victim, client_loss
 
-__all__ = ["observe", "sample_gradients"]
+__all__ = ["local_optimiser", "observe", "sample_gradients"]
 
 _CHUNK = 16
 """Samples whose gradients are computed at a time: more are hardly faster and take more memory."""
@@ -20,12 +38,14 @@ def observe(
     images: Tensor,
     labels: Tensor,
     *,
-    declared: str,
+    declared: Sequence[ComponentSpec],
     threat_model: ThreatModel,
     generator: torch.Generator,
+    training: LocalTraining | None = None,
 ) -> tuple[Observation, Secret]:
-    """Computes one client update: the gradient of the mean cross-entropy over the batch, and of what layers add to it.
+    """Computes one client update: a gradient, or the weight delta of local training.
 
+    The loss is the mean cross-entropy over the batch, and what layers add to it.
     Training losses of the defense (MJP's DAL) are not part of the update: they depend on weights and mask alone and carry
     nothing of the images. A defense that works on single samples is given the gradient of each sample's own loss.
 
@@ -35,9 +55,10 @@ def observe(
         defense: Applied to batch and gradient; `prepare_model` has been applied to `victim` before.
         images: `[batch, 3, height, width]` in [0, 1].
         labels: `[batch]` int64.
-        declared: The defense as the client declares it, `name:key=value` joined by `+`.
+        declared: The defense as the client declares it.
         threat_model: What the attacker may assume.
         generator: Source of the defense's random choices; the model's own (dropout) are seeded from it.
+        training: Steps to take; None: one gradient is sent.
 
     Returns:
         The observation for the attacker and the secret for scoring.
@@ -60,24 +81,102 @@ def observe(
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim.train(threat_model.model_mode == "train")
-        if defense.takes_samples():
-            samples, _ = sample_gradients(victim, protected.model_input, labels)
-            gradients = defense.protect_samples(samples, generator)
+        if training is None:
+            update = defense.protect_gradients(_gradients(victim, defense, protected.model_input, labels, generator), generator)
         else:
-            gradients = _of_batch(victim, protected.model_input, labels)
+            update = _delta(victim, defense, protected.model_input, labels, training, generator)
     victim.train(was_training)
-    gradients = defense.protect_gradients(gradients, generator)
     observation = Observation(
-        gradients=gradients,
+        update=update,
         model=model,
         model_state=victim.state_dict(),
         batch_size=len(images),
         threat_model=threat_model,
-        defense=declared,
+        defense=tuple(declared),
         labels=labels if threat_model.labels == "known" else None,
         disclosed=protected.choices if threat_model.adversary == "oracle" else {},
+        kind="gradient" if training is None else "delta",
+        training=training if threat_model.training == "known" else None,
+        normalisation=Normalisation(tuple(victim.mean.flatten().tolist()), tuple(victim.std.flatten().tolist())),
     )
     return observation, Secret(images, labels, protected.model_input.images.detach(), protected.choices)
+
+
+def _gradients(
+    victim: Victim, defense: Defense, given: ModelInput, labels: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Gradient of one step by parameter name, as a defense on single samples leaves it."""
+    if not defense.takes_samples():
+        return _of_batch(victim, given, labels)
+    return defense.protect_samples(sample_gradients(victim, given, labels)[0], generator)
+
+
+def _delta(
+    victim: Victim,
+    defense: Defense,
+    given: ModelInput,
+    labels: Tensor,
+    training: LocalTraining,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Weights after local training less weights before, by parameter name.
+
+    A defense on single samples works in every step; one on gradients is applied once, to what is sent, in the units of a
+    gradient, so that its strength means the same as for a client of one step.
+
+    Raises:
+        UserError: There are fewer images than mini-batches, or the defense mixes images across mini-batches.
+    """
+    trained = deepcopy(victim)
+    before = {name: value.detach().clone() for name, value in trained.named_parameters()}
+    optimiser = local_optimiser(training, list(trained.parameters()))
+    for batch in _mini_batches(len(labels), training, generator):
+        gradients = _gradients(trained, defense, _part(given, batch), labels[batch], generator)
+        for name, parameter in trained.named_parameters():
+            parameter.grad = gradients[name].to(parameter)
+        optimiser.step()
+    delta = {name: value.detach() - before[name] for name, value in trained.named_parameters()}
+    if type(defense).protect_gradients is not Defense.protect_gradients:
+        scale = training.learning_rate * training.gradient_weight
+        sent = defense.protect_gradients({name: -value / scale for name, value in delta.items()}, generator)
+        delta = {name: -scale * value for name, value in sent.items()}
+    return {name: value.to(training.torch_dtype) for name, value in delta.items()}
+
+
+def local_optimiser(training: LocalTraining, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that a client trains with."""
+    if training.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    momentum = training.momentum if training.optimiser == "momentum" else 0.0
+    return torch.optim.SGD(parameters, training.learning_rate, momentum=momentum, weight_decay=training.weight_decay)
+
+
+def _mini_batches(images: int, training: LocalTraining, generator: torch.Generator) -> Iterator[Tensor]:
+    """Which images each step takes; a single batch is not shuffled."""
+    if training.batches > images:
+        raise UserError(
+            f"{images} image{'s' if images > 1 else ''} in {training.batches} mini-batches; accepted: at most one mini-batch "
+            "an image; raise --batch-size or lower the batches of --local"
+        )
+    parts: list[Tensor] = []
+    for _ in range(training.steps):
+        if not parts:
+            order = torch.arange(images) if training.batches == 1 else torch.randperm(images, generator=generator)
+            parts = list(order.tensor_split(training.batches))
+        yield parts.pop(0)
+
+
+def _part(given: ModelInput, batch: Tensor) -> ModelInput:
+    """The model's input for some of the images."""
+    if len(batch) == len(given.images):
+        return given
+    if given.label_mixing is not None:
+        raise UserError(
+            "a defense that mixes the labels of a batch does not go with several mini-batches of local training; "
+            "leave out the defense, or use one mini-batch"
+        )
+    noise = {name: value[:, batch] for name, value in given.layer_noise.items()}
+    return replace(given, images=given.images[batch], layer_noise=noise)
 
 
 def _of_batch(victim: Victim, given: ModelInput, labels: Tensor) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def client_update(
         built,
         images,
         torch.arange(3, 3 + len(images)),
-        declared="+".join(map(str, specs)),
+        declared=specs,
         threat_model=ThreatModel.model_validate(threat),
         generator=torch.Generator().manual_seed(seed),
     )

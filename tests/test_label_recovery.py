@@ -19,7 +19,7 @@ def _observe(labels: list[int], generator: torch.Generator) -> Observation:
         build_defense(resolve_defense("none")),
         images,
         torch.tensor(labels),
-        declared="none",
+        declared=(),
         threat_model=ThreatModel(),
         generator=generator,
     )
@@ -38,23 +38,23 @@ def test_without_a_bias_gradient_the_weight_is_used() -> None:
     features = torch.tensor([0.5, 2.0, 1.0])
     residual = torch.tensor([0.2, 0.3, -0.9, 0.4])
     observation = Observation(
-        gradients={"head.weight": residual[:, None] * features},
+        update={"head.weight": residual[:, None] * features},
         model=ModelSpec(name="m", num_classes=4, image_size=8),
-        model_state={},
+        model_state={"head.weight": torch.zeros(4, 3)},
         batch_size=1,
     )
-    assert recover_labels(observation, "head.weight").tolist() == [2]
+    assert recover_labels(observation, "network.head.weight").tolist() == [2]
 
 
 def test_more_images_than_classes_is_refused() -> None:
     observation = Observation(
-        gradients={"head.weight": torch.zeros(2, 3)},
+        update={"head.weight": torch.zeros(2, 3)},
         model=ModelSpec(name="m", num_classes=2, image_size=8),
-        model_state={},
+        model_state={"head.weight": torch.zeros(2, 3)},
         batch_size=3,
     )
     with pytest.raises(UserError, match="3 images but 2 classes"):
-        recover_labels(observation, "head.weight")
+        recover_labels(observation, "network.head.weight")
 
 
 def _residuals(generator: torch.Generator, labels: list[int], spread: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,26 +67,26 @@ def _residuals(generator: torch.Generator, labels: list[int], spread: float) -> 
 
 def _seen(weight: torch.Tensor, bias: torch.Tensor | None, batch: int) -> Observation:
     gradients = {"head.weight": weight} | ({} if bias is None else {"head.bias": bias})
-    return Observation(gradients, ModelSpec(name="m", num_classes=len(weight), image_size=8), {}, batch)
+    return Observation(gradients, ModelSpec(name="m", num_classes=len(weight), image_size=8), gradients, batch)
 
 
 @pytest.mark.parametrize("label", range(10))
 def test_idlg_reads_the_weight_alone_whatever_the_signs_of_the_features(label: int, generator: torch.Generator) -> None:
     weight, _ = _residuals(generator, [label], 3.0)
-    assert recover_labels(_seen(weight, None, 1), "head.weight", "idlg").tolist() == [label]
+    assert recover_labels(_seen(weight, None, 1), "network.head.weight", "idlg").tolist() == [label]
 
 
 @pytest.mark.parametrize("labels", [[4, 4, 4, 4], [1, 1, 7, 7, 7, 2], [0, 9], [3], [5] * 7 + [6]])
 def test_bias_counts_finds_repeated_labels(labels: list[int], generator: torch.Generator) -> None:
     weight, bias = _residuals(generator, labels, 0.1)
-    found = recover_labels(_seen(weight, bias, len(labels)), "head.weight", "bias-counts")
+    found = recover_labels(_seen(weight, bias, len(labels)), "network.head.weight", "bias-counts")
     assert found.tolist() == sorted(labels)
 
 
 def test_more_images_than_classes_are_for_bias_counts(generator: torch.Generator) -> None:
     labels = [0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9]
     weight, bias = _residuals(generator, labels, 0.05)
-    assert recover_labels(_seen(weight, bias, 12), "head.weight", "bias-counts").tolist() == labels
+    assert recover_labels(_seen(weight, bias, 12), "network.head.weight", "bias-counts").tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_more_images_than_classes_are_for_bias_counts(generator: torch.Generator
 def test_a_rule_that_does_not_apply_says_so(rule: LabelRule, classes: int, batch: int, bias: bool, words: str) -> None:
     seen = _seen(torch.zeros(classes, 3), torch.zeros(classes) if bias else None, batch)
     with pytest.raises(UserError, match=words):
-        recover_labels(seen, "head.weight", rule)
+        recover_labels(seen, "network.head.weight", rule)
 
 
 @pytest.mark.parametrize("rule", ["idlg", "last-layer", "bias-counts"])

@@ -62,6 +62,12 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
     type=click.Choice(["unaware", "aware", "oracle"]),
     help="What the attacker knows of the defense.  [default: unaware; of an ensemble: aware]",
 )
+@click.option("--local", help="Local training, such as sgd:steps=5,lr=0.01: a weight delta is sent.  [default: one gradient]")
+@click.option(
+    "--training",
+    type=click.Choice(["known", "hidden"]),
+    help="Whether the attacker is told how the client trained.  [default: known]",
+)
 @click.option("--lpips-net", type=click.Choice(["alex", "vgg", "squeeze"]), help="Trunk of LPIPS.  [default: alex]")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")

@@ -170,7 +170,7 @@ def require_tokens(observation: Observation, model: Victim, attack: str) -> None
     if model.parts().position is None:
         raise UserError(
             f"attack {attack} needs a learned position embedding, which {observation.model.name} with defense "
-            f"{observation.defense} does not have; choose --attack gradvit"
+            f"{observation.defense_text} does not have; choose --attack gradvit"
         )
     if observation.batch_size > 1:
         raise UserError(

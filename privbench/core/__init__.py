@@ -1,20 +1,24 @@
 """The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project."""
 
 from privbench.core.attack import Attack, GroupAttack
-from privbench.core.case import Case, ComponentSpec, DataSpec, VictimSpec, generator_for
+from privbench.core.case import Case, DataSpec, VictimSpec, generator_for
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.compute import ComputeOptions
 from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, ScrambledPixels, Send, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
+from privbench.core.local_training import LocalTraining, UpdateDtype, gradient_of_delta
 from privbench.core.metric import Metric
-from privbench.core.observation import Adversary, ModelInput, ModelSpec, Observation, Secret, ThreatModel
+from privbench.core.model_input import ModelInput, ModelSpec, Normalisation
+from privbench.core.observation import Observation, Secret, UpdateKind
+from privbench.core.parameter_names import canonical_names, short_name
 from privbench.core.price import Price, Training
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
 from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
 from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
-from privbench.core.spec import Spec, parse_spec, parse_specs
+from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
+from privbench.core.threat_model import Adversary, ThreatModel
 from privbench.core.yardstick import Calibration, Identification
 
 __all__ = [
@@ -44,10 +48,12 @@ __all__ = [
     "ImageError",
     "ImageResult",
     "Interval",
+    "LocalTraining",
     "MemberResult",
     "Metric",
     "ModelInput",
     "ModelSpec",
+    "Normalisation",
     "Observation",
     "Price",
     "Progress",
@@ -64,15 +70,20 @@ __all__ = [
     "ThreatModel",
     "Training",
     "TrainingRule",
+    "UpdateDtype",
+    "UpdateKind",
     "UserError",
     "VictimSpec",
     "adversaries_up_to",
     "build_defense",
+    "canonical_names",
     "ensemble_members",
     "generator_for",
+    "gradient_of_delta",
     "is_ensemble",
     "parse_spec",
     "parse_specs",
     "resolve_defense",
+    "short_name",
     "unknown_name",
 ]

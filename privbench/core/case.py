@@ -17,24 +17,16 @@ from pydantic import Field, ValidationError
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
-from privbench.core.observation import ModelSpec, ThreatModel
+from privbench.core.local_training import LocalTraining
+from privbench.core.model_input import ModelSpec
+from privbench.core.spec import ComponentSpec
 from privbench.core.stored import StrictPart, yaml_fields
+from privbench.core.threat_model import ThreatModel
 
-__all__ = ["CASE_SCHEMA", "Case", "ComponentSpec", "DataSpec", "VictimSpec", "generator_for"]
+__all__ = ["CASE_SCHEMA", "Case", "DataSpec", "VictimSpec", "generator_for"]
 
 CASE_SCHEMA: Literal[1] = 1
 """Version of the case's fields; a file of another version is refused by name."""
-
-
-class ComponentSpec(StrictPart):
-    """A component by name with all its hyper-parameters resolved."""
-
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-    def __str__(self) -> str:
-        inside = ",".join(f"{key}={value}" for key, value in self.parameters.items())
-        return f"{self.name}:{inside}" if inside else self.name
 
 
 class VictimSpec(StrictPart):
@@ -69,6 +61,8 @@ class Case(StrictPart):
     data: DataSpec
     batch_size: int = Field(default=1, gt=0)
     threat_model: ThreatModel = ThreatModel()
+    local: LocalTraining | None = None
+    """How the client trains before it sends a weight delta; None: it sends the gradient of one step."""
     lpips: Literal["alex", "vgg", "squeeze"] = "alex"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -116,8 +110,10 @@ class Case(StrictPart):
             raise UserError(f"{path}: {one_line(error)}") from None
 
 
-_ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary"}, "lpips": True}
+_ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary", "training"}, "lpips": True}
 """What the client's random choices must not depend on."""
+
+_LATER_THREATS = {"training": "known", "server": "honest"}
 
 _SELECTION = {"indices", "sha256"}
 """Which other images a case has, on which nothing random may depend."""
@@ -128,6 +124,11 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     # Where a file lies does not change the numbers; its content does, and that is hashed beside it.
     content["data"]["source"] = Path(case.data.source).name
     content["victim"]["weights"] = Path(case.victim.weights).name
+    # What came later is left out where it is as it was before, so that cases of earlier versions keep their identity.
+    for part, defaults in ((content, {"local": None}), (content.get("threat_model", {}), _LATER_THREATS)):
+        for name, default in defaults.items():
+            if part.get(name, default) == default:
+                part.pop(name, None)
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 

@@ -11,12 +11,12 @@ import torch
 from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
-from privbench.core.case import ComponentSpec
 from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.errors import UserError
-from privbench.core.observation import ModelInput, Observation
+from privbench.core.model_input import ModelInput
+from privbench.core.observation import Observation
 from privbench.core.registry import DEFENSES
-from privbench.core.spec import parse_specs
+from privbench.core.spec import ComponentSpec, parse_specs
 
 __all__ = ["Composition", "build_defense", "resolve_defense"]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from privbench.core.component import Component
 from privbench.core.errors import UserError
-from privbench.core.observation import ModelInput, Observation
+from privbench.core.model_input import ModelInput
+from privbench.core.observation import Observation
 
 __all__ = ["AttackerView", "Defense", "Effect", "Estimate", "ProtectedInput", "ScrambledPixels", "Send", "TrainingRule"]
 

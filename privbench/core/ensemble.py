@@ -7,11 +7,12 @@ parameters: numbers of different defenses compare because nobody could tune it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privbench.core.case import Case, ComponentSpec
+from privbench.core.case import Case
 from privbench.core.defense import Defense
 from privbench.core.errors import UserError
-from privbench.core.observation import Adversary
 from privbench.core.registry import ATTACKS, ENSEMBLES
+from privbench.core.spec import ComponentSpec
+from privbench.core.threat_model import Adversary
 
 __all__ = ["Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"]
 

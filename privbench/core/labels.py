@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence, Set
 
-from privbench.core.case import Case, ComponentSpec
+from privbench.core.case import Case
 from privbench.core.composition import build_defense
 from privbench.core.ensemble import is_ensemble
 from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, DEFENSES, Registry
+from privbench.core.spec import ComponentSpec
 
 __all__ = ["attack_label", "claim_text", "defense_label", "defense_labels"]
 

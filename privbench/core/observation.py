@@ -1,135 +1,118 @@
-"""What crosses the wire, and under which assumptions: `Observation`, `ThreatModel`, and the sealed `Secret`.
+"""What crosses the wire, `Observation`, and the sealed `Secret`.
 
 An attack sees an `Observation` and nothing else; it can be saved to one safetensors file and attacked on another machine.
 The `Secret` is made beside it by the client and is opened by scoring alone.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
+from privbench.core.local_training import LocalTraining, UpdateDtype, dtype_of, gradient_of_delta
+from privbench.core.model_input import ModelSpec, Normalisation
+from privbench.core.parameter_names import canonical_names, check_parameter, short_name
+from privbench.core.spec import ComponentSpec
+from privbench.core.threat_model import ThreatModel
 
-__all__ = ["Adversary", "ModelInput", "ModelSpec", "Observation", "Secret", "ThreatModel"]
+__all__ = ["OBSERVATION_HEADER", "Observation", "Secret", "UpdateKind"]
 
+OBSERVATION_HEADER = "privbench-observation"
+"""Key of the metadata of a saved observation."""
 
-Adversary = Literal["unaware", "aware", "oracle"]
-"""`unaware` simulates the undefended forward pass, `aware` knows the defense and its public parameters and infers its random
-choices, `oracle` is also told those choices, never the image."""
-
-
-class ThreatModel(BaseModel):
-    """What the attacker is assumed to know; every field is a column of the leaderboard."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    labels: Literal["recovered", "known"] = "recovered"
-    """`recovered`: the attack must find the labels in the gradient; `known`: they are part of the observation."""
-    model_mode: Literal["eval", "train"] = "eval"
-    """Mode of the client's model while it computes the gradient (dropout and the like)."""
-    adversary: Adversary = "unaware"
-    """What the attacker knows of the defense."""
-
-
-class ModelSpec(BaseModel):
-    """The architecture that the server sent, enough to rebuild the module; the weights travel as `Observation.model_state`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    num_classes: int = Field(gt=1)
-    image_size: int = Field(gt=0)
-    """Height and width of the input in pixels."""
-
-
-@dataclass(frozen=True)
-class ModelInput:
-    """What one forward pass consumes.
-
-    Attributes:
-        images: `[batch, 3, height, width]` in [0, 1].
-        unknown_positions: `[patches]` bool, the patches whose position embedding is the shared "unknown" row; None where
-            the defense has none. Patches count row by row.
-        layer_noise: What layers inside the network take for this pass, a random draw or a mask: name of the network's buffer
-            to `[draws, batch, ...]`, one value per image. The logits are the mean over the draws; a client makes one.
-        label_mixing: `[batch, batch]`, rows that sum to one: the target of each sample as a mixture of the batch's labels;
-            None where every sample has its own label.
-    """
-
-    images: Tensor
-    unknown_positions: Tensor | None = None
-    layer_noise: Mapping[str, Tensor] = field(default_factory=dict)
-    label_mixing: Tensor | None = None
-
-    @property
-    def arguments(self) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
-        """The same as the victim's forward pass takes it, in order."""
-        return self.images, self.unknown_positions, self.layer_noise
-
-    def with_noise(self, noise: Mapping[str, Tensor]) -> "ModelInput":
-        """The same with `noise` for these layers, by name as in `layer_noise`."""
-        return replace(self, layer_noise={**self.layer_noise, **noise})
-
-    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        """What the samples are to be classified as.
-
-        Args:
-            labels: `[batch]` int64, or `[batch, classes]` probabilities.
-            num_classes: Of the classifier.
-
-        Returns:
-            The labels where nothing is mixed, else `[batch, classes]` probabilities.
-        """
-        if self.label_mixing is None:
-            return labels
-        if not labels.is_floating_point():
-            labels = (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(self.label_mixing.dtype)
-        return self.label_mixing @ labels
+UpdateKind = Literal["gradient", "delta"]
+"""`gradient` of the client's loss, or `delta`: weights after local training less weights before."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """All that the attacker gets from one client update.
 
+    Names of parameters are those of the victim's state (`network.` and the network's own name); what wraps a model for training
+    (`module.`, `_module.`, `_orig_mod.`) is taken off. An update may be partial: the head alone, adapters alone.
+
     Attributes:
-        gradients: Gradient of the client's loss by parameter name.
+        update: What was sent, by parameter name, at least one: gradients of the client's loss, or weights after less before.
         model: The architecture.
         model_state: Parameters and buffers that the server sent to the client, by name.
-        batch_size: Number of images behind the gradient.
+        batch_size: Number of images behind the update.
         threat_model: What the attacker may assume.
-        defense: The defense as the client declares it (`name:key=value`, joined by `+`), public parameters included.
+        defense: The defenses that the client declares, in order, public parameters included; none where it is empty.
         labels: `[batch]` int64, only where the threat model reveals them.
         disclosed: The defense's random choices (mask, permutation, ...), only for the `oracle` adversary; never an image.
+        kind: `gradient`, or `delta` of a client that trained.
+        training: How it trained, where the threat model reveals it; None for a gradient.
+        normalisation: Of the model's input; None where it is that of the architecture's own weights.
     """
 
-    gradients: Mapping[str, Tensor]
+    update: Mapping[str, Tensor]
     model: ModelSpec
     model_state: Mapping[str, Tensor]
     batch_size: int
     threat_model: ThreatModel = field(default_factory=ThreatModel)
-    defense: str = "none"
+    defense: tuple[ComponentSpec, ...] = ()
     labels: Tensor | None = None
     disclosed: Mapping[str, Tensor] = field(default_factory=dict)
+    kind: UpdateKind = "gradient"
+    training: LocalTraining | None = None
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
-        for name in ("gradients", "model_state", "disclosed"):
+        object.__setattr__(self, "defense", tuple(self.defense))
+        for name in _GROUPS:
             frozen = {key: value.detach().clone() for key, value in getattr(self, name).items()}
-            object.__setattr__(self, name, MappingProxyType(frozen))
-        if self.batch_size < 1:
-            raise UserError(f"an observation of {self.batch_size} images; accepted: 1 or more")
-        broken = [key for key, value in self.gradients.items() if not torch.isfinite(value).all()]
-        if broken:
-            raise UserError(f"the gradient of {broken[0]} is not finite; check the client's images and weights")
+            object.__setattr__(self, name, MappingProxyType(frozen if name == "disclosed" else canonical_names(frozen)))
+        _check(self)
+
+    @cached_property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """The gradient behind the update, by parameter name, float32 or wider: of one step, or the mean over local steps.
+
+        Exact for gradients, and for deltas of SGD with or without momentum whose training is known; see `gradient_of_delta`.
+        """
+        if self.kind == "delta":
+            return MappingProxyType(gradient_of_delta(self.update, self.model_state, self.training))
+        wide = {key: value.to(torch.promote_types(value.dtype, torch.float32)) for key, value in self.update.items()}
+        return MappingProxyType(wide)
+
+    @cached_property
+    def dtype(self) -> UpdateDtype:
+        """In which the update was sent, read off its entries."""
+        return dtype_of(self.update)
+
+    def with_gradients(self, gradients: Mapping[str, Tensor]) -> "Observation":
+        """The same with a gradient in place of the update."""
+        return replace(self, update=gradients, kind="gradient", training=None)
+
+    def require_parameters(self, names: Iterable[str], attack: str) -> None:
+        """Refuses an update that lacks what an attack reads.
+
+        Raises:
+            UserError: A parameter is not part of the update; the line names what is.
+        """
+        missing = [name for name in names if name not in self.update]
+        if missing:
+            there = ", ".join(map(short_name, list(self.update)[:4])) + (", ..." if len(self.update) > 4 else "")
+            raise UserError(
+                f"attack {attack} needs the update of {', '.join(map(short_name, missing))}, which this client did not send; "
+                f"sent: {there} ({len(self.update)} parameters)"
+            )
+
+    @property
+    def defense_text(self) -> str:
+        """The declared defense as a user would write it."""
+        return "+".join(map(str, self.defense)) or "none"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -138,8 +121,8 @@ class Observation:
 
     @property
     def device(self) -> torch.device:
-        """Where the gradients live."""
-        return next(iter(self.gradients.values())).device
+        """Where the update lives."""
+        return next(iter(self.update.values())).device
 
     def to(self, device: torch.device) -> "Observation":
         """The same observation on another device; itself where it lies there already."""
@@ -151,7 +134,7 @@ class Observation:
 
         return replace(
             self,
-            gradients=moved(self.gradients),
+            update=moved(self.update),
             model_state=moved(self.model_state),
             labels=None if self.labels is None else self.labels.to(device),
             disclosed=moved(self.disclosed),
@@ -160,7 +143,7 @@ class Observation:
     def save(self, path: Path) -> None:
         """Writes the observation to one safetensors file."""
         tensors: dict[str, Tensor] = {}
-        for group in ("gradients", "model_state", "disclosed"):
+        for group in _GROUPS:
             tensors |= {f"{group}/{key}": value.contiguous() for key, value in getattr(self, group).items()}
         if self.labels is not None:
             tensors["labels"] = self.labels.contiguous()
@@ -168,9 +151,12 @@ class Observation:
             "model": self.model.model_dump(mode="json"),
             "batch_size": self.batch_size,
             "threat_model": self.threat_model.model_dump(mode="json"),
-            "defense": self.defense,
+            "defense": [part.model_dump(mode="json") for part in self.defense],
+            "kind": self.kind,
+            "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "normalisation": None if self.normalisation is None else [self.normalisation.mean, self.normalisation.std],
         }
-        save_file(tensors, str(path), metadata={"privbench-observation": json.dumps(header)})
+        save_file(tensors, str(path), metadata={OBSERVATION_HEADER: json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path) -> "Observation":
@@ -179,29 +165,67 @@ class Observation:
         Raises:
             UserError: The file cannot be read or is not an observation.
         """
-        groups: dict[str, dict[str, Tensor]] = {"gradients": {}, "model_state": {}, "disclosed": {}}
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in _GROUPS}
         labels = None
         try:
             with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {})["privbench-observation"])
+                header = json.loads((file.metadata() or {})[OBSERVATION_HEADER])
                 for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                     group, slash, name = key.partition("/")
                     if slash:
                         groups[group][name] = file.get_tensor(key)
                     else:
                         labels = file.get_tensor(key)
+            training, normalisation = header["training"], header["normalisation"]
             return cls(
                 **groups,
                 model=ModelSpec.model_validate(header["model"]),
                 batch_size=int(header["batch_size"]),
                 threat_model=ThreatModel.model_validate(header["threat_model"]),
-                defense=header["defense"],
+                defense=tuple(map(ComponentSpec.model_validate, header["defense"])),
                 labels=labels,
+                kind=header["kind"],
+                training=None if training is None else LocalTraining.model_validate(training),
+                normalisation=None if normalisation is None else Normalisation(*map(tuple, normalisation)),
             )
         except ValidationError as error:
             raise UserError(f"{path} is not an observation of this version: {one_line(error)}") from None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a saved observation ({error}); write one with Observation.save") from None
+
+
+_GROUPS = ("update", "model_state", "disclosed")
+
+
+def _check(observation: Observation) -> None:
+    """Checks that update, state and labels of an observation fit together.
+
+    Raises:
+        UserError: They do not; the line says what was given and what is accepted.
+    """
+    update, state = observation.update, observation.model_state
+    if observation.batch_size < 1:
+        raise UserError(f"an observation of {observation.batch_size} images; accepted: 1 or more")
+    if not update:
+        raise UserError("an observation without a single parameter; accepted: the update of one parameter or more, by name")
+    if observation.kind not in get_args(UpdateKind):
+        raise UserError(f"an update of kind '{observation.kind}'; accepted: {', '.join(get_args(UpdateKind))}")
+    if observation.kind == "gradient" and observation.training is not None:
+        raise UserError("a gradient with local training; an update of a client that trained is of kind delta")
+    for name, value in update.items():
+        check_parameter(name, value, state)
+    labels = observation.labels
+    if labels is not None:
+        if tuple(labels.shape) != (observation.batch_size,) or labels.is_floating_point():
+            raise UserError(
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; accepted: {observation.batch_size} whole "
+                "numbers, one an image"
+            )
+        if labels.device.type != "meta" and (int(labels.min()) < 0 or int(labels.max()) >= observation.model.num_classes):
+            raise UserError(
+                f"labels from {int(labels.min())} to {int(labels.max())}; the model has classes 0 to "
+                f"{observation.model.num_classes - 1}"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from privbench.core.case import ComponentSpec, VictimSpec
+from privbench.core.case import VictimSpec
 from privbench.core.record import Interval
+from privbench.core.spec import ComponentSpec
 from privbench.core.stored import Stored, StrictPart
 
 __all__ = ["PRICE_SCHEMA", "Price", "Training"]

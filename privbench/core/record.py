@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from privbench.core.case import Case
-from privbench.core.observation import Adversary
 from privbench.core.stored import Stored, StrictPart
+from privbench.core.threat_model import Adversary
 
 __all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
 

@@ -2,13 +2,28 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
 
 from privbench.core.errors import UserError
+from privbench.core.stored import StrictPart
 
-__all__ = ["Spec", "parse_spec", "parse_specs"]
+__all__ = ["ComponentSpec", "Spec", "parse_spec", "parse_specs"]
 
 _PLUS = re.compile(r"(?<![\d.][eE])\+|\+(?!\d)")
 """A `+` that joins two parts; that of an exponent, as in `1e+2`, does not."""
+
+
+class ComponentSpec(StrictPart):
+    """A component by name with all its hyper-parameters resolved."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{self.name}:{inside}" if inside else self.name
 
 
 @dataclass(frozen=True)

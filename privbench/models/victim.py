@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from privbench.core import UserError
+from privbench.core import Normalisation, UserError
 
 __all__ = ["TransformerParts", "Victim"]
 
@@ -104,6 +104,11 @@ class Victim(nn.Module):
         surplus = sorted(layer_noise.keys() - dict(self.network.named_buffers()).keys())
         if surplus:
             raise UserError(f"this model has no random layer {surplus[0]}; prepare it with the defense that drew the noise")
+
+    def normalise_by(self, normalisation: Normalisation) -> None:
+        """Exchanges mean and standard deviation of the input."""
+        self.mean = torch.tensor(normalisation.mean).view(3, 1, 1).to(self.mean)
+        self.std = torch.tensor(normalisation.std).view(3, 1, 1).to(self.std)
 
     # Position embeddings
 

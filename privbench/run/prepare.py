@@ -99,9 +99,10 @@ class Prepared:
             self.defense,
             images.to(self.device),
             labels.to(self.device),
-            declared=self.case.defense_text,
+            declared=self.case.defense,
             threat_model=self.case.threat_model,
             generator=generator,
+            training=self.case.local,
         )
 
 

@@ -20,6 +20,7 @@ from privbench.core import (
     ComponentSpec,
     DataSpec,
     Ensemble,
+    LocalTraining,
     Spec,
     ThreatModel,
     UserError,
@@ -54,6 +55,9 @@ SETTINGS: Mapping[str, str] = {
     "threat_model.labels": "labels",
     "threat_model.model_mode": "model_mode",
     "threat_model.adversary": "adversary",
+    "threat_model.training": "training",
+    "threat_model.server": "server",
+    "local": "local",
     "lpips": "lpips_net",
     "seed": "seed",
 }
@@ -80,6 +84,9 @@ class RunOptions:
         labels: `recovered` or `known`.
         model_mode: `eval` or `train`.
         adversary: `unaware`, `aware` or `oracle`.
+        training: `known` or `hidden`: whether the attacker is told how the client trained.
+        server: `honest` or `malicious`.
+        local: Local training: `OPTIMISER:steps=N,lr=RATE,...`, or `none`.
         lpips_net: `alex`, `vgg` or `squeeze`.
         seed: Seed of the case.
         config: A resolved case to start from.
@@ -101,6 +108,9 @@ class RunOptions:
     labels: str | None = None
     model_mode: str | None = None
     adversary: str | None = None
+    training: str | None = None
+    server: str | None = None
+    local: str | None = None
     lpips_net: str | None = None
     seed: int | str | None = None
     config: Path | None = None
@@ -385,9 +395,26 @@ def _common(chosen: _Chosen, base: Case | None, *, ensemble: bool) -> dict[str, 
     return {
         "batch_size": _batch_size(chosen, base),
         "threat_model": threat_model,
+        "local": _local(chosen, base),
         "lpips": chosen.text("lpips_net", base.lpips if base else "alex"),
         "seed": seed if seed is not None else (base.seed if base else 0),
     }
+
+
+def _local(chosen: _Chosen, base: Case | None) -> LocalTraining | None:
+    """Reads `sgd:steps=5,lr=0.01`."""
+    if not chosen.says("local"):
+        return base.local if base else None
+    spec = parse_spec(chosen.text("local", "none"))
+    if spec.name == "none" and not spec.parameters:
+        return None
+    try:
+        return LocalTraining.model_validate({"optimiser": spec.name, **spec.parameters})
+    except ValidationError as error:
+        raise UserError(
+            f"local training '{chosen.text('local', '')}': {one_line(error)}; accepted: none, or sgd, momentum or adamw with "
+            "steps, epochs, batches, lr, momentum, weight_decay and dtype, such as sgd:steps=5,lr=0.01"
+        ) from None
 
 
 def _require_different(cases: list[Case]) -> None:

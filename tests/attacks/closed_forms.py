@@ -42,7 +42,7 @@ def update(
         built,
         images,
         labels,
-        declared="+".join(map(str, specs)),
+        declared=specs,
         threat_model=ThreatModel.model_validate({"adversary": adversary, "model_mode": mode}),
         generator=torch.Generator().manual_seed(5),
     )

@@ -1,7 +1,6 @@
 """What an aware adversary infers: the mask exactly, the order stated as the client would, and nothing that it was told."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ def with_noise(observation: Observation, relative: float) -> Observation:
     gradients = {
         name: gradient + size * torch.randn(gradient.shape, generator=noise) for name, gradient in observation.gradients.items()
     }
-    return replace(observation, gradients=gradients)
+    return observation.with_gradients(gradients)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-2])

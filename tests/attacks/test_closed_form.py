@@ -31,9 +31,7 @@ def test_a_random_vit_small_at_224_does_too_within_seconds() -> None:
 
 def test_labels_and_scale_of_the_gradient_do_not_matter() -> None:
     observation, secret = update()
-    clipped = type(observation)(
-        **{**vars(observation), "gradients": {name: value * 1e-3 for name, value in observation.gradients.items()}}
-    )
+    clipped = observation.with_gradients({name: value * 1e-3 for name, value in observation.gradients.items()})
     result = attacked(ClosedForm(), clipped)
     assert psnr(result.images, secret.images) > 90
     assert result.labels is None

@@ -1,7 +1,6 @@
 """GradViT as declared: presets, switches, and that it really brings an image back."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ def _observe(
         built,
         images,
         torch.tensor(labels),
-        declared="+".join(map(str, specs)),
+        declared=specs,
         threat_model=ThreatModel(**(threat or {})),
         generator=torch.Generator().manual_seed(5),
     )
@@ -177,7 +176,7 @@ def _without(observation: Observation, kept: Callable[[str], bool]) -> Observati
         name: value if kept(name) else torch.randn(value.shape, generator=generator)
         for name, value in observation.gradients.items()
     }
-    return replace(observation, gradients=changed)
+    return observation.with_gradients(changed)
 
 
 @pytest.mark.parametrize("layers", ["position", "patch-embedding", "attention", "mlp", "head", "block-1"])

@@ -82,7 +82,7 @@ def test_signed_steps_do_not_depend_on_the_size_of_the_gradient() -> None:
     # One cosine over everything: a clipped client is attacked exactly like one that is not.
     observation, _ = update(photo=3)
     gradients = {name: 2.0**-10 * value for name, value in observation.gradients.items()}
-    clipped = type(observation)(**{**vars(observation), "gradients": gradients})
+    clipped = observation.with_gradients(gradients)
     attack = built("inverting-gradients", steps=5)
     assert torch.allclose(attacked(attack, observation).images, attacked(attack, clipped).images, atol=1e-3)
 

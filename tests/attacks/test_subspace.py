@@ -18,7 +18,7 @@ def without(observation: Observation, *names: str) -> Observation:
         name: torch.randn(value.shape, generator=noise) if name.removeprefix("network.") in names else value
         for name, value in observation.gradients.items()
     }
-    return Observation(**{**vars(observation), "gradients": gradients})
+    return observation.with_gradients(gradients)
 
 
 def decibels(errors: torch.Tensor) -> float:

@@ -23,7 +23,8 @@ def client_of(images: torch.Tensor) -> tuple[Observation, Secret]:
     victim = load_victim(spec, built, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(5)
     labels, known = torch.tensor([3]), ThreatModel()
-    return observe(victim, spec.model, built, images, labels, declared="no-pe", threat_model=known, generator=generator)
+    declared = resolve_defense("no-pe")
+    return observe(victim, spec.model, built, images, labels, declared=declared, threat_model=known, generator=generator)
 
 
 def test_every_patch_comes_back_and_borders_are_all_that_orders_them() -> None:
@@ -64,7 +65,7 @@ def test_exact_moments_are_all_it_takes() -> None:
         built,
         secret.images.double(),
         secret.labels,
-        declared="no-pe",
+        declared=resolve_defense("no-pe"),
         threat_model=ThreatModel(),
         generator=generator,
     )
@@ -86,7 +87,7 @@ def test_noise_that_hides_the_tokens_is_flagged() -> None:
     observation, secret = update("no-pe", photo=1)
     noise = torch.Generator().manual_seed(1)
     spoiled = {name: value + 1e-2 * torch.randn(value.shape, generator=noise) for name, value in observation.gradients.items()}
-    result = attacked(Subspace(), Observation(**{**vars(observation), "gradients": spoiled}))
+    result = attacked(Subspace(), observation.with_gradients(spoiled))
     assert "row-space-does-not-fit" in result.flags
     assert psnr(result.images, secret.images) < 20
 

@@ -47,7 +47,7 @@ def update_of(victim: Victim, defense: str, batch: int = 5, seed: int = 0, **thr
         build_defense(resolve_defense(defense)),
         some_images(batch),
         torch.arange(batch),
-        declared=defense,
+        declared=resolve_defense(defense),
         threat_model=ThreatModel.model_validate(threat),
         generator=torch.Generator().manual_seed(seed),
     )

@@ -124,7 +124,7 @@ def test_the_aware_attacker_reads_the_mask_from_the_position_gradient(generator:
         defense,
         torch.rand(1, 3, 32, 32, generator=generator),
         torch.tensor([2]),
-        declared=str(specs[0]),
+        declared=specs,
         threat_model=ThreatModel(adversary="aware"),
         generator=generator,
     )

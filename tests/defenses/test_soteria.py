@@ -52,7 +52,7 @@ def sent(victim: Victim, defense: str, images: Tensor) -> dict[str, Tensor]:
         build_defense(resolve_defense(defense)),
         images,
         torch.arange(len(images)),
-        declared=defense,
+        declared=resolve_defense(defense),
         threat_model=ThreatModel(),
         generator=torch.Generator().manual_seed(1),
     )

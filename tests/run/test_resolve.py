@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from privbench.core import Case, UserError
+from privbench.core import Case, LocalTraining, UserError
 from privbench.run.resolve import RunOptions, parse_indices, resolve_cases, split_defenses
 
 SMALL = {"attack": "test-walk", "weights": "random"}
@@ -61,7 +61,28 @@ def test_defaults_are_those_of_the_main_job() -> None:
     assert case.data.source == "photos"
     assert case.data.indices == (0, 1, 2, 3)
     assert (case.batch_size, case.seed, case.lpips) == (1, 0, "alex")
-    assert case.threat_model.model_dump() == {"labels": "recovered", "model_mode": "eval", "adversary": "unaware"}
+    assert case.threat_model.model_dump() == {
+        "labels": "recovered",
+        "model_mode": "eval",
+        "adversary": "unaware",
+        "training": "known",
+        "server": "honest",
+    }
+    assert case.local is None
+
+
+def test_local_training_is_read_and_is_part_of_the_identity() -> None:
+    (plain,) = cases(defense="none")
+    (trained,) = cases(defense="none", local="adamw:epochs=2,batches=3,lr=1e-3,dtype=float16")
+    assert trained.local == LocalTraining(optimiser="adamw", steps=6, batches=3, learning_rate=1e-3, dtype="float16")
+    assert plain.identity != trained.identity
+    assert cases(defense="none", local="none")[0].identity == plain.identity
+
+
+@pytest.mark.parametrize("text", ["sgd:steps=0", "adam", "sgd:rate=1", "none:steps=2", "sgd:steps=2,epochs=2", "sgd:steps=1.5"])
+def test_local_training_that_cannot_be_read_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UserError, match=r"accepted: none, or sgd.*sgd:steps=5,lr=0\.01"):
+        cases(defense="none", local=text)
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(1, 4), (2, 4), (3, 3), (4, 4), (5, 5), (8, 8)])
