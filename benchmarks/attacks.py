@@ -38,8 +38,8 @@ from privbench.core import (
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, Victim, default_spec, load_victim, resolve_victim
 from privbench.models.zoo import Architecture
-from privbench.run.prepare import prepare
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.prepare import prepare
+from privbench.runner.resolve import RunOptions, resolve_cases
 from privbench.scoring import bootstrap_interval
 
 __all__ = ["COMPARISONS", "April", "Comparison", "main"]

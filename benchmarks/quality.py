@@ -24,8 +24,8 @@ from benchmarks.victims import problems_of
 from privbench.core import ComputeOptions, Failure, Progress, generator_for
 from privbench.inversion import engine, graph
 from privbench.inversion.step import Step
-from privbench.run.prepare import Prepared, prepare
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.prepare import Prepared, prepare
+from privbench.runner.resolve import RunOptions, resolve_cases
 
 __all__ = ["main"]
 

@@ -5,8 +5,8 @@ import torch
 from benchmarks.ours import Problem
 from privbench.core import generator_for
 from privbench.models import Victim
-from privbench.run.prepare import prepare
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.prepare import prepare
+from privbench.runner.resolve import RunOptions, resolve_cases
 
 __all__ = ["problems_of"]
 

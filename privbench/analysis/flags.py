@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from privbench.run.ensemble import FLAGS
+from privbench.runner.ensemble import FLAGS
 
 __all__ = ["FLAG_MEANINGS"]
 

@@ -8,9 +8,9 @@ from rich.table import Table
 from privbench.analysis.compare import Comparison
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
 from privbench.core.labels import defense_label
-from privbench.run.ensemble import FLAGS
-from privbench.run.external import ScoredPictures
-from privbench.run.verify import CAP, Check
+from privbench.runner.ensemble import FLAGS
+from privbench.runner.external import ScoredPictures
+from privbench.runner.verify import CAP, Check
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
 
 __all__ = [

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from privbench.core import Case, Record
-from privbench.run.listener import Listener, Standing
+from privbench.runner.listener import Listener, Standing
 
 __all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock"]
 

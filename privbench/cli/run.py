@@ -138,9 +138,9 @@ def run(
     from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.session import Session, print_cases
     from privbench.core import ComputeOptions
-    from privbench.run.execute import Suites
-    from privbench.run.interrupt import Interrupted
-    from privbench.run.resolve import RunOptions, resolve_cases
+    from privbench.runner.execute import Suites
+    from privbench.runner.interrupt import Interrupted
+    from privbench.runner.resolve import RunOptions, resolve_cases
 
     try:
         devices = resolve_devices(device)

@@ -48,7 +48,7 @@ def score(
     from privbench.analysis.tables import METRICS, score_table
     from privbench.cli.console import results_console
     from privbench.data.pictures import read_pictures
-    from privbench.run.external import score_pictures, scores_csv
+    from privbench.runner.external import score_pictures, scores_csv
     from privbench.scoring import metric_suite
     from privbench.store.folder import atomic_write
 

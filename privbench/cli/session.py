@@ -14,10 +14,10 @@ from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.core import Case, ComputeOptions, FailedCase, Record, UserError
 from privbench.core.labels import claim_text, defense_label
 from privbench.plots.drawing import draw_case, draw_defenses
-from privbench.run.ensemble import run
-from privbench.run.execute import Suites, check_case
-from privbench.run.listener import Listener
-from privbench.run.pictures import shown_case
+from privbench.runner.ensemble import run
+from privbench.runner.execute import Suites, check_case
+from privbench.runner.listener import Listener
+from privbench.runner.pictures import shown_case
 from privbench.store.folder import CaseFolder
 from privbench.store.remote import Remote, fetched, keep
 

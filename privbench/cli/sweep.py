@@ -104,7 +104,7 @@ def sweep(
     With a URL, cases are computed in a working folder on each machine and published when they are finished; meanwhile a claim
     keeps other machines out. Checkpoints are copied to the URL when the sweep is stopped, and every fifth of --lease.
     """
-    from privbench.run.interrupt import Interrupted, interruptible
+    from privbench.runner.interrupt import Interrupted, interruptible
 
     try:
         # From the first second on: what is not yet done is continued in the same way.
@@ -183,7 +183,7 @@ def _compute(
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import ComputeOptions, UserError
     from privbench.plots.drawing import draw_case
-    from privbench.run.interrupt import Interrupted
+    from privbench.runner.interrupt import Interrupted
     from privbench.store.folder import CaseFolder, write_plan
     from privbench.store.remote import Remote, fetched
     from privbench.sweep.work import CaseState, Ledger, Way

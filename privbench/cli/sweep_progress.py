@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from privbench.cli.progress import Position, clock
 from privbench.core import Case
 from privbench.core.labels import defense_label
-from privbench.run.listener import Standing
+from privbench.runner.listener import Standing
 from privbench.sweep.work import CaseState, Ledger, SweepListener
 
 __all__ = ["sweep_progress"]

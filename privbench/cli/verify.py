@@ -41,8 +41,8 @@ def verify(
     from privbench.cli.progress import PlainProgress, QuietProgress
     from privbench.core import Record, UserError
     from privbench.core.labels import defense_label
-    from privbench.run.execute import Suites
-    from privbench.run.verify import verify as compute
+    from privbench.runner.execute import Suites
+    from privbench.runner.verify import verify as compute
     from privbench.store.folder import RECORD
 
     with case_at(row, output, everything=False) as (path, name):

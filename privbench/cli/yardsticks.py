@@ -43,8 +43,8 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
     from privbench.analysis.yardsticks import calibrate as compute
     from privbench.cli.console import results_console
     from privbench.core import UserError
-    from privbench.run.execute import Suites
-    from privbench.run.prepare import prepare
+    from privbench.runner.execute import Suites
+    from privbench.runner.prepare import prepare
     from privbench.store.remote import fetched, keep
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
@@ -83,8 +83,8 @@ def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Pat
     from privbench.analysis.leaderboard import read_records
     from privbench.analysis.yardstick_files import IDENTIFICATION
     from privbench.analysis.yardsticks import identify as compute
-    from privbench.run.execute import Suites
-    from privbench.run.prepare import prepare
+    from privbench.runner.execute import Suites
+    from privbench.runner.prepare import prepare
     from privbench.store.folder import find_records
     from privbench.store.remote import fetched, keep
 

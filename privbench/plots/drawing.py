@@ -47,7 +47,7 @@ from privbench.plots import (
     trajectories_points,
     variant_names,
 )
-from privbench.run.pictures import Pixels, ShownCase, read_picture, shown_case
+from privbench.runner.pictures import Pixels, ShownCase, read_picture, shown_case
 from privbench.scoring import BUILT_IN, registered_metric
 from privbench.store.folder import RECORD, TRACE
 from privbench.store.trace import mean_trace

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from privbench.core import Case, StoreError, UserError
-from privbench.run.interrupt import interruptible
+from privbench.runner.interrupt import interruptible
 from privbench.sweep.work import CaseState, SweepListener, Way, fail, one_line_of, standing, work
 from privbench.sweep.workers import DEATHS, BudgetUsedError, died_reason
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
 from privbench.core.stored import yaml_fields
-from privbench.run.resolve import SETTINGS, RunOptions, resolve_cases
+from privbench.runner.resolve import SETTINGS, RunOptions, resolve_cases
 
 __all__ = ["Study", "StudyFile", "read_study"]
 

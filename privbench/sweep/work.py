@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from privbench.core import BusyError, Case, ComputeOptions, FailedCase, Record, StoreError, UserError
-from privbench.run.ensemble import run
-from privbench.run.execute import Suites
-from privbench.run.listener import Listener
-from privbench.run.pictures import Draw
+from privbench.runner.ensemble import run
+from privbench.runner.execute import Suites
+from privbench.runner.listener import Listener
+from privbench.runner.pictures import Draw
 from privbench.store.folder import CaseFolder
 from privbench.store.remote import Remote
 

@@ -19,8 +19,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, cast
 
 from privbench.core import Case, StoreError, UserError
-from privbench.run.interrupt import SIGNALS, Interrupted, interruptible
-from privbench.run.listener import Standing
+from privbench.runner.interrupt import SIGNALS, Interrupted, interruptible
+from privbench.runner.listener import Standing
 from privbench.sweep.work import CaseState, SweepListener, Way, fail, work
 
 __all__ = ["DEATHS", "BudgetUsedError", "alone", "died_reason", "in_processes"]

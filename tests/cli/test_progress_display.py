@@ -8,7 +8,7 @@ from rich.console import Console
 
 from privbench.cli.progress import LiveProgress, PlainProgress, Position, QuietProgress, clock
 from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, VictimSpec
-from privbench.run.listener import Standing
+from privbench.runner.listener import Standing
 
 CASE = Case(
     attack=ComponentSpec(name="test-walk"),

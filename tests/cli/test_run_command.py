@@ -11,7 +11,7 @@ from click.testing import Result
 from PIL import Image
 
 from privbench.core import Case, Record
-from privbench.run.interrupt import Interrupted
+from privbench.runner.interrupt import Interrupted
 
 
 def records(folder: Path) -> list[Record]:

@@ -15,8 +15,8 @@ from privbench.defenses.nog import (
     optimal_learning_rate,
 )
 from privbench.models import build_model, default_spec
-from privbench.run.prepare import prepare
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.prepare import prepare
+from privbench.runner.resolve import RunOptions, resolve_cases
 from tests.conformance import client_update
 
 

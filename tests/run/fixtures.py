@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from privbench.core import ATTACKS, Case, Record
-from privbench.run.execute import Suites, run_case
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.execute import Suites, run_case
+from privbench.runner.resolve import RunOptions, resolve_cases
 from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 

@@ -10,10 +10,10 @@ import torch
 
 from privbench.analysis.leaderboard import leaderboard
 from privbench.core import ATTACKS, ENSEMBLES, Attack, Case, Ensemble, Observation, Progress, Reconstruction, Record, UserError
-from privbench.run.ensemble import FLAGS, run
-from privbench.run.execute import Suites
-from privbench.run.listener import Listener
-from privbench.run.resolve import RunOptions, resolve_cases
+from privbench.runner.ensemble import FLAGS, run
+from privbench.runner.execute import Suites
+from privbench.runner.listener import Listener
+from privbench.runner.resolve import RunOptions, resolve_cases
 
 
 class Flat(Attack):
@@ -157,7 +157,7 @@ def test_a_batch_is_attacked_again_until_all_of_it_is_given_away(
 
 def test_a_member_faces_the_client_that_it_would_face_alone(ensemble: Callable[..., str], tmp_path: Path) -> None:
     """The masks of an image must not depend on which others are left."""
-    from privbench.run.prepare import prepare
+    from privbench.runner.prepare import prepare
 
     whole = prepare(resolved("test-flat", "mjp", limit=3), torch.device("cpu"))
     part = prepare(resolved("test-black", "mjp", limit=None, indices="2"), torch.device("cpu"))

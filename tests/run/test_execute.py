@@ -25,10 +25,10 @@ from privbench.core import (
     generator_for,
 )
 from privbench.models import build_model, default_spec
-from privbench.run.execute import Suites, check_case
-from privbench.run.interrupt import Interrupted
-from privbench.run.pictures import ShownCase, picture_names, shown_case
-from privbench.run.prepare import Prepared, prepare
+from privbench.runner.execute import Suites, check_case
+from privbench.runner.interrupt import Interrupted
+from privbench.runner.pictures import ShownCase, picture_names, shown_case
+from privbench.runner.prepare import Prepared, prepare
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
 from privbench.store.folder import CaseFolder, Slot
 from tests.run.plugin.privbench_test_plugin import GroupWalk, Walk
@@ -180,7 +180,7 @@ def test_guesses_on_the_way_are_scored_after_the_attack_also_across_an_interrupt
 
 
 def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.run.resolve import RunOptions, resolve_cases
+    from privbench.runner.resolve import RunOptions, resolve_cases
 
     data = tmp_path / "data"
     for label, colour in (("cat", "teal"), ("dog", "orange")):
@@ -422,7 +422,7 @@ def test_an_attack_that_does_not_apply_is_refused_before_anything_is_written(
 
 
 def test_images_that_changed_since_the_case_was_made_are_refused(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.run.resolve import RunOptions, resolve_cases
+    from privbench.runner.resolve import RunOptions, resolve_cases
 
     data = tmp_path / "data"
     data.mkdir()

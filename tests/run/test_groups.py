@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from privbench.core import Case, ComputeOptions, Failure, Record
-from privbench.run.devices import spread
-from privbench.run.interrupt import Interrupted, Interruption
+from privbench.runner.devices import spread
+from privbench.runner.interrupt import Interrupted, Interruption
 from privbench.store.folder import CaseFolder, Slot
 from tests.run.plugin.privbench_test_plugin import GroupWalk
 from tests.run.watching import PowerCut, Watcher, results

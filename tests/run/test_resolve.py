@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Case, LocalTraining, UserError
-from privbench.run.resolve import RunOptions, parse_indices, resolve_cases, split_defenses
+from privbench.runner.resolve import RunOptions, parse_indices, resolve_cases, split_defenses
 
 SMALL = {"attack": "test-walk", "weights": "random"}
 

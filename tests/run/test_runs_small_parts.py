@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from privbench.core import ComputeOptions
-from privbench.run.interrupt import Interrupted, interruptible
-from privbench.run.provenance import repository_commit, take_provenance
+from privbench.runner.interrupt import Interrupted, interruptible
+from privbench.runner.provenance import repository_commit, take_provenance
 from privbench.store.trace import trace_csv
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from privbench.core import Case, Record
-from privbench.run.listener import Listener, Standing
+from privbench.runner.listener import Listener, Standing
 
 
 class Watcher(Listener):

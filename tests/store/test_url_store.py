@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import ENSEMBLES, BusyError, Case, Ensemble, FailedCase, Record, StoreError
-from privbench.run.listener import Standing
+from privbench.runner.listener import Standing
 from privbench.store.folder import CLAIM, FAILURE, RECORD, CaseFolder
 from privbench.store.remote import PROGRESS, Remote, fetched
 from privbench.sweep.survey import survey

@@ -22,7 +22,7 @@ from PIL import Image
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import Case, FailedCase, Record
-from privbench.run.listener import Standing
+from privbench.runner.listener import Standing
 from privbench.store.folder import FAILURE, RECORD, CaseFolder
 from privbench.sweep.survey import survey
 from privbench.sweep.work import CaseState, SweepListener, Way, state_of, work
@@ -548,7 +548,7 @@ def test_a_wall_clock_that_jumps_changes_neither_times_nor_intervals(
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
-    monkeypatch.setattr("privbench.run.provenance.datetime", Jumping)
+    monkeypatch.setattr("privbench.runner.provenance.datetime", Jumping)
     case = small_case(settings=("attack.steps=10", "attack.pause=0.02"))
     began = time.monotonic()
     alone([case], way, Noting(), budget=60.0)

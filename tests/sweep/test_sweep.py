@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Case, FailedCase, StoreError
-from privbench.run.interrupt import Interrupted
+from privbench.runner.interrupt import Interrupted
 from privbench.store.folder import FAILURE, CaseFolder
 from privbench.sweep.survey import find_case, survey
 from privbench.sweep.work import CaseState, Ledger, SweepListener, Way, state_of, work

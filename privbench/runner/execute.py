@@ -29,13 +29,13 @@ from privbench.core import (
     generator_for,
 )
 from privbench.models import victim_accuracy
-from privbench.run.channel import Channel, Outlet
-from privbench.run.devices import spread
-from privbench.run.interrupt import Interruption, interruptible
-from privbench.run.listener import Listener, Standing
-from privbench.run.pictures import Draw, picture_names, png, shown_results
-from privbench.run.prepare import Prepared, prepare
-from privbench.run.provenance import take_provenance
+from privbench.runner.channel import Channel, Outlet
+from privbench.runner.devices import spread
+from privbench.runner.interrupt import Interruption, interruptible
+from privbench.runner.listener import Listener, Standing
+from privbench.runner.pictures import Draw, picture_names, png, shown_results
+from privbench.runner.prepare import Prepared, prepare
+from privbench.runner.provenance import take_provenance
 from privbench.scoring import (
     MetricSuite,
     bootstrap_interval,

@@ -29,11 +29,11 @@ from privbench.core import (
     is_ensemble,
 )
 from privbench.models import victim_accuracy
-from privbench.run.execute import Suites, run_case, summarise
-from privbench.run.listener import Listener
-from privbench.run.pictures import Draw, picture_names, shown_results
-from privbench.run.prepare import Prepared, prepare
-from privbench.run.provenance import take_provenance
+from privbench.runner.execute import Suites, run_case, summarise
+from privbench.runner.listener import Listener
+from privbench.runner.pictures import Draw, picture_names, shown_results
+from privbench.runner.prepare import Prepared, prepare
+from privbench.runner.provenance import take_provenance
 from privbench.scoring import MetricSuite
 from privbench.store.folder import CASE, COMPARISON, MEMBERS, TRACE, CaseFolder, check_output
 from privbench.store.trace import SCORE

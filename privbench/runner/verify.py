@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from privbench.core import ComputeOptions, Record
-from privbench.run.ensemble import run
-from privbench.run.execute import Suites
-from privbench.run.listener import Listener
+from privbench.runner.ensemble import run
+from privbench.runner.execute import Suites
+from privbench.runner.listener import Listener
 
 __all__ = ["CAP", "TOLERANCES", "Check", "verify"]
 

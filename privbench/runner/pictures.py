@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from privbench.core import Case, ImageResult, Record, UserError
-from privbench.run.prepare import Prepared, prepare
+from privbench.runner.prepare import Prepared, prepare
 from privbench.scoring import to_uint8
 from privbench.store.folder import RECONSTRUCTIONS
 

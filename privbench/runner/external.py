@@ -8,7 +8,7 @@ from torch import Tensor
 
 from privbench.core import Interval, UserError
 from privbench.data.pictures import Pictures
-from privbench.run.execute import summarise
+from privbench.runner.execute import summarise
 from privbench.scoring import MetricSuite, score_batch
 
 __all__ = ["ScoredPictures", "score_pictures", "scores_csv"]

@@ -9,7 +9,7 @@ import torch
 
 from privbench.core import ComputeOptions
 from privbench.inversion.runner import matmul_precision
-from privbench.run.interrupt import Interrupted, Interruption
+from privbench.runner.interrupt import Interrupted, Interruption
 
 __all__ = ["spread"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from privbench.core import Progress
-from privbench.run.interrupt import Interruption
+from privbench.runner.interrupt import Interruption
 from privbench.scoring import to_uint8
 from privbench.store.folder import Checkpoint
 from privbench.store.trace import TraceRow
