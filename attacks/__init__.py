@@ -1,4 +1,4 @@
-"""Attacks, one file each; a new one is a file, a line here, and a card in README.md."""
+"""Attacks, one file each; a new one is a file, a line here, and a card in cards/."""
 
 BUILT_IN = {
     "april": "privbench.attacks.april:April",

@@ -1,4 +1,4 @@
-"""Defenses, one file each; a new one is a file, a line here, and a card in README.md."""
+"""Defenses, one file each; a new one is a file, a line here, and a card in cards/."""
 
 BUILT_IN = {
     "none": "privbench.defenses.none:NoDefense",

@@ -22,8 +22,13 @@ from privbench.core import ATTACKS, DEFENSES
 
 ROOT = Path(__file__).parents[1]
 CODE = [path for room in ("privbench", "attacks", "defenses", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+GENERATED = tuple(ROOT / "docs" / name for name in ("attacks", "defenses", "results", "_build"))
+"""Written by docs/conf.py at every build."""
 DOCUMENTS = sorted(
-    path for folder in (".", "attacks", "defenses", "results", "benchmarks") for path in (ROOT / folder).glob("*.md")
+    path
+    for folder in (".", "attacks/cards", "defenses/cards", "results", "benchmarks")
+    for path in [*(ROOT / folder).glob("*.md"), *((ROOT / "docs").rglob("*.md") if folder == "." else [])]
+    if not any(path.is_relative_to(folder) for folder in GENERATED)
 )
 
 
@@ -169,14 +174,19 @@ def test_commands_in_documents_exist_with_their_options(words: list[str]) -> Non
 
 
 @pytest.mark.parametrize(("folder", "registry"), [("attacks", ATTACKS), ("defenses", DEFENSES)])
-def test_every_component_has_a_card_that_names_its_presets_and_parameters(folder: str, registry: Any) -> None:
-    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
-    cards = dict(re.findall(r"^## ([a-z0-9-]+)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+def test_every_component_has_a_card_of_one_screen(folder: str, registry: Any) -> None:
     for name in registry.names():
-        component = registry.get(name)
-        assert name in cards, f"{folder}/README.md has no card of {name}"
-        wanted = set(getattr(component, "presets", {}))
-        if folder == "defenses":
-            wanted |= set(component.model_fields)
-            assert re.search(rf"^\| `{name}` \|", text, flags=re.MULTILINE), f"{name} is not in the table of adversaries"
-        assert {word for word in wanted if f"`{word}`" not in cards[name]} == set()
+        text = (ROOT / folder / "cards" / f"{name}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}\n")
+        assert len(text.splitlines()) <= 45, f"{folder}/cards/{name}.md is longer than a screen; notes go to docs/research/"
+        for preset in getattr(registry.get(name), "presets", {}):
+            assert f"`{preset}`" in text, f"{folder}/cards/{name}.md does not say what preset {preset} is for"
+
+
+def test_every_defense_is_in_the_table_of_adversaries() -> None:
+    text = (ROOT / "docs" / "guide" / "adversaries.md").read_text(encoding="utf-8")
+    assert [name for name in DEFENSES.names() if not re.search(rf"^\| `{name}` \|", text, flags=re.MULTILINE)] == []
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["Entry", "Parameter", "list_components"]
+__all__ = ["Entry", "Parameter", "entries", "list_components"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,16 @@ class Entry:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def list_components(kind: str, as_json: bool) -> None:
     """List what can be named: attacks, ensembles of attacks, defenses, models, metrics or datasets, with parameters."""
-    entries = _ENTRIES[kind]()
+    listed = entries(kind)
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+        click.echo(json.dumps([asdict(entry) for entry in listed], indent=2))
         return
-    _print(kind, entries)
+    _print(kind, listed)
+
+
+def entries(kind: str) -> list[Entry]:
+    """What is registered of a kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics` or `datasets`."""
+    return _ENTRIES[kind]()
 
 
 def _attacks() -> list[Entry]:

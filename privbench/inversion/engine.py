@@ -28,8 +28,8 @@ _PICTURES = 24
 def group_size(*, tokens: int, parameters: int, device: torch.device) -> int:
     """How many victims are best attacked in one step.
 
-    On the CPU eight of a small model, the size that was measured (benchmarks/README.md), and fewer of a larger one, whose
-    products are wide enough alone. On CUDA the group grows until the tokens of a step fill the device or a quarter of its
+    On the CPU eight of a small model, the size that was measured (docs/research/benchmarks.md), and fewer of a larger one,
+    whose products are wide enough alone. On CUDA the group grows until the tokens of a step fill the device or a quarter of its
     free memory is used, counted as six copies of the matched gradients and 200 values per token and unit of width: an
     estimate that no GPU has confirmed; where it is too large, the caller halves the group.
 

@@ -24,7 +24,7 @@ _RECORD_FROM = 60
 """Steps from which recording, which costs as much as some dozens of them, pays."""
 _COMPILATION = 0.02
 _SAVING = 4.5e-6
-"""Seconds per operation of the graph: what compilation takes, and what it saves at every step (benchmarks/README.md)."""
+"""Seconds per operation of the graph: what compilation takes, and what it saves at every step (docs/research/benchmarks.md)."""
 
 
 def worth_compiling(operations: int, steps: int, lanes: int) -> bool:

@@ -51,7 +51,7 @@ FLAGS: Mapping[str, str] = {
 """Reliability flags of an ensemble's record, and what they mean."""
 
 _MARGIN = 0.5
-"""dB in the mean, within which two runs of one attack may differ by rounding alone (benchmarks/README.md)."""
+"""dB in the mean, within which two runs of one attack may differ by rounding alone (docs/research/benchmarks.md)."""
 _FELL = 0.1
 """A matching loss that ends below this share of its first value has fallen."""
 

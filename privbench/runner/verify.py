@@ -15,7 +15,7 @@ __all__ = ["CAP", "TOLERANCES", "Check", "verify"]
 
 TOLERANCES: Mapping[str, float] = {"psnr": 0.5, "psnr_patch": 0.5, "ssim": 0.02, "ssim_patch": 0.02, "lpips": 0.02}
 """How far a mean may lie from the recorded one, in the metric's unit. Optimisation multiplies rounding: two machines, or two
-versions of torch, differ by up to half a decibel in the mean (benchmarks/README.md)."""
+versions of torch, differ by up to half a decibel in the mean (docs/research/benchmarks.md)."""
 CAP = 60.0
 """dB above which PSNR says nothing but how large the last rounding errors were: higher values count as this."""
 

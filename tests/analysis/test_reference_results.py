@@ -17,7 +17,7 @@ from privbench.store.folder import find_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = RESULTS / "reference"
-README = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+TABLES = (RESULTS / "reference.md").read_text(encoding="utf-8")
 CALIBRATIONS = [Calibration.load(path) for path in sorted(REFERENCE.glob("calibration--*.json"))]
 RECORDS = [Record.load(path) for path in find_records(REFERENCE)]
 
@@ -109,13 +109,13 @@ def test_a_reference_record_is_complete(record: Record) -> None:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.case.folder)
-def test_the_readme_quotes_the_records(record: Record) -> None:
-    assert _row(record.summary) in README
+def test_the_reference_tables_quote_the_records(record: Record) -> None:
+    assert _row(record.summary) in TABLES
 
 
-def test_the_readme_quotes_the_calibration_of_the_eight() -> None:
+def test_the_reference_tables_quote_the_calibration_of_the_eight() -> None:
     (eight,) = (one for one in CALIBRATIONS if one.data.indices == tuple(range(8)) and Path(one.data.source).name == "cifar10")
-    assert [name for name, row in eight.rows.items() if _row(row) not in README] == []
+    assert [name for name, row in eight.rows.items() if _row(row) not in TABLES] == []
 
 
 def test_every_record_has_its_calibration_and_identification() -> None:
@@ -126,7 +126,7 @@ def test_every_record_has_its_calibration_and_identification() -> None:
     assert sorted(identified) == sorted(record.case_id for record in RECORDS)
 
 
-def test_the_readme_quotes_how_many_are_identified() -> None:
+def test_the_reference_tables_say_how_many_are_identified() -> None:
     (folder,) = REFERENCE.glob("naive-shuffle--gradvit--unaware--*--cifar10--*")
     found = Identification.load(folder / "identification.json")
     assert (found.candidates, found.top("lpips", 5), found.top("pixel", 5)) == (100, 6 / 8, 3 / 8)
@@ -138,3 +138,15 @@ def _row(summary: Mapping[str, Interval]) -> str:
         return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
     return " | ".join((cell("psnr", 2), cell("ssim", 3), cell("lpips", 3), cell("psnr_patch", 2)))
+
+
+def test_the_table_of_the_readme_is_that_of_the_records() -> None:
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (none|no-pe|naive-shuffle|mjp) \| (.*) \|$", readme, flags=re.MULTILINE)
+    standard = {record.case.defense_name: record for record in RECORDS if record.case.attack.name == "standard"}
+    digits = {"psnr": 2, "ssim": 3, "lpips": 3, "psnr_patch": 2}
+    quoted = {name: cells.split(" | ") for name, cells in rows}
+    assert quoted == {
+        name: [f"{record.summary[metric].mean:.{places}f}" for metric, places in digits.items()]
+        for name, record in standard.items()
+    }
