@@ -8,7 +8,7 @@ import pandas as pd
 from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.core import Case, Interval, Price, Record, UserError, resolve_defense
 from privbench.core.labels import attack_label, defense_label
-from privbench.store.folder import RECORD, find_results
+from privbench.store.layout import RECORD, find_results
 
 __all__ = ["case_table", "price_table"]
 

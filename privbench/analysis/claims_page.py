@@ -12,7 +12,8 @@ from privbench.analysis.claims import ClaimsFile, Comparison, read_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 from privbench.core import METRICS, Interval, Metric, Price
-from privbench.store.folder import CASE, RECORD, atomic_write, refuse_folder
+from privbench.store.files import atomic_write, refuse_folder
+from privbench.store.layout import CASE, RECORD
 
 __all__ = ["claims_page", "write_claims"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from privbench.analysis.claims import PRICE_MEASURES, ResolvedSide, Side
 from privbench.analysis.leaderboard import read_record
 from privbench.core import FailedCase, Interval, Metric, Price, Record
-from privbench.store.folder import FAILURE, RECORD, walk_results
+from privbench.store.layout import FAILURE, RECORD, walk_results
 
 __all__ = ["Evidence", "PricedVictim", "SideScores", "priced_victims", "side_scores"]
 

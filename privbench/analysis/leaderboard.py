@@ -24,7 +24,8 @@ from privbench.core import (
     UserError,
     is_ensemble,
 )
-from privbench.store.folder import FAILURE, RECORD, atomic_write, find_records, find_results, refuse_folder
+from privbench.store.files import atomic_write, refuse_folder
+from privbench.store.layout import FAILURE, RECORD, find_records, find_results
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
 

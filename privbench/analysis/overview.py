@@ -11,7 +11,7 @@ import pandas as pd
 
 from privbench.analysis.cases import case_table
 from privbench.core.labels import defense_labels
-from privbench.store.folder import atomic_write, refuse_folder
+from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["overview", "write_overview"]
 

@@ -24,8 +24,8 @@ from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.core import Case, FailedCase, Interval, Record
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
-from privbench.store.folder import CASE, COMPARISON, FAILURE, RECORD, TRACE
-from privbench.store.remote import Remote, fetched
+from privbench.store.base import Store
+from privbench.store.layout import CASE, COMPARISON, FAILURE, RECORD, TRACE
 from privbench.store.trace import mean_trace
 
 __all__ = ["Cell", "Column", "Entry", "Presentation", "report_page"]
@@ -125,7 +125,7 @@ class Entry:
     commands: Sequence[str] = ()
 
 
-def report_page(place: Path | Remote, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
+def report_page(place: Store, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
     """Makes the page of all cases below a folder.
 
     Args:
@@ -139,7 +139,7 @@ def report_page(place: Path | Remote, presentation: Presentation, *, baseline: s
     Raises:
         UserError: There is no record, or a record or trace cannot be read.
     """
-    with fetched(place, everything=True) as folder:
+    with place.open() as folder:
         rows = leaderboard_with_folders(folder)
         entries = list(_entries(rows, presentation, lambda path: str(place / path.relative_to(folder).as_posix())))
     by_record = {
@@ -159,7 +159,7 @@ def report_page(place: Path | Remote, presentation: Presentation, *, baseline: s
         keep_trailing_newline=True,
     )
     page = environment.get_template("report.html").render(
-        name=place.resolve().name if isinstance(place, Path) else PurePosixPath(str(place)).name,
+        name=Path(str(place)).resolve().name if "://" not in str(place) else PurePosixPath(str(place)).name,
         version=__version__,
         style=style,
         script=script,

@@ -82,7 +82,7 @@ def evaluate(
     from privbench.core import Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
-    from privbench.store.folder import atomic_write, check_output
+    from privbench.store.files import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 
     if weights == "random":

@@ -8,11 +8,11 @@ import click
 from click.core import ParameterSource
 
 from privbench.cli.numeric import WholeNumber
-from privbench.cli.place import path_or_url
+from privbench.cli.place import results_place
 from privbench.plots.names import FIGURES, OPTIONS
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["figure"]
 
@@ -21,7 +21,7 @@ _FORMATS = (".pdf", ".png", ".svg")
 
 @click.command(epilog="\b\n" + "\n".join(f"{name:13} {summary}" for name, summary in FIGURES.items()))
 @click.argument("name", type=click.Choice(list(FIGURES)))
-@click.argument("folder", type=path_or_url, required=False)
+@click.argument("folder", type=results_place, required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .pdf, .png or .svg.")
 @click.option("--metric", default="psnr", show_default=True, help="Leakage metric, as `privbench list metrics` names it.")
 @click.option(
@@ -43,7 +43,7 @@ _FORMATS = (".pdf", ".png", ".svg")
 def figure(
     context: click.Context,
     name: str,
-    folder: "Path | Remote | None",
+    folder: "Store | None",
     output: Path,
     metric: str,
     where: tuple[str, ...],
@@ -58,15 +58,14 @@ def figure(
     from privbench.core import UserError
     from privbench.plots import figure_bytes
     from privbench.plots.drawing import FigureRequest, draw_figure
-    from privbench.store.folder import atomic_write
-    from privbench.store.remote import fetched
+    from privbench.store.files import atomic_write
 
     for option, takers in OPTIONS.items():
         if name not in takers and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(n for n in FIGURES if n in takers)}")
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
-    with fetched(folder, everything=True) if folder is not None else nullcontext() as local:
+    with folder.open() if folder is not None else nullcontext() as local:
         drawn, notes = draw_figure(name, FigureRequest(local, metric, where, images, weights))
     atomic_write(output, figure_bytes(drawn, output.suffix.removeprefix(".")))
     for note in notes:

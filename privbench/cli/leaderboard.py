@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.place import path_or_url
+from privbench.cli.place import results_place
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["leaderboard"]
 
 
 @click.command()
-@click.argument("folder", type=path_or_url)
+@click.argument("folder", type=results_place)
 @click.option(
     "-o",
     "--output",
@@ -23,7 +23,7 @@ __all__ = ["leaderboard"]
     show_default=True,
     help="File to write; NAME.md for tables in Markdown.",
 )
-def leaderboard(folder: "Path | Remote", output: Path) -> None:
+def leaderboard(folder: "Store", output: Path) -> None:
     """Make a leaderboard of all records below FOLDER: one row per case, best defense first within model, data and adversary.
 
     Written to NAME.md it is the finished cases as the tables of a paper: a row per defense, a column per attack and adversary.
@@ -32,8 +32,7 @@ def leaderboard(folder: "Path | Remote", output: Path) -> None:
     """
     from privbench.analysis.leaderboard import write_leaderboard
     from privbench.analysis.overview import write_overview
-    from privbench.store.remote import fetched
 
-    with fetched(folder) as local:
+    with folder.open(everything=False) as local:
         count = write_overview(local, output) if output.suffix == ".md" else len(write_leaderboard(local, output))
     click.echo(f"{count} cases -> {output}")

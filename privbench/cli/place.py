@@ -1,4 +1,4 @@
-"""Folders of results as the command line takes them: a path, or a URL that fsspec knows."""
+"""Places of results as the command line takes them: a folder, or a URL that fsspec knows."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
-__all__ = ["case_at", "config_at", "in_scratch", "path_or_url"]
+__all__ = ["case_at", "config_at", "results_place", "writable"]
 
 
-def path_or_url(value: "str | Path") -> "Path | Remote":
-    """The type of an option or argument of the command line: a `Path`, or where there is `://` a `Remote`."""
-    if "://" not in str(value):
-        return Path(value)
-    from privbench.store.remote import Remote
+def results_place(value: "str | Path") -> "Store":
+    """The type of an option or argument of the command line: the store behind a path or URL."""
+    from privbench.store.places import store_at
 
-    return Remote(str(value))
+    return store_at(value)
 
 
 @contextmanager
-def case_at(text: str, output: "Path | Remote", *, everything: bool) -> Iterator[tuple[Path, str]]:
-    """The folder of a case, a copy where it lies at a URL.
+def case_at(text: str, output: "Store", *, everything: bool) -> Iterator[tuple[Path, str]]:
+    """The folder of a case, a copy where it lies elsewhere.
 
     Args:
         text: A case's folder or its URL, or the first letters of its hash.
@@ -35,63 +33,47 @@ def case_at(text: str, output: "Path | Remote", *, everything: bool) -> Iterator
         The folder, and what to call it.
 
     Raises:
-        UserError: None or several are meant, or the URL cannot be read.
+        UserError: None or several are meant, or the place cannot be read.
     """
-    from privbench.store.remote import Remote, fetched
-    from privbench.sweep.survey import find_case
+    from privbench.store.places import locate_case
 
-    if "://" in text:
-        above, _, below = text.rstrip("/").rpartition("/")
-        output = Remote(above)
-    elif isinstance(output, Path):
-        found = find_case(text, output)
-        yield found, str(found)
-        return
-    else:
-        with fetched(output) as copy:
-            below = find_case(text, copy).relative_to(copy).as_posix()
-    with fetched(output, everything=everything, below=below) as copy:
-        yield copy / below, f"{output}/{below}"
+    store, name = locate_case(text, output)
+    with store.open(name, everything=everything) as folder:
+        yield folder / name, store / name
 
 
-def in_scratch(output: "Path | Remote", scratch: Path | None, lease: float | None = None) -> "Path | Remote":
-    """Where results go: checked, and of a URL, with its working folder and the time after which claims end.
+def writable(output: "Store", scratch: Path | None) -> "Store":
+    """Where results go, checked; of a URL with its working folder.
 
     Raises:
-        UserError: It cannot be written or reached, or what is said of URLs is said of a folder.
+        UserError: It cannot be written or reached, or a working folder is given for a folder.
     """
-    from privbench.core import UserError
-    from privbench.store.folder import check_output
+    from privbench.core.errors import UserError
+    from privbench.store.url import UrlStore
 
-    if isinstance(output, Path):
-        if scratch is not None or lease is not None:
-            raise UserError(f"--{'lease' if scratch is None else 'scratch'} is of a URL; --output {output} is a folder")
-        check_output(output)
-        return output
     if scratch is not None:
+        if not isinstance(output, UrlStore):
+            raise UserError(f"--scratch is of a URL; --output {output} is a folder")
         output = replace(output, scratch=scratch.resolve())
-    if lease is not None:
-        output = replace(output, lease=lease)
-    check_output(output.folder)
     output.check()
     return output
 
 
 @contextmanager
-def config_at(place: "Path | Remote | None") -> Iterator[Path | None]:
+def config_at(place: str | None) -> Iterator[Path | None]:
     """The file of a resolved case, a copy where it lies at a URL.
 
     Raises:
         UserError: The URL cannot be read, or has no such file.
     """
-    from privbench.core import UserError
-    from privbench.store.remote import Remote
+    from privbench.core.errors import UserError
+    from privbench.store.places import store_at
 
-    if not isinstance(place, Remote):
-        yield place
+    if place is None or "://" not in place:
+        yield None if place is None else Path(place)
         return
-    above, _, name = place.url.rpartition("/")
-    if (content := Remote(above).read(name)) is None:
+    above, _, name = place.rpartition("/")
+    if (content := store_at(above).read(name)) is None:
         raise UserError(f"there is no file {place}; give the case.yaml of a case")
     with tempfile.TemporaryDirectory(prefix="privbench-") as folder:
         copy = Path(folder) / name

@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.place import path_or_url
+from privbench.cli.place import results_place
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["report"]
 
 
 @click.command()
-@click.argument("folder", type=path_or_url)
+@click.argument("folder", type=results_place)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="File to write."
 )
 @click.option("--baseline", default="none", show_default=True, help="The defense to compare the others with.")
-def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
+def report(folder: "Store", output: Path, baseline: str) -> None:
     """Make one HTML page of all records below FOLDER: leaderboard, pictures, losses, comparisons, and how each row was made.
 
     FOLDER is a path or a URL. The page needs no network and no other file. It is generated from the folder alone; the same
@@ -29,7 +29,7 @@ def report(folder: "Path | Remote", output: Path, baseline: str) -> None:
     from privbench.analysis.tables import METRICS, value_text
     from privbench.core.labels import attack_label, defense_label
     from privbench.plots.drawing import draw_fronts, draw_losses
-    from privbench.store.folder import atomic_write, refuse_folder
+    from privbench.store.files import atomic_write, refuse_folder
 
     refuse_folder(output)
     presentation = Presentation(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from privbench.cli.numeric import Number, WholeNumber
-from privbench.cli.place import config_at, in_scratch, path_or_url
+from privbench.cli.place import config_at, results_place, writable
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["run"]
 
@@ -100,13 +100,13 @@ def _group_size(context: click.Context, option: click.Parameter, value: str) -> 
 )
 @click.option(
     "--output",
-    type=path_or_url,
+    type=results_place,
     default=_FOLDER_OF_RUNS,
     show_default=True,
     help="Folder of all cases, or its URL (s3://, sftp://, ...).",
 )
 @click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
-@click.option("--config", type=path_or_url, help="A resolved case.yaml to start from; other options change it.")
+@click.option("--config", help="A resolved case.yaml to start from; other options change it.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the case, such as attack.steps=300; repeatable."
 )
@@ -122,9 +122,9 @@ def run(
     group: int | None,
     precision: Literal["fp32", "tf32"],
     threads: int | None,
-    output: "Path | Remote",
+    output: "Store",
     scratch: Path | None,
-    config: "Path | Remote | None",
+    config: str | None,
     force: bool,
     dry_run: bool,
     quiet: bool,
@@ -144,7 +144,7 @@ def run(
 
     try:
         devices = resolve_devices(device)
-        output = in_scratch(output, scratch)
+        output = writable(output, scratch)
         with config_at(config) as file:
             cases = resolve_cases(RunOptions(config=file, **options))
         if dry_run:

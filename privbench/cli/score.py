@@ -50,7 +50,7 @@ def score(
     from privbench.data.pictures import read_pictures
     from privbench.runner.external import score_pictures, scores_csv
     from privbench.scoring import metric_suite
-    from privbench.store.folder import atomic_write
+    from privbench.store.files import atomic_write
 
     truth, found = read_pictures(originals), read_pictures(reconstructions)
     suite = metric_suite(

@@ -2,8 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import click
 import torch
@@ -11,23 +9,23 @@ import torch
 from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table
 from privbench.cli.console import notes_console, results_console
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
-from privbench.core import Case, ComputeOptions, FailedCase, Record, UserError
+from privbench.core import Case, ComputeOptions, Record
 from privbench.core.labels import claim_text, defense_label
 from privbench.plots.drawing import draw_case, draw_defenses
 from privbench.runner.ensemble import run
 from privbench.runner.execute import Suites, check_case
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import shown_case
-from privbench.store.folder import CaseFolder
-from privbench.store.remote import Remote, fetched, keep
+from privbench.store.base import Store
+from privbench.store.case_folder import CaseFolder
 
 __all__ = ["Session", "print_cases"]
 
 
-def print_cases(cases: Sequence[Case], output: Path | Remote) -> None:
+def print_cases(cases: Sequence[Case], output: Store) -> None:
     """Prints resolved cases as YAML documents, each after a comment that says where it would go."""
     documents = []
-    with fetched(output) as local:
+    with output.open(everything=False) as local:
         for case in cases:
             folder = CaseFolder(local, case)
             state = "finished" if folder.record() else "begun" if folder.has_progress() else "new"
@@ -40,7 +38,7 @@ class Session:
 
     Args:
         cases: At least one.
-        output: Folder of all cases, or its URL.
+        output: Where cases go.
         devices: Where to compute.
         suites: What to score by.
         group: How many client batches are attacked together; None: what the attack finds best.
@@ -51,7 +49,7 @@ class Session:
         self,
         cases: Sequence[Case],
         *,
-        output: Path | Remote,
+        output: Store,
         devices: Sequence[torch.device],
         suites: Suites,
         group: int | None,
@@ -82,36 +80,27 @@ class Session:
             return [self._compute(case, listener, force=force, checkpoint_interval=checkpoint_interval) for case in self.cases]
 
     def _record(self, case: Case) -> Record | None:
-        if isinstance(self.output, Path):
-            return CaseFolder(self.output, case).record()
         found = self.output.find(case)
         return found if isinstance(found, Record) else None
 
     def _compute(self, case: Case, listener: Listener, *, force: bool, checkpoint_interval: float) -> Record:
-        working: AbstractContextManager[Record | FailedCase | None]
-        if isinstance(self.output, Path):
-            folder, working = self.output, nullcontext()
-        else:
-            self.output.forget_failure(case)
-            folder, working = self.output.folder, self.output.working(case, again=force)
-        with working as found:
-            if isinstance(found, FailedCase):
-                raise UserError(found.reason)
-            if found is not None:
-                listener.reused(found)
-                return found
-            return run(
-                case,
-                output=folder,
-                devices=self.devices,
-                force=force,
-                listener=listener,
-                suites=self.suites,
-                checkpoint_interval=checkpoint_interval,
-                draw=draw_case,
-                group=self.group,
-                compute=self.options,
-            )
+        if not force and (found := self._record(case)) is not None:
+            listener.reused(found)
+            return found
+        record = run(
+            case,
+            output=self.output.working,
+            devices=self.devices,
+            force=force,
+            listener=listener,
+            suites=self.suites,
+            checkpoint_interval=checkpoint_interval,
+            draw=draw_case,
+            group=self.group,
+            compute=self.options,
+        )
+        self.output.publish(case, replace=force)
+        return record
 
     def _label(self, case: Case) -> str:
         """What the progress display calls a case: its defense, and for the member of an ensemble also its attack."""
@@ -141,9 +130,9 @@ class Session:
     def _draw(self, records: Sequence[Record], labels: Sequence[str]) -> str:
         shown = []
         for record in records:
-            with fetched(self.output, everything=True, below=record.case.folder) as local:
+            with self.output.open(record.case.folder) as local:
                 shown.append(shown_case(record, folder=local / record.case.folder, device=self.devices[0]))
         identity = hashlib.sha256("".join(record.case_id for record in records).encode()).hexdigest()[:12]
         name = f"comparison-{identity}.png"
-        keep(self.output, name, draw_defenses(shown, labels))
-        return str(self.output / name)
+        self.output.write({name: draw_defenses(shown, labels)})
+        return self.output / name

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.place import case_at, path_or_url
+from privbench.cli.place import case_at, results_place
 
 if TYPE_CHECKING:
     from privbench.core import Record
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["show"]
 
@@ -18,15 +18,16 @@ __all__ = ["show"]
 @click.argument("case")
 @click.option(
     "--output",
-    type=path_or_url,
+    type=results_place,
     default=Path("results"),
     show_default=True,
     help="Where to look for a hash.",
 )
-def show(case: str, output: "Path | Remote") -> None:
+def show(case: str, output: "Store") -> None:
     """Show CASE, a case's folder, its URL, or the first letters of its hash: numbers, flags, losses, or why it failed."""
     from privbench.core import FailedCase, Record
-    from privbench.store.folder import FAILURE, RECORD, CaseFolder
+    from privbench.store.case_folder import CaseFolder
+    from privbench.store.layout import FAILURE, RECORD
 
     with case_at(case, output, everything=True) as (path, name):
         if (path / RECORD).exists():
@@ -48,7 +49,7 @@ def _show(record: "Record", path: Path, called: str) -> None:
     from privbench.analysis.tables import case_table, footnotes, members_table
     from privbench.cli.console import results_console
     from privbench.core.labels import defense_label
-    from privbench.store.folder import COMPARISON
+    from privbench.store.layout import COMPARISON
 
     label = defense_label(record.case)
     console = results_console()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from privbench.cli.numeric import Number, WholeNumber
-from privbench.cli.place import in_scratch, path_or_url
+from privbench.cli.place import results_place, writable
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
     from privbench.sweep.study import Study
 
 __all__ = ["sweep"]
@@ -49,15 +49,10 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
     "--output",
-    type=path_or_url,
+    type=results_place,
     help="Folder of all cases, or its URL (s3://, gs://, sftp://, ...).  [default: results/runs/NAME, the study's name]",
 )
 @click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
-@click.option(
-    "--lease",
-    type=Number(min=1),
-    help="Seconds after which a machine that says nothing has lost its case at a URL.  [default: 300]",
-)
 @click.option("--shard", callback=_shard, metavar="I/N", help="Compute every N-th case from the I-th on.")
 @click.option("--budget", callback=_budget, metavar="TIME", help="Stop after this time (90s, 30m, 2h), at a checkpoint.")
 @click.option("--limit", type=WholeNumber(min=1), help="So many images in every case, one batch at least.")
@@ -89,7 +84,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
 def sweep(
     study: Path,
-    output: "Path | Remote | None",
+    output: "Store | None",
     shard: tuple[int, int] | None,
     settings: tuple[str, ...],
     limit: int | None,
@@ -98,11 +93,10 @@ def sweep(
 ) -> None:
     """Compute all cases of STUDY, a YAML file of axes: every combination is a case, the same case is computed once.
 
-    Repeat the command to continue: what is finished stays. Several sweeps, on several machines with a shared folder or URL,
-    may work on one study. A case that cannot be computed is kept with the reason, and tried again with --retry-failed.
+    Repeat the command to continue: what is finished stays. Several sweeps on one machine may work on one study, and several
+    machines share it by --shard or by Ray. A case that cannot be computed is kept with the reason; --retry-failed tries again.
 
-    With a URL, cases are computed in a working folder on each machine and published when they are finished; meanwhile a claim
-    keeps other machines out. Checkpoints are copied to the URL when the sweep is stopped, and every fifth of --lease.
+    With a URL, cases are computed in a working folder of this machine and published when they are finished, the record last.
     """
     from privbench.runner.interrupt import Interrupted, interruptible
 
@@ -117,7 +111,7 @@ def sweep(
 
 def _sweep(
     study: Path,
-    output: "Path | Remote | None",
+    output: "Store | None",
     shard: tuple[int, int] | None,
     settings: tuple[str, ...],
     limit: int | None,
@@ -140,19 +134,18 @@ def _sweep(
         found = found.shard(*shard)
         if not found.cases:
             raise UserError(f"shard {shard[0]}/{shard[1]} of {study} has no case; choose fewer shards")
-    folder = output or Path("results") / "runs" / found.name
+    folder = output or results_place(Path("results") / "runs" / found.name)
     if dry_run:
         _list(found, folder)
         return
     _compute(found, folder, **how)
 
 
-def _list(study: "Study", folder: "Path | Remote") -> None:
-    from privbench.store.folder import CaseFolder
-    from privbench.store.remote import fetched
-    from privbench.sweep.work import state_of
+def _list(study: "Study", folder: "Store") -> None:
+    from privbench.store.case_folder import CaseFolder
+    from privbench.sweep.status import state_of
 
-    with fetched(folder) as local:
+    with folder.open(everything=False) as local:
         for case in study.cases:
             click.echo(f"{state_of(CaseFolder(local, case))[0]:8} {folder / case.folder}")
     for line in study.unreadable:
@@ -162,10 +155,9 @@ def _list(study: "Study", folder: "Path | Remote") -> None:
 
 def _compute(
     study: "Study",
-    output: "Path | Remote",
+    output: "Store",
     *,
     scratch: Path | None,
-    lease: float | None,
     budget: float | None,
     retry_failed: bool,
     launcher: Literal["local", "ray"],
@@ -178,63 +170,63 @@ def _compute(
     download: bool,
     checkpoint_interval: float,
 ) -> None:
+    import torch
+
     from privbench.cli.console import notes_console
     from privbench.cli.device import resolve_devices
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import ComputeOptions, UserError
     from privbench.plots.drawing import draw_case
     from privbench.runner.interrupt import Interrupted
-    from privbench.store.folder import CaseFolder, write_plan
-    from privbench.store.remote import Remote, fetched
-    from privbench.sweep.work import CaseState, Ledger, Way
-    from privbench.sweep.workers import BudgetUsedError, alone, in_processes
+    from privbench.store.files import write_locked
+    from privbench.store.local import FolderStore
+    from privbench.sweep.progress import SweepProgress
+    from privbench.sweep.status import CaseState
+    from privbench.sweep.work import SweepOptions
+    from privbench.sweep.workers import BudgetUsedError, in_processes, run_inline
 
     if address is not None and launcher != "ray":
         raise UserError("--address is of a Ray cluster; add --launcher ray")
     devices = [str(one) for one in resolve_devices(device)] if launcher == "local" else [device.replace("auto", "cpu")]
-    output = in_scratch(output, scratch, lease)
+    output = writable(output, scratch)
+    if launcher == "ray" and isinstance(output, FolderStore):
+        output = FolderStore(output.path.resolve())
     plan = f"study--{study.name}--{study.identity}.json"
-    if isinstance(output, Remote):
-        output.write({plan: study.plan().encode()})
+    if isinstance(output, FolderStore):
+        write_locked(output.path, plan, study.plan().encode())
     else:
-        write_plan(output, plan, study.plan().encode())
+        output.write({plan: study.plan().encode()})
     if retry_failed:
         for case in study.cases:
-            if isinstance(output, Remote):
-                output.forget_failure(case)
-            else:
-                CaseFolder(output, case).forget_failure()
-    with fetched(output) as local:
-        ledger = Ledger(study.cases, local)
-    folder = output.folder if isinstance(output, Remote) else output
-    way = Way(
-        output=folder.resolve() if launcher == "ray" else folder,
-        remote=output if isinstance(output, Remote) else None,
-        device=devices[0],
-        threads=threads,
+            output.forget_failure(case)
+    with output.open(everything=False) as local:
+        progress = SweepProgress(study.cases, local)
+    options = SweepOptions(
+        store=output,
+        compute=ComputeOptions(
+            devices=(torch.device(devices[0]),), compile=compile, threads=threads, checkpoint_interval=checkpoint_interval
+        ),
         lpips_weights=lpips_weights,
         download=download,
-        checkpoint_interval=checkpoint_interval,
-        compute=ComputeOptions(compile=compile),
         draw=draw_case,
     )
-    todo = [case for case in study.cases if ledger.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
+    todo = [case for case in study.cases if progress.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
     count = min(jobs or len(devices), max(len(todo), 1))
-    if isinstance(output, Remote) and output.url.startswith("memory://") and (launcher == "ray" or count > 1):
+    if str(output).startswith("memory://") and (launcher == "ray" or count > 1):
         raise UserError(f"{output} is the memory of one process; use --jobs 1, or another --output")
     stopped: str | None = None
     code = 1 if study.unreadable else 0
     try:
-        with sweep_progress(notes_console(), ledger, workers=count) as listener:
+        with sweep_progress(notes_console(), progress, workers=count) as listener:
             if launcher == "ray":
                 from privbench.sweep.cluster import on_ray
 
-                on_ray(todo, way, listener, address=address, budget=budget)
+                on_ray(todo, options, listener, address=address, budget=budget)
             elif count == 1:
-                alone(todo, way, listener, budget=budget)
+                run_inline(todo, options, listener, budget=budget)
             else:
                 places = [devices[place % len(devices)] for place in range(count)]
-                in_processes(todo, way, listener, devices=places, budget=budget)
+                in_processes(todo, options, listener, devices=places, budget=budget)
     except BudgetUsedError:
         stopped = "the budget is used"
     except KeyboardInterrupt as stop:
@@ -244,18 +236,18 @@ def _compute(
     raise click.exceptions.Exit(code or (1 if failed else 0))
 
 
-def _report(study: "Study", folder: "Path | Remote", stopped: str | None) -> int:
+def _report(study: "Study", folder: "Store", stopped: str | None) -> int:
     """Says how a sweep ended; returns how many cases have failed."""
-    from privbench.store.remote import fetched
-    from privbench.sweep.work import CaseState, Ledger
+    from privbench.sweep.progress import SweepProgress
+    from privbench.sweep.status import CaseState
 
-    with fetched(folder) as local:
-        ledger = Ledger(study.cases, local)
-    for identity, reason in ledger.reasons.items():
-        click.echo(f"failed: {ledger.cases[identity].folder}: {reason}")
+    with folder.open(everything=False) as local:
+        progress = SweepProgress(study.cases, local)
+    for identity, reason in progress.reasons.items():
+        click.echo(f"failed: {progress.cases[identity].folder}: {reason}")
     for line in study.unreadable:
         click.echo(f"unreadable: {line}")
-    done, failed = ledger.count(CaseState.DONE), ledger.count(CaseState.FAILED)
+    done, failed = progress.count(CaseState.DONE), progress.count(CaseState.FAILED)
     words = [f"{done} of {len(study.cases)} cases done"]
     if failed:
         words.append(f"{failed} failed (--retry-failed tries them again)")

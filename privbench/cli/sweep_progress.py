@@ -11,7 +11,9 @@ from privbench.cli.progress import Position, clock
 from privbench.core import Case
 from privbench.core.labels import defense_label
 from privbench.runner.listener import Standing
-from privbench.sweep.work import CaseState, Ledger, SweepListener
+from privbench.sweep.progress import SweepProgress
+from privbench.sweep.status import CaseState
+from privbench.sweep.work import SweepListener
 
 __all__ = ["sweep_progress"]
 
@@ -23,20 +25,20 @@ def _label(case: Case) -> str:
 
 
 class _Display(SweepListener):
-    """Keeps the ledger; says each note once."""
+    """Keeps where the cases stand; says each note once."""
 
-    def __init__(self, console: Console, ledger: Ledger, workers: int) -> None:
+    def __init__(self, console: Console, cases: SweepProgress, workers: int) -> None:
         self.console = console
-        self.ledger = ledger
+        self.cases = cases
         self.workers = workers
         self.positions: dict[str, Position] = {}
         self._noted: set[str] = set()
 
     def claimed(self, case: Case) -> None:
-        self.ledger.claimed(case)
+        self.cases.claimed(case)
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
-        if case.identity in self.ledger.states:
+        if case.identity in self.cases.states:
             self.positions[case.identity] = Position(case, _label(case), batches, finished)
 
     def step(self, case: Case, at: Standing) -> None:
@@ -52,8 +54,8 @@ class _Display(SweepListener):
             position.scored(batch)
 
     def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
-        before = self.ledger.states.get(case.identity)
-        self.ledger.ended(case, state, reason)
+        before = self.cases.states.get(case.identity)
+        self.cases.ended(case, state, reason)
         self.positions.pop(case.identity, None)
         if state is CaseState.FAILED and before is not CaseState.FAILED:
             self.note(f"{_label(case)} failed: {reason}")
@@ -66,19 +68,19 @@ class _Display(SweepListener):
     @property
     def text(self) -> str:
         """Where the sweep stands."""
-        ledger = self.ledger
-        waiting = ledger.count(CaseState.WAITING, CaseState.BEGUN)
-        words = [f"{ledger.count(CaseState.DONE)} of {len(ledger.states)} done"]
+        cases = self.cases
+        waiting = cases.count(CaseState.WAITING, CaseState.BEGUN)
+        words = [f"{cases.count(CaseState.DONE)} of {len(cases.states)} done"]
         words += [
             f"{number} {word}"
             for number, word in (
-                (ledger.count(CaseState.RUNNING), "running"),
+                (cases.count(CaseState.RUNNING), "running"),
                 (waiting, "waiting"),
-                (ledger.count(CaseState.FAILED), "failed"),
+                (cases.count(CaseState.FAILED), "failed"),
             )
             if number
         ]
-        remaining = ledger.remaining(self.workers)
+        remaining = cases.remaining(self.workers)
         if remaining is not None and remaining > 0:
             words.append(f"{clock(remaining)} left")
         return ", ".join(words)
@@ -87,8 +89,8 @@ class _Display(SweepListener):
 class _Plain(_Display):
     """A line when a case ends and every ten seconds."""
 
-    def __init__(self, console: Console, ledger: Ledger, workers: int) -> None:
-        super().__init__(console, ledger, workers)
+    def __init__(self, console: Console, cases: SweepProgress, workers: int) -> None:
+        super().__init__(console, cases, workers)
         self._said = time.monotonic()
 
     def _say(self, line: str) -> None:
@@ -96,7 +98,7 @@ class _Plain(_Display):
         self.console.print(line, markup=False, soft_wrap=True)
 
     def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
-        before = self.ledger.states.get(case.identity)
+        before = self.cases.states.get(case.identity)
         super().ended(case, state, reason)
         if state is CaseState.DONE and before is not CaseState.DONE:
             self._say(f"{_label(case)}: done; {self.text}")
@@ -109,15 +111,15 @@ class _Plain(_Display):
 class _Live(_Display):
     """A bar for the sweep and one for each case that runs."""
 
-    def __init__(self, console: Console, ledger: Ledger, workers: int, progress: Progress) -> None:
-        super().__init__(console, ledger, workers)
+    def __init__(self, console: Console, cases: SweepProgress, workers: int, progress: Progress) -> None:
+        super().__init__(console, cases, workers)
         self._progress = progress
-        self._total = progress.add_task("sweep", total=len(ledger.states), detail="")
+        self._total = progress.add_task("sweep", total=len(cases.states), detail="")
         self._bars: dict[str, TaskID] = {}
         self._draw()
 
     def _draw(self) -> None:
-        ended = self.ledger.count(CaseState.DONE, CaseState.FAILED)
+        ended = self.cases.count(CaseState.DONE, CaseState.FAILED)
         self._progress.update(self._total, completed=ended, detail=self.text)
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
@@ -138,17 +140,17 @@ class _Live(_Display):
 
 
 @contextmanager
-def sweep_progress(console: Console, ledger: Ledger, *, workers: int) -> Iterator[SweepListener]:
+def sweep_progress(console: Console, cases: SweepProgress, *, workers: int) -> Iterator[SweepListener]:
     """Shows a sweep: live on a terminal, an occasional line anywhere else.
 
     Args:
         console: Where to.
-        ledger: Where the cases stand; kept up to date from here on.
+        cases: Where the cases stand; kept up to date from here on.
         workers: How many cases are computed at a time.
     """
     if not console.is_terminal:
-        yield _Plain(console, ledger, workers)
+        yield _Plain(console, cases, workers)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        yield _Live(console, ledger, workers, progress)
+        yield _Live(console, cases, workers, progress)

@@ -58,7 +58,7 @@ def train(
     from privbench.core import resolve_defense
     from privbench.data import select
     from privbench.models import default_spec
-    from privbench.store.folder import check_output
+    from privbench.store.files import check_output
     from privbench.training import EpochReport, LabelledImages, TrainingPlan
     from privbench.training import train as run_training
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from privbench.cli.numeric import Number
-from privbench.cli.place import case_at, path_or_url
+from privbench.cli.place import case_at, results_place
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["verify"]
 
 
 @click.command()
 @click.argument("row")
-@click.option("--output", type=path_or_url, default=Path("results"), show_default=True, help="Where to look for a hash.")
+@click.option("--output", type=results_place, default=Path("results"), show_default=True, help="Where to look for a hash.")
 @click.option(
     "--tolerance", default=1.0, show_default=True, type=Number(min=0), help="Factor on the tolerances of the metrics."
 )
@@ -26,7 +26,7 @@ __all__ = ["verify"]
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def verify(
-    row: str, output: "Path | Remote", tolerance: float, device: str, lpips_weights: Path | None, download: bool, quiet: bool
+    row: str, output: "Store", tolerance: float, device: str, lpips_weights: Path | None, download: bool, quiet: bool
 ) -> None:
     """Compute ROW again, a case's folder or the hash in the leaderboard's column `case`, and say whether its record holds.
 
@@ -43,7 +43,7 @@ def verify(
     from privbench.core.labels import defense_label
     from privbench.runner.execute import Suites
     from privbench.runner.verify import verify as compute
-    from privbench.store.folder import RECORD
+    from privbench.store.layout import RECORD
 
     with case_at(row, output, everything=False) as (path, name):
         record = Record.load(path / RECORD)

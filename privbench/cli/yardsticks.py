@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from privbench.cli.numeric import WholeNumber
-from privbench.cli.place import path_or_url
+from privbench.cli.place import results_place
 
 if TYPE_CHECKING:
-    from privbench.store.remote import Remote
+    from privbench.store.base import Store
 
 __all__ = ["calibrate", "identify"]
 
@@ -27,9 +27,9 @@ def _lpips_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("folder", type=path_or_url)
+@click.argument("folder", type=results_place)
 @_lpips_options
-def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: bool) -> None:
+def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> None:
     """Score pictures that nobody reconstructed for the images of all records below FOLDER, a path or URL.
 
     Uniform noise, the mean image, another image of the class, the truth with shuffled patches, and a JPEG of quality 10: one
@@ -45,10 +45,9 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
     from privbench.core import UserError
     from privbench.runner.execute import Suites
     from privbench.runner.prepare import prepare
-    from privbench.store.remote import fetched, keep
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
-    with fetched(folder) as local:
+    with folder.open(everything=False) as local:
         records = read_records(local)
     for record in records:
         name = calibration_name(record.case)
@@ -59,20 +58,20 @@ def calibrate(folder: "Path | Remote", lpips_weights: Path | None, download: boo
         if prepared.victim.patch_size is None:
             raise UserError(f"case {record.case_id} has a model without patches; calibration shuffles patches")
         found = compute(record.case, patch_size=prepared.victim.patch_size, suite=suites.suite(prepared))
-        keep(folder, name, found.to_json().encode())
+        folder.write({name: found.to_json().encode()})
         results_console().print(calibration_table(found))
         click.echo(str(folder / name))
 
 
 @click.command()
-@click.argument("folder", type=path_or_url)
+@click.argument("folder", type=results_place)
 @click.option(
     "--candidates",
     type=WholeNumber(min=2),
     help="Images to choose from, the true one included.  [default: 100, or all of a smaller data set]",
 )
 @_lpips_options
-def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
+def identify(folder: "Store", candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
     """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER, a path or URL.
 
     By pixels, LPIPS and the features of the embedded CNN; the leaderboard then has the share of images that are found first,
@@ -85,15 +84,15 @@ def identify(folder: "Path | Remote", candidates: int | None, lpips_weights: Pat
     from privbench.analysis.yardsticks import identify as compute
     from privbench.runner.execute import Suites
     from privbench.runner.prepare import prepare
-    from privbench.store.folder import find_records
-    from privbench.store.remote import fetched, keep
+    from privbench.store.layout import find_records
 
     suites = Suites(lpips_weights, download=download)
-    with fetched(folder, everything=True) as local:
+    with folder.open() as local:
         folders = [path.parent for path in find_records(local)]
         for path, record in zip(folders, read_records(local), strict=True):
             suite = suites.suite(prepare(record.case, torch.device("cpu")))
             found = compute(record, path, candidates=candidates, suite=suite)
-            keep(folder, (path.relative_to(local) / IDENTIFICATION).as_posix(), found.to_json().encode())
+            name = (path.relative_to(local) / IDENTIFICATION).as_posix()
+            folder.write({name: found.to_json().encode()})
             shares = ", ".join(f"{name} {found.top(name, 1):.0%} / {found.top(name, 5):.0%}" for name in found.ranks)
             click.echo(f"{path.name}: top-1 / top-5 of {found.candidates}: {shares}")

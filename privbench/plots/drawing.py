@@ -49,7 +49,7 @@ from privbench.plots import (
 )
 from privbench.runner.pictures import Pixels, ShownCase, read_picture, shown_case
 from privbench.scoring import BUILT_IN, registered_metric
-from privbench.store.folder import RECORD, TRACE
+from privbench.store.layout import RECORD, TRACE
 from privbench.store.trace import mean_trace
 
 __all__ = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from privbench.core import Progress
 from privbench.runner.interrupt import Interruption
 from privbench.scoring import to_uint8
-from privbench.store.folder import Checkpoint
+from privbench.store.checkpoints import Checkpoint
 from privbench.store.trace import TraceRow
 
 __all__ = ["Channel", "Outlet"]

@@ -35,7 +35,9 @@ from privbench.runner.pictures import Draw, picture_names, shown_results
 from privbench.runner.prepare import Prepared, prepare
 from privbench.runner.provenance import take_provenance
 from privbench.scoring import MetricSuite
-from privbench.store.folder import CASE, COMPARISON, MEMBERS, TRACE, CaseFolder, check_output
+from privbench.store.case_folder import CaseFolder
+from privbench.store.files import check_output
+from privbench.store.layout import CASE, COMPARISON, MEMBERS, TRACE
 from privbench.store.trace import SCORE
 
 __all__ = ["FLAGS", "run"]

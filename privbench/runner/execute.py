@@ -45,15 +45,10 @@ from privbench.scoring import (
     score_choices,
     to_uint8,
 )
-from privbench.store.folder import (
-    CASE,
-    COMPARISON,
-    TRACE,
-    CaseFolder,
-    FinishedBatch,
-    Slot,
-    check_output,
-)
+from privbench.store.case_folder import CaseFolder
+from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
+from privbench.store.files import check_output
+from privbench.store.layout import CASE, COMPARISON, TRACE
 from privbench.store.trace import scored_trace, trace_csv
 
 __all__ = ["Suites", "check_case", "run_case", "summarise"]
@@ -180,7 +175,7 @@ class _Way:
 class _Group:
     """Client batches about to be attacked together; the secrets stay here."""
 
-    slot: Slot
+    slot: BatchGroup
     batches: tuple[int, ...]
     observations: tuple[Observation, ...]
     secrets: tuple[Secret, ...]
@@ -212,6 +207,7 @@ class _Run:
         self.case = prepared.case
         self.suite = suite
         self.folder = folder
+        self.checkpoints = Checkpoints(folder.path, self.case)
         self.listener = listener
         self.way = way
         self.draw = draw
@@ -240,7 +236,7 @@ class _Run:
         return record
 
     def _take_finished(self, batch: int) -> None:
-        finished, problem = self.folder.load_batch(batch)
+        finished, problem = self.checkpoints.load_batch(batch)
         if problem:
             self.listener.note(f"{problem}; the batch starts over")
         if finished is not None:
@@ -254,16 +250,16 @@ class _Run:
         if not pending:
             return
         size = self._group_size(pending)
-        groups = len({Slot.of(batch, size) for batch in pending})
+        groups = len({BatchGroup.of(batch, size) for batch in pending})
         compute = replace(self.way.compute, expected_groups=groups)
         with interruptible() as interruption:
             while pending:
-                slots = sorted({Slot.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
+                slots = sorted({BatchGroup.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
                 size = self._round(slots[: len(self.way.devices)], compute, interruption, size)
                 interruption.honour()
                 pending = self._pending()
 
-    def _round(self, slots: Sequence[Slot], compute: ComputeOptions, interruption: Interruption, size: int) -> int:
+    def _round(self, slots: Sequence[BatchGroup], compute: ComputeOptions, interruption: Interruption, size: int) -> int:
         """Attacks a group on each device and scores them; returns the group size to go on with.
 
         Client and scoring run while no attack does: they share the process's random state and precision with the attacks.
@@ -280,7 +276,7 @@ class _Run:
     def _group_size(self, pending: list[int]) -> int:
         """How many batches are attacked together; says which checkpoints that leaves without use."""
         attack = self.prepared.attack
-        interrupted = [slot for slot in self.folder.interrupted() if not set(slot.room).isdisjoint(pending)]
+        interrupted = [slot for slot in self.checkpoints.interrupted() if not set(slot.batches).isdisjoint(pending)]
         if not isinstance(attack, GroupAttack):
             if self.way.group not in {None, 1}:
                 self.listener.note(f"attack {attack.name} takes one client batch at a time; --group changes nothing")
@@ -301,9 +297,9 @@ class _Run:
                 )
         return size
 
-    def _begin(self, slot: Slot, device: torch.device, interruption: Interruption) -> _Group:
-        pending = tuple(batch for batch in slot.room if batch < self.prepared.batches and batch not in self.finished)
-        checkpoint, problem = self.folder.load_checkpoint(slot, device)
+    def _begin(self, slot: BatchGroup, device: torch.device, interruption: Interruption) -> _Group:
+        pending = tuple(batch for batch in slot.batches if batch < self.prepared.batches and batch not in self.finished)
+        checkpoint, problem = self.checkpoints.load_checkpoint(slot, device)
         if checkpoint is not None and not set(pending) <= set(checkpoint.batches):
             problem = f"the checkpoint {slot.file_name} lacks a batch of its group"
             checkpoint = None
@@ -321,8 +317,8 @@ class _Run:
             Channel(batches, checkpoint, self._outlet(slot, batches, device), interruption, self.way.interval),
         )
 
-    def _outlet(self, slot: Slot, batches: tuple[int, ...], device: torch.device) -> Outlet:
-        folder, case, listener, speaking = self.folder, self.case, self.listener, self.speaking
+    def _outlet(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device) -> Outlet:
+        checkpoints, case, listener, speaking = self.checkpoints, self.case, self.listener, self.speaking
 
         def show(step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
             with speaking:
@@ -332,7 +328,7 @@ class _Run:
             with speaking:
                 listener.note(message)
 
-        return Outlet(lambda checkpoint: folder.save_checkpoint(slot, device, checkpoint), show, say)
+        return Outlet(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say)
 
     def _job(self, group: _Group, compute: ComputeOptions, interruption: Interruption) -> Callable[[], _Ending]:
         generators = [generator_for(self.case, "attack", batch) for batch in group.batches]
@@ -353,7 +349,7 @@ class _Run:
             if ending.results is not None:
                 self._score(group, ending.results, ending.seconds / len(group.batches))
                 continue
-            self.folder.drop_checkpoint(group.slot)
+            self.checkpoints.drop_checkpoint(group.slot)
             if self.prepared.device.type == "cuda":
                 torch.cuda.empty_cache()
             smaller = len(group.batches) // 2
@@ -376,9 +372,9 @@ class _Run:
             )
             trace = scored_trace(reported, shown, secret.images.float().cpu())
             self.finished[batch] = FinishedBatch(images, trace, seconds, len(group.batches))
-            self.folder.save_batch(batch, self.finished[batch])
+            self.checkpoints.save_batch(batch, self.finished[batch])
             self.listener.batch(self.case, batch)
-        self.folder.drop_checkpoint(group.slot)
+        self.checkpoints.drop_checkpoint(group.slot)
 
     def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> tuple[ImageResult, ...]:
         images = reconstruction.images.detach().float().cpu()

@@ -16,7 +16,7 @@ from torch import Tensor
 from privbench.core import Case, ImageResult, Record, UserError
 from privbench.runner.prepare import Prepared, prepare
 from privbench.scoring import to_uint8
-from privbench.store.folder import RECONSTRUCTIONS
+from privbench.store.layout import RECONSTRUCTIONS
 
 __all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "picture_names", "png", "read_picture", "shown_case", "shown_results"]
 

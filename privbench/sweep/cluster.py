@@ -1,7 +1,7 @@
 """The launcher of a sweep on many machines: tasks of a Ray cluster whose nodes share the output folder, or reach its URL.
 
-Ray starts the tasks and spreads them over CPUs and GPUs. A task whose node dies is started again elsewhere, where the store
-has what it had finished. The extra `ray` brings it.
+This process decides which case runs where; Ray starts the tasks and spreads them over CPUs and GPUs. A task whose node dies is
+started again elsewhere, where the store has what it had finished. The extra `ray` brings it.
 """
 
 import os
@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from privbench.core import Case, StoreError, UserError
 from privbench.runner.interrupt import interruptible
-from privbench.sweep.work import CaseState, SweepListener, Way, fail, one_line_of, standing, work
+from privbench.sweep.status import CaseState, state_in
+from privbench.sweep.work import SweepListener, SweepOptions, fail, one_line_of, work
 from privbench.sweep.workers import DEATHS, BudgetUsedError, died_reason
 
 __all__ = ["on_ray"]
@@ -28,16 +28,18 @@ _GRACE = 60.0
 """Seconds that tasks get to reach a checkpoint when the sweep is stopped."""
 
 
-def on_ray(cases: Sequence[Case], way: Way, listener: SweepListener, *, address: str | None, budget: float | None) -> None:
-    """Computes the cases as tasks of a Ray cluster whose nodes share the output folder; arguments and errors as of `alone`.
+def on_ray(
+    cases: Sequence[Case], options: SweepOptions, listener: SweepListener, *, address: str | None, budget: float | None
+) -> None:
+    """Computes the cases as tasks of a Ray cluster whose nodes share the folder or URL; arguments as of `run_inline`.
 
     A task is a group of cases on one CPU or GPU. One whose node dies is started again elsewhere and continues from the last
     checkpoint; a case during which its process ended twice, without its node, has failed. With a URL, nodes share nothing else:
-    each has a working folder of its own, and a case that its node did not give back waits until its claim ends.
+    each has a working folder of its own, and a case whose node dies begins anew on another one.
 
     Args:
         cases: What to compute.
-        way: How; its device says what a task asks for.
+        options: How; its device says what a task asks for.
         listener: Told of cases when their task has ended.
         address: As of `ray.init`; None starts a cluster on this machine.
         budget: Seconds.
@@ -59,7 +61,7 @@ def on_ray(cases: Sequence[Case], way: Way, listener: SweepListener, *, address:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"cannot reach Ray at {address or 'this machine'}: {one_line_of(error)[:200]}") from None
         stack.callback(ray.shutdown)
-        tasks = _Tasks(ray, cases, way, listener)
+        tasks = _Tasks(ray, cases, options, listener)
         stack.callback(tasks.stop)
         with interruptible():
             while tasks.pending:
@@ -77,15 +79,15 @@ def _surroundings() -> dict[str, Any]:
 class _Tasks:
     """The tasks of a sweep; `pending` has those that have not ended, with their cases."""
 
-    def __init__(self, ray: Any, cases: Sequence[Case], way: Way, listener: SweepListener) -> None:
-        kind = "GPU" if way.device.startswith("cuda") else "CPU"
+    def __init__(self, ray: Any, cases: Sequence[Case], options: SweepOptions, listener: SweepListener) -> None:
+        kind = "GPU" if options.compute.device.type == "cuda" else "CPU"
         total = int(ray.cluster_resources().get(kind, 0))
         if total < 1:
             raise UserError(f"the Ray cluster has no {kind}; start its nodes with some, or change --device")
-        resources = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": way.threads}
+        resources = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": options.compute.threads or 1}
         self.pending: dict[Any, Sequence[Case]] = {}
         self._ray = ray
-        self._way = way
+        self._options = options
         self._listener = listener
         self._known = {case.identity: case for case in cases}
         self._deaths: Counter[str] = Counter()
@@ -97,7 +99,7 @@ class _Tasks:
 
     def _start(self, group: Sequence[Case]) -> None:
         contents = [case.model_dump(mode="json") for case in group]
-        self.pending[self._task.remote(contents, self._way, str(Path.cwd()))] = group
+        self.pending[self._task.remote(contents, self._options, str(Path.cwd()))] = group
 
     def listen(self, seconds: float) -> None:
         """Takes what tasks return within some seconds.
@@ -127,18 +129,18 @@ class _Tasks:
     def _left(self, group: Sequence[Case]) -> list[Case]:
         """The cases of a group that have no end; a task takes them in order."""
         ends = {CaseState.DONE, CaseState.FAILED}
-        return [case for case in group if standing(case, self._way)[0] not in ends]
+        return [case for case in group if state_in(self._options.store, case)[0] not in ends]
 
     def _again(self, group: Sequence[Case], how: str, *, whose_fault: Sequence[Case] | None) -> None:
         """Starts what is left of a task whose process is gone."""
         for case in whose_fault or ():
             self._deaths[case.identity] += 1
             if self._deaths[case.identity] >= DEATHS:
-                fail(case, self._way, died_reason(how))
+                fail(case, self._options, died_reason(how))
         left = self._left(group)
         for case in group:
             if case not in left:
-                state, found = standing(case, self._way)
+                state, found = state_in(self._options.store, case)
                 self._listener.ended(case, state, getattr(found, "reason", None))
         self._listener.note(f"a Ray task ended ({how}); another one takes its place")
         if left:
@@ -164,16 +166,12 @@ class _Outcomes(SweepListener):
         self.found[case.identity] = (case.identity, str(state), reason)
 
 
-def _task(contents: Sequence[Mapping[str, Any]], way: Way, where: str) -> list[tuple[str, str, str | None]]:
+def _task(contents: Sequence[Mapping[str, Any]], options: SweepOptions, where: str) -> list[tuple[str, str, str | None]]:
     """The body of a Ray task, in the folder where the sweep was started, so that paths mean the same."""
     outcomes = _Outcomes()
-    if way.remote is None:
+    # A node that shares no disk need not have that folder: what cases are made of then has paths that mean the same everywhere.
+    with suppress(OSError):
         os.chdir(where)
-    else:
-        way = replace(way, output=way.remote.folder)
-        # A node need not have that folder: what cases are made of must then have paths that mean the same everywhere.
-        with suppress(OSError):
-            os.chdir(where)
     with interruptible():
-        work([Case.model_validate(content) for content in contents], way, outcomes)
+        work([Case.model_validate(content) for content in contents], options, outcomes)
     return list(outcomes.found.values())

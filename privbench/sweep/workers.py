@@ -1,6 +1,6 @@
 """The launchers of a sweep on one machine: this process, or several.
 
-Both run `work`; none decides which case goes where, because the store does. A worker that is killed is replaced, and a
+Both run `work`, where the first process that takes a case has it. A worker that is killed is replaced, and a
 case during which workers were killed twice is a failed one.
 """
 
@@ -18,12 +18,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, cast
 
+import torch
+
 from privbench.core import Case, StoreError, UserError
 from privbench.runner.interrupt import SIGNALS, Interrupted, interruptible
 from privbench.runner.listener import Standing
-from privbench.sweep.work import CaseState, SweepListener, Way, fail, work
+from privbench.sweep.status import CaseState
+from privbench.sweep.work import SweepListener, SweepOptions, fail, work
 
-__all__ = ["DEATHS", "BudgetUsedError", "alone", "died_reason", "in_processes"]
+__all__ = ["DEATHS", "BudgetUsedError", "died_reason", "in_processes", "run_inline"]
 
 DEATHS = 2
 """A case during which so many workers were killed has failed."""
@@ -42,12 +45,12 @@ class BudgetUsedError(Exception):
     """The time that the user gave is over; what is needed to continue is saved."""
 
 
-def alone(cases: Sequence[Case], way: Way, listener: SweepListener, *, budget: float | None) -> None:
+def run_inline(cases: Sequence[Case], options: SweepOptions, listener: SweepListener, *, budget: float | None) -> None:
     """Computes the cases in this process.
 
     Args:
         cases: What to compute.
-        way: How.
+        options: How.
         listener: Who watches.
         budget: Seconds after which to stop at the next checkpoint; None: never.
 
@@ -68,7 +71,7 @@ def alone(cases: Sequence[Case], way: Way, listener: SweepListener, *, budget: f
             if timer is not None:
                 timer.daemon = True
                 timer.start()
-            work(cases, way, listener)
+            work(cases, options, listener)
             if timer is not None:
                 timer.cancel()
     except Interrupted:
@@ -139,7 +142,7 @@ def _let_signals_through() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _worker(cases: Sequence[Case], way: Way, connection: Connection, first: int) -> None:
+def _worker(cases: Sequence[Case], options: SweepOptions, connection: Connection, first: int) -> None:
     """The body of a worker process."""
     with suppress(OSError, AttributeError):
         os.setsid()  # A Ctrl-C in the terminal goes to the parent, which passes it on once.
@@ -147,7 +150,7 @@ def _worker(cases: Sequence[Case], way: Way, connection: Connection, first: int)
     try:
         with interruptible():
             _let_signals_through()
-            work(cases, way, messenger, first=first)
+            work(cases, options, messenger, first=first)
         connection.send(("over",))
     except Interrupted:
         with suppress(OSError):
@@ -157,12 +160,12 @@ def _worker(cases: Sequence[Case], way: Way, connection: Connection, first: int)
             connection.send(("store", str(error)))
 
 
-class _Crew:
+class _WorkerPool:
     """The worker processes and what they are at."""
 
-    def __init__(self, cases: Sequence[Case], way: Way, devices: Sequence[str], listener: SweepListener) -> None:
+    def __init__(self, cases: Sequence[Case], options: SweepOptions, devices: Sequence[str], listener: SweepListener) -> None:
         self.cases = cases
-        self.way = way
+        self.options = options
         self.listener = listener
         self.stopping = False
         self.error: UserError | None = None
@@ -180,7 +183,12 @@ class _Crew:
 
     def _hire(self, device: str, first: int) -> None:
         parent, child = self._context.Pipe(duplex=False)
-        arguments = (self.cases, replace(self.way, device=device), child, first)
+        arguments = (
+            self.cases,
+            replace(self.options, compute=replace(self.options.compute, devices=(torch.device(device),))),
+            child,
+            first,
+        )
         process = self._context.Process(target=_worker, args=arguments, daemon=True)
         with _signals_held_back():
             process.start()
@@ -230,7 +238,7 @@ class _Crew:
             case = self.cases[place]
             if self._deaths[place] >= DEATHS:
                 reason = died_reason(how)
-                fail(case, self.way, reason)
+                fail(case, self.options, reason)
                 self.listener.ended(case, CaseState.FAILED, reason)
             else:
                 self.listener.ended(case, CaseState.BEGUN, None)
@@ -260,28 +268,28 @@ class _Crew:
 
 
 def in_processes(
-    cases: Sequence[Case], way: Way, listener: SweepListener, *, devices: Sequence[str], budget: float | None
+    cases: Sequence[Case], options: SweepOptions, listener: SweepListener, *, devices: Sequence[str], budget: float | None
 ) -> None:
-    """Computes the cases in local processes, one for each entry of `devices`; arguments and errors as of `alone`."""
+    """Computes the cases in local processes, one for each entry of `devices`; arguments and errors as of `run_inline`."""
     began = time.monotonic()
-    crew = _Crew(cases, way, devices, listener)
+    pool = _WorkerPool(cases, options, devices, listener)
     stopped: Interrupted | None = None
     over = False
     try:
         with interruptible():
-            while crew.busy:
+            while pool.busy:
                 try:
-                    crew.listen(_LOOK)
+                    pool.listen(_LOOK)
                     if budget is not None and not over and time.monotonic() - began > budget:
                         over = True
-                        crew.stop()
+                        pool.stop()
                 except Interrupted as stop:
                     stopped = stop
-                    crew.stop()
+                    pool.stop()
     finally:
-        crew.kill()
-    if crew.error is not None:
-        raise crew.error
+        pool.kill()
+    if pool.error is not None:
+        raise pool.error
     if stopped is not None:
         raise stopped
     if over:

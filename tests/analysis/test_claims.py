@@ -14,7 +14,8 @@ from privbench.analysis.claims_page import write_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import Judgement, judge
 from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
-from privbench.store.folder import atomic_write, find_records
+from privbench.store.files import atomic_write
+from privbench.store.layout import find_records
 from privbench.sweep.study import read_study
 
 RESULTS = Path(__file__).parents[2] / "results"

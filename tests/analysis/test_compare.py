@@ -5,7 +5,7 @@ from pathlib import Path
 
 from privbench.analysis.compare import compare_folder, compare_records
 from privbench.core import Record
-from privbench.store.folder import find_records
+from privbench.store.layout import find_records
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 

@@ -13,7 +13,7 @@ import pytest
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
 from privbench.core import Case, Interval, Price, Record, Training, UserError, resolve_defense
-from privbench.store.folder import atomic_write
+from privbench.store.files import atomic_write
 
 
 @pytest.fixture

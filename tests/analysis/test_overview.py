@@ -8,7 +8,7 @@ import pytest
 
 from privbench.analysis.overview import overview, write_overview
 from privbench.core import Case, Interval, Record, UserError, resolve_defense
-from privbench.store.folder import atomic_write
+from privbench.store.files import atomic_write
 
 FRONT = Path(__file__).parents[2] / "results" / "front"
 

@@ -13,7 +13,7 @@ from privbench.analysis.overview import overview
 from privbench.analysis.yardstick_files import calibration_name
 from privbench.core import Calibration, Identification, Interval, Price, Record, resolve_defense
 from privbench.plots import PositionTable, position_points
-from privbench.store.folder import find_records
+from privbench.store.layout import find_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = RESULTS / "reference"

@@ -13,7 +13,8 @@ from click.testing import Result
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.tables import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Price, Record
-from privbench.store.folder import atomic_write, find_records
+from privbench.store.files import atomic_write
+from privbench.store.layout import find_records
 
 Cli = Callable[..., Result]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"

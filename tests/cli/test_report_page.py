@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from privbench.analysis.leaderboard import leaderboard
 from privbench.cli import main
 from privbench.core import FailedCase, Record
-from privbench.store.folder import atomic_write
+from privbench.store.files import atomic_write
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -30,7 +30,7 @@ from privbench.runner.interrupt import Interrupted
 from privbench.runner.pictures import ShownCase, picture_names, shown_case
 from privbench.runner.prepare import Prepared, prepare
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
-from privbench.store.folder import CaseFolder, Slot
+from privbench.store.checkpoints import BatchGroup, Checkpoints
 from tests.run.plugin.privbench_test_plugin import GroupWalk, Walk
 from tests.run.watching import PowerCut, Watcher, results
 
@@ -328,13 +328,13 @@ def test_checkpoints_are_not_closer_than_the_interval(
     small_case: Callable[..., Case], compute: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[int] = []
-    original = CaseFolder.save_checkpoint
+    original = Checkpoints.save_checkpoint
 
-    def counting(self: CaseFolder, slot: Slot, *rest: Any) -> None:
-        saved.append(slot.first)
-        original(self, slot, *rest)
+    def counting(self: Checkpoints, group: BatchGroup, *rest: Any) -> None:
+        saved.append(group.first)
+        original(self, group, *rest)
 
-    monkeypatch.setattr(CaseFolder, "save_checkpoint", counting)
+    monkeypatch.setattr(Checkpoints, "save_checkpoint", counting)
     compute(small_case(seed=1), checkpoint_interval=0.0)
     assert saved == [0] * 4 + [1] * 4
     saved.clear()

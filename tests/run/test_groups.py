@@ -13,7 +13,8 @@ import torch
 from privbench.core import Case, ComputeOptions, Failure, Record
 from privbench.runner.devices import spread
 from privbench.runner.interrupt import Interrupted, Interruption
-from privbench.store.folder import CaseFolder, Slot
+from privbench.store.case_folder import CaseFolder
+from privbench.store.checkpoints import BatchGroup, Checkpoints
 from tests.run.plugin.privbench_test_plugin import GroupWalk
 from tests.run.watching import PowerCut, Watcher, results
 
@@ -257,7 +258,7 @@ def test_a_checkpoint_that_lacks_a_batch_is_not_used(
     with pytest.raises(SystemExit):
         compute(case, listener=PowerCut(2, 3), group=4)
     folder = CaseFolder(tmp_path, case)
-    assert folder.interrupted() == [Slot(0, 4)]
+    assert Checkpoints(folder.path, case).interrupted() == [BatchGroup(0, 4)]
     (folder.path / ".work" / "batch-00001.json").unlink()
     watcher = Watcher()
     assert results(compute(case, listener=watcher)) == results(whole)
@@ -318,7 +319,7 @@ def test_a_signal_saves_on_all_devices(walk: Callable[..., Case], compute: Calla
     with pytest.raises(Interrupted) as caught:
         compute(case, group=2, devices=[CPU, CPU], listener=CtrlC(), checkpoint_interval=1000.0)
     assert caught.value.number == signal.SIGINT
-    assert CaseFolder(tmp_path, case).interrupted() == [Slot(0, 2), Slot(2, 2)]
+    assert Checkpoints(tmp_path / case.folder, case).interrupted() == [BatchGroup(0, 2), BatchGroup(2, 2)]
     # One device goes on with what two had begun.
     watcher = Watcher()
     assert results(compute(case, listener=watcher)) == results(whole)
@@ -332,7 +333,7 @@ def test_an_error_on_one_device_stops_the_other_at_its_checkpoint(
     case = walk(4, steps=1000, pause=0.01)
     with pytest.raises(SystemExit):
         compute(case, group=2, devices=[CPU, CPU], listener=PowerCut(0, 3), checkpoint_interval=1000.0)
-    assert CaseFolder(tmp_path, case).interrupted() == [Slot(2, 2)]
+    assert Checkpoints(tmp_path / case.folder, case).interrupted() == [BatchGroup(2, 2)]
 
 
 def test_both_devices_run_out_of_memory(walk: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> None:

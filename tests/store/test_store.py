@@ -11,14 +11,21 @@ import pytest
 import torch
 
 from privbench.core import Case, ImageResult, Record, UserError
-from privbench.store.folder import CaseFolder, Checkpoint, FinishedBatch, Slot, _onto, atomic_write, check_output, find_records
+from privbench.store.case_folder import CaseFolder
+from privbench.store.checkpoints import BatchGroup, Checkpoint, Checkpoints, FinishedBatch, _onto
+from privbench.store.files import atomic_write, check_output
+from privbench.store.layout import find_records
 
 CPU = torch.device("cpu")
-SLOT = Slot(2, 2)
+SLOT = BatchGroup(2, 2)
 
 
 def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def kept(folder: CaseFolder) -> Checkpoints:
+    return Checkpoints(folder.path, folder.case)
 
 
 # Atomic writes
@@ -178,30 +185,30 @@ def same(one: Any, two: Any) -> bool:
 
 def test_a_checkpoint_comes_back_exactly(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(SLOT, CPU, checkpoint())
-    restored, problem = folder.load_checkpoint(SLOT, CPU)
+    kept(folder).save_checkpoint(SLOT, CPU, checkpoint())
+    restored, problem = kept(folder).load_checkpoint(SLOT, CPU)
     assert problem is None
     assert restored is not None
     assert same(dict(restored.state), dict(checkpoint().state))
     assert same(restored.pictures, checkpoint().pictures)
     assert (restored.batches, restored.traces, restored.seconds) == ((2, 3), checkpoint().traces, 1.25)
-    assert folder.load_checkpoint(Slot(0, 2), CPU) == (None, None)
-    folder.drop_checkpoint(SLOT)
-    assert folder.load_checkpoint(SLOT, CPU) == (None, None)
+    assert kept(folder).load_checkpoint(BatchGroup(0, 2), CPU) == (None, None)
+    kept(folder).drop_checkpoint(SLOT)
+    assert kept(folder).load_checkpoint(SLOT, CPU) == (None, None)
 
 
 def test_slots_count_from_the_first_batch_and_are_known_by_their_checkpoints(
     small_case: Callable[..., Case], tmp_path: Path
 ) -> None:
-    assert [Slot.of(batch, 3).first for batch in range(7)] == [0, 0, 0, 3, 3, 3, 6]
-    assert list(Slot.of(4, 3).room) == [3, 4, 5]
+    assert [BatchGroup.of(batch, 3).first for batch in range(7)] == [0, 0, 0, 3, 3, 3, 6]
+    assert list(BatchGroup.of(4, 3).batches) == [3, 4, 5]
     folder = CaseFolder(tmp_path, small_case())
-    assert folder.interrupted() == []
-    slots = [Slot(0, 1), Slot(7, 1), Slot(2, 2), Slot(100_000, 200)]
+    assert kept(folder).interrupted() == []
+    slots = [BatchGroup(0, 1), BatchGroup(7, 1), BatchGroup(2, 2), BatchGroup(100_000, 200)]
     for slot in reversed(slots):
-        folder.save_checkpoint(slot, CPU, checkpoint())
+        kept(folder).save_checkpoint(slot, CPU, checkpoint())
     (folder.path / ".work" / "other.pt").write_bytes(b"")
-    assert folder.interrupted() == slots
+    assert kept(folder).interrupted() == slots
 
 
 def test_only_what_was_on_the_accelerator_moves_to_this_runs_device() -> None:
@@ -214,14 +221,14 @@ def test_only_what_was_on_the_accelerator_moves_to_this_runs_device() -> None:
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "other"])
 def test_a_damaged_checkpoint_is_reported_and_not_used(damage: str, small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(SLOT, CPU, checkpoint())
+    kept(folder).save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
     whole = path.read_bytes()
     if damage == "other":
         torch.save({"hello": 1}, path)
     else:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "noise": b"not a checkpoint"}[damage])
-    restored, problem = folder.load_checkpoint(SLOT, CPU)
+    restored, problem = kept(folder).load_checkpoint(SLOT, CPU)
     assert restored is None
     assert problem is not None
     assert "\n" not in problem
@@ -230,10 +237,10 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(damage: str, small_case: 
 
 def test_a_checkpoint_never_runs_code(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(SLOT, CPU, checkpoint())
+    kept(folder).save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
     torch.save({"state": Unpickled(tmp_path / "executed")}, path)
-    assert folder.load_checkpoint(SLOT, CPU)[0] is None
+    assert kept(folder).load_checkpoint(SLOT, CPU)[0] is None
     assert not (tmp_path / "executed").exists()
 
 
@@ -249,14 +256,14 @@ def test_a_checkpoint_of_another_batch_version_or_device_is_not_used(
     small_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_checkpoint(SLOT, CPU, checkpoint())
+    kept(folder).save_checkpoint(SLOT, CPU, checkpoint())
     (path,) = (folder.path / ".work").iterdir()
-    assert "of another device (cpu, here cuda)" in str(folder.load_checkpoint(SLOT, torch.device("cuda"))[1])
-    other = Slot(4, 2)
+    assert "of another device (cpu, here cuda)" in str(kept(folder).load_checkpoint(SLOT, torch.device("cuda"))[1])
+    other = BatchGroup(4, 2)
     path.rename(path.with_name(other.file_name))
-    assert "of other batches (2, 3)" in str(folder.load_checkpoint(other, CPU)[1])
-    monkeypatch.setattr("privbench.store.folder.__version__", "9")
-    assert "of another version" in str(folder.load_checkpoint(other, CPU)[1])
+    assert "of other batches (2, 3)" in str(kept(folder).load_checkpoint(other, CPU)[1])
+    monkeypatch.setattr("privbench.store.checkpoints.__version__", "9")
+    assert "of another version" in str(kept(folder).load_checkpoint(other, CPU)[1])
 
 
 # Batches
@@ -282,26 +289,26 @@ def finished(folder: CaseFolder) -> FinishedBatch:
 def test_a_finished_batch_comes_back_exactly(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
     batch = finished(folder)
-    folder.save_batch(0, batch)
-    assert folder.load_batch(0) == (batch, None)
-    assert folder.load_batch(1) == (None, None)
+    kept(folder).save_batch(0, batch)
+    assert kept(folder).load_batch(0) == (batch, None)
+    assert kept(folder).load_batch(1) == (None, None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"images": [{}], "trace": [], "seconds": 1}'])
 def test_a_damaged_batch_is_reported_and_not_used(content: bytes, small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_batch(0, finished(folder))
+    kept(folder).save_batch(0, finished(folder))
     (folder.path / ".work" / "batch-00000.json").write_bytes(content)
-    batch, problem = folder.load_batch(0)
+    batch, problem = kept(folder).load_batch(0)
     assert batch is None
     assert "batch-00000.json is damaged" in str(problem)
 
 
 def test_a_batch_without_its_picture_is_not_used(small_case: Callable[..., Case], tmp_path: Path) -> None:
     folder = CaseFolder(tmp_path, small_case())
-    folder.save_batch(0, finished(folder))
+    kept(folder).save_batch(0, finished(folder))
     (folder.path / "reconstructions" / "a.png").unlink()
-    batch, problem = folder.load_batch(0)
+    batch, problem = kept(folder).load_batch(0)
     assert batch is None
     assert "a.png is missing" in str(problem)
 

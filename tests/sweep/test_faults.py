@@ -21,12 +21,14 @@ import pytest
 from PIL import Image
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
-from privbench.core import Case, FailedCase, Record
+from privbench.core import Case, ComputeOptions, FailedCase, Record
 from privbench.runner.listener import Standing
-from privbench.store.folder import FAILURE, RECORD, CaseFolder
-from privbench.sweep.survey import survey
-from privbench.sweep.work import CaseState, SweepListener, Way, state_of, work
-from privbench.sweep.workers import BudgetUsedError, alone
+from privbench.store.case_folder import CaseFolder
+from privbench.store.layout import FAILURE, RECORD
+from privbench.store.local import FolderStore
+from privbench.sweep.status import CaseState, state_of, survey
+from privbench.sweep.work import SweepListener, SweepOptions, work
+from privbench.sweep.workers import BudgetUsedError, run_inline
 from tests.sweep.sweeping import PLUGIN, Sweep, contents
 
 Small = Callable[..., Case]
@@ -287,16 +289,16 @@ def test_a_read_only_folder_is_one_line_and_the_sweep_goes_on_when_it_can_be_wri
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_read_only_case_stops_the_sweep_and_is_no_failed_case(small_case: Small, way: Way) -> None:
+def test_a_read_only_case_stops_the_sweep_and_is_no_failed_case(small_case: Small, options: SweepOptions) -> None:
     case = small_case()
-    folder = way.output / case.folder
+    folder = options.store.working / case.folder
     folder.mkdir(parents=True)
     folder.chmod(0o555)
     with pytest.raises(ValueError, match="Permission denied; free the place or choose another --output"):
-        work([case], way, Noting())
+        work([case], options, Noting())
     folder.chmod(0o755)
-    work([case], way, Noting())
-    assert state_of(CaseFolder(way.output, case))[0] is CaseState.DONE
+    work([case], options, Noting())
+    assert state_of(CaseFolder(options.store.working, case))[0] is CaseState.DONE
 
 
 # Damaged files
@@ -313,8 +315,8 @@ class Noting(SweepListener):
 
 
 @pytest.fixture
-def way(tmp_path: Path) -> Way:
-    return Way(output=tmp_path / "runs", download=False, checkpoint_interval=0.0)
+def options(tmp_path: Path) -> SweepOptions:
+    return SweepOptions(FolderStore(tmp_path / "runs"), ComputeOptions(checkpoint_interval=0.0), download=False)
 
 
 def truncated(path: Path, share: float) -> None:
@@ -333,10 +335,10 @@ def without_clock(record: Record) -> str:
     ("kind", "words"), [("*.pt", "the checkpoint"), ("batch-*.json", "the batch")], ids=["checkpoint", "batch"]
 )
 def test_what_was_kept_of_an_interrupted_case_is_not_trusted_when_it_is_truncated(
-    kind: str, words: str, share: float, small_case: Small, way: Way, tmp_path: Path
+    kind: str, words: str, share: float, small_case: Small, options: SweepOptions, tmp_path: Path
 ) -> None:
     case = small_case(settings=("attack.steps=30", "attack.pause=0.01"))
-    whole = Way(output=tmp_path / "whole", download=False)
+    whole = SweepOptions(FolderStore(tmp_path / "whole"), download=False)
     work([case], whole, Noting())
 
     class Stopping(Noting):
@@ -347,42 +349,42 @@ def test_what_was_kept_of_an_interrupted_case_is_not_trusted_when_it_is_truncate
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        alone([case], way, Stopping(), budget=None)
-    (path,) = (way.output / case.folder / ".work").glob(kind)
+        run_inline([case], options, Stopping(), budget=None)
+    (path,) = (options.store.working / case.folder / ".work").glob(kind)
     truncated(path, share)
     noting = Noting()
-    work([case], way, noting)
+    work([case], options, noting)
     (line,) = [note for note in noting.notes if words in note]
     assert "is damaged" in line
     assert "\n" not in line
-    found, expected = (CaseFolder(one.output, case).record() for one in (way, whole))
+    found, expected = (CaseFolder(one.store.working, case).record() for one in (options, whole))
     assert found is not None
     assert expected is not None
     assert without_clock(found) == without_clock(expected)
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_truncated_record_is_computed_again(share: float, small_case: Small, way: Way) -> None:
+def test_a_truncated_record_is_computed_again(share: float, small_case: Small, options: SweepOptions) -> None:
     case = small_case()
-    work([case], way, Noting())
-    path = way.output / case.folder / RECORD
+    work([case], options, Noting())
+    path = options.store.working / case.folder / RECORD
     before = Record.load(path)
     truncated(path, share)
     noting = Noting()
-    work([case], way, noting)
+    work([case], options, noting)
     assert any("is damaged or of another version; the case is computed again" in note for note in noting.notes)
     assert without_clock(Record.load(path)) == without_clock(before)
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_truncated_failure_is_no_failure(share: float, small_case: Small, way: Way) -> None:
+def test_a_truncated_failure_is_no_failure(share: float, small_case: Small, options: SweepOptions) -> None:
     case = small_case()
-    CaseFolder(way.output, case).fail("a reason")
-    truncated(way.output / case.folder / FAILURE, share)
-    assert [one.state for one in survey(way.output)] == [CaseState.WAITING]
-    work([case], way, Noting())
-    assert [one.state for one in survey(way.output)] == [CaseState.DONE]
-    assert not (way.output / case.folder / FAILURE).exists()
+    CaseFolder(options.store.working, case).fail("a reason")
+    truncated(options.store.working / case.folder / FAILURE, share)
+    assert [one.state for one in survey(options.store)] == [CaseState.WAITING]
+    work([case], options, Noting())
+    assert [one.state for one in survey(options.store)] == [CaseState.DONE]
+    assert not (options.store.working / case.folder / FAILURE).exists()
 
 
 def test_a_truncated_plan_is_named_and_written_anew(tmp_path: Path) -> None:
@@ -392,11 +394,11 @@ def test_a_truncated_plan_is_named_and_written_anew(tmp_path: Path) -> None:
     before = plan.read_bytes()
     truncated(plan, 0.5)
     with pytest.raises(ValueError, match="is damaged; repeat the sweep, which writes it anew"):
-        survey(tmp_path / "out")
+        survey(FolderStore(tmp_path / "out"))
     (tmp_path / "out" / ".privbench-of-somebody-else").touch()
     swept(tmp_path)
     assert plan.read_bytes() == before
-    assert len(survey(tmp_path / "out")) == 4
+    assert len(survey(FolderStore(tmp_path / "out"))) == 4
 
 
 # Rivals
@@ -471,16 +473,16 @@ def test_machines_that_die_leave_their_cases_at_a_url_to_others(
 
 
 def test_a_loss_that_is_not_finite_and_a_full_memory_are_rows_with_failed_images_and_the_reason(
-    small_case: Small, way: Way
+    small_case: Small, options: SweepOptions
 ) -> None:
     cases = [small_case(attack="test-failing", settings=(f"attack.how={how}",)) for how in ("loss", "memory")]
-    work(cases, way, Noting())
-    reasons = [Record.load(way.output / case.folder / RECORD).images[0].failure for case in cases]
+    work(cases, options, Noting())
+    reasons = [Record.load(options.store.working / case.folder / RECORD).images[0].failure for case in cases]
     assert reasons == [
         "the loss mean is not finite",
         "OutOfMemoryError: out of memory, tried to allocate 2 GiB",
     ]
-    rows = leaderboard(way.output)
+    rows = leaderboard(options.store.working)
     assert rows["failures"].tolist() == [2, 2]
     assert rows["psnr_mean"].tolist() == [0.0, 0.0]
     assert set(rows["flags"]) == {"failed-images random-weights"}
@@ -496,12 +498,14 @@ def pictures(folder: Path, names: Sequence[str]) -> None:
         Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name)
 
 
-def test_an_image_that_is_damaged_while_a_sweep_runs_fails_its_case_alone(small_case: Small, way: Way, tmp_path: Path) -> None:
+def test_an_image_that_is_damaged_while_a_sweep_runs_fails_its_case_alone(
+    small_case: Small, options: SweepOptions, tmp_path: Path
+) -> None:
     pictures(tmp_path / "data", ["a.png", "b.png"])
     cases = [small_case(data=str(tmp_path / "data"), limit=None, indices=index) for index in ("0", "1")]
     truncated(tmp_path / "data" / "a.png", 0.5)
-    work(cases, way, Noting())
-    states = [state_of(CaseFolder(way.output, case)) for case in cases]
+    work(cases, options, Noting())
+    states = [state_of(CaseFolder(options.store.working, case)) for case in cases]
     assert [state for state, _ in states] == [CaseState.FAILED, CaseState.DONE]
     failure = states[0][1]
     assert isinstance(failure, FailedCase)
@@ -533,7 +537,7 @@ def test_a_damaged_image_costs_a_study_only_the_cases_that_need_it(tmp_path: Pat
 
 
 def test_a_wall_clock_that_jumps_changes_neither_times_nor_intervals(
-    small_case: Small, way: Way, monkeypatch: pytest.MonkeyPatch
+    small_case: Small, options: SweepOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It jumps by ten years at every look, back and forth."""
     looks = iter(range(10**9))
@@ -551,9 +555,9 @@ def test_a_wall_clock_that_jumps_changes_neither_times_nor_intervals(
     monkeypatch.setattr("privbench.runner.provenance.datetime", Jumping)
     case = small_case(settings=("attack.steps=10", "attack.pause=0.02"))
     began = time.monotonic()
-    alone([case], way, Noting(), budget=60.0)
+    run_inline([case], options, Noting(), budget=60.0)
     spent = time.monotonic() - began
-    record = CaseFolder(way.output, case).record()
+    record = CaseFolder(options.store.working, case).record()
     assert record is not None
     assert next(looks) > 0
     assert all(0.2 <= image.seconds <= spent for image in record.images)
@@ -562,5 +566,5 @@ def test_a_wall_clock_that_jumps_changes_neither_times_nor_intervals(
     slow = small_case(limit=1, settings=("attack.steps=1000", "attack.pause=0.05"))
     began = time.monotonic()
     with pytest.raises(BudgetUsedError):
-        alone([slow], way, Noting(), budget=1.0)
+        run_inline([slow], options, Noting(), budget=1.0)
     assert 1.0 <= time.monotonic() - began < 30
