@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Effect, Observation, UserError
 from privbench.defenses.clipping import SMALLEST_NORM, clipped_as, whole_norm
+from privbench.defenses.gradient_noise import gaussian
 
 __all__ = ["DPSGD"]
 
@@ -60,24 +61,32 @@ class DPSGD(Defense):
     def protect_samples(
         self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
     ) -> dict[str, Tensor]:
-        """One step of Opacus' optimizer on the CPU, where its noise is the same for every device.
+        """One step of Opacus' optimizer, which clips and sums where the samples lie.
+
+        The noise is drawn on the CPU, where it is the same for every device.
 
         Raises:
             UserError: Opacus is not installed.
         """
         optimizer_of = _opacus("optimizers").DPOptimizer
-        parameters = {name: nn.Parameter(values.new_zeros(values.shape[1:], device="cpu")) for name, values in samples.items()}
+        parameters = {name: nn.Parameter(values.new_zeros(values.shape[1:])) for name, values in samples.items()}
         for name, parameter in parameters.items():
-            parameter.grad_sample = samples[name].cpu()  # type: ignore[attr-defined]
+            parameter.grad_sample = samples[name]  # type: ignore[attr-defined]
+        on_cpu = all(not values.is_cuda for values in samples.values())
+        count = expected or len(next(iter(samples.values())))
         optimizer = optimizer_of(
             torch.optim.SGD(parameters.values(), lr=1.0),
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=self.noise_multiplier if on_cpu else 0.0,
             max_grad_norm=self.max_grad_norm,
-            expected_batch_size=expected or len(next(iter(samples.values()))),
+            expected_batch_size=count,
             generator=generator,
         )
         optimizer.pre_step()
-        return {name: cast(Tensor, parameter.grad).to(samples[name].device) for name, parameter in parameters.items()}
+        update = {name: cast(Tensor, parameter.grad) for name, parameter in parameters.items()}
+        if on_cpu:
+            return update
+        deviation = self.noise_multiplier * self.max_grad_norm / count
+        return {name: value + gaussian(value, deviation, generator) for name, value in update.items()}
 
     def accounted(self, *, steps: int, sample_rate: float) -> "DPSGD":
         """With the number of updates and the sampling rate of a run in place of the parameters."""

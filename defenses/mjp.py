@@ -14,105 +14,50 @@ from torch import Tensor, nn
 from privbench.closed_form import noise_deviation, rows_without_signal
 from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
 from privbench.core.patches import rearrange
+from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
 from privbench.models import Victim
 
-__all__ = ["DenseAbsoluteLocalisation", "MaskedJigsawPuzzle", "block_mask"]
-
-_ATTEMPTS = 10
-_LOG_ASPECT = math.log(0.3)
-
-
-def block_mask(rows: int, columns: int, mask_ratio: float, generator: torch.Generator, *, area: tuple[int, int]) -> Tensor:
-    """BEiT's block-wise mask as MJP uses it: rectangles until `int(mask_ratio * rows * columns)` patches are covered.
-
-    Args:
-        rows: Rows of the patch grid.
-        columns: Columns of the patch grid.
-        mask_ratio: Share of patches to cover, in [0, 1].
-        generator: Source of the rectangles.
-        area: Smallest and largest area of a rectangle in patches; 8 and 75 in the published code.
-
-    Returns:
-        `[rows * columns]` bool. Never more patches than the target, and fewer (none at all for small ratios) where ten
-        tries in a row find no rectangle that fits, as in the published code.
-    """
-    mask = torch.zeros(rows, columns, dtype=torch.bool)
-    target = int(mask_ratio * rows * columns)
-    while (covered := int(mask.sum())) < target:
-        rest = min(target - covered, area[1])
-        if not any(_add_rectangle(mask, area[0], rest, generator) for _ in range(_ATTEMPTS)):
-            break
-    return mask.flatten()
-
-
-def _add_rectangle(mask: Tensor, smallest: int, rest: int, generator: torch.Generator) -> bool:
-    """Tries one rectangle; keeps it if it covers something new, but not more than `rest` patches."""
-    uniform = torch.rand(2, generator=generator, dtype=torch.float64)
-    size = smallest + float(uniform[0]) * (rest - smallest)
-    aspect = math.exp(_LOG_ASPECT - 2 * _LOG_ASPECT * float(uniform[1]))
-    height, width = round(math.sqrt(size * aspect)), round(math.sqrt(size / aspect))
-    if height >= mask.shape[0] or width >= mask.shape[1]:
-        return False
-    top = int(torch.randint(mask.shape[0] - height + 1, (), generator=generator))
-    left = int(torch.randint(mask.shape[1] - width + 1, (), generator=generator))
-    block = mask[top : top + height, left : left + width]
-    if not 0 < int((~block).sum()) <= rest:
-        return False
-    block[:] = True
-    return True
-
-
-def can_mask(rows: int, columns: int, mask_ratio: float, *, area: tuple[int, int]) -> bool:
-    """Whether `block_mask` can ever cover a patch: whether some rectangle that it can draw fits an empty grid.
-
-    A rectangle of h x w patches is drawn where an area s and an aspect a of their ranges have sqrt(s a) round to h and
-    sqrt(s / a) to w. For one s some a does where each lower bound of log a is below each upper one, which bounds log s.
-    """
-    target = int(mask_ratio * rows * columns)
-    rest = min(target, area[1])
-    if rest < 1:
-        return False
-    least, most = sorted((math.log(area[0]), math.log(rest)))
-    for height in range(1, rows):
-        for width in range(1, min(columns, rest // height + 1)):
-            low, high = ([math.log(side + half) for side in (height, width)] for half in (-0.5, 0.5))
-            lower = max(least, sum(low), 2 * max(low) + _LOG_ASPECT)
-            upper = min(most, sum(high), 2 * min(high) - _LOG_ASPECT)
-            if lower <= upper:
-                return True
-    return False
+__all__ = ["DenseAbsoluteLocalisation", "MaskedJigsawPuzzle", "masked_rows"]
 
 
 class DenseAbsoluteLocalisation(nn.Module):
     """DAL: the L1 distance between each patch's (row, column) and what a small network reads from its position row.
 
-    Coordinates are scaled to [0, 1]; the mean runs over positions that are not masked. Weight: linear from 0 to `weight` over
-    the first fifteenth of training (20 of 300 epochs), then a cosine down to half of it.
+    The mean runs over positions that are not masked. Weight: linear from 0 to `weight` over the first fifteenth of training (20
+    of 300 epochs), then a cosine down to half of it.
 
     Args:
         model: The victim whose rows are read.
         weight: Published 0.01.
         regressor: `linear`, or `nonlinear` (Linear-ReLU-Linear, the published choice).
+        coordinates: `raw`, from 0 to rows - 1 and columns - 1 (the published call), or `normalised` to [0, 1].
     """
 
-    def __init__(self, model: Victim, weight: float, regressor: Literal["linear", "nonlinear"]) -> None:
+    def __init__(
+        self,
+        model: Victim,
+        weight: float,
+        regressor: Literal["linear", "nonlinear"],
+        coordinates: Literal["raw", "normalised"] = "raw",
+    ) -> None:
         super().__init__()
         width = model.patch_positions().shape[1]
         layers = [nn.Linear(width, width), nn.ReLU()] if regressor == "nonlinear" else []
         self.regressor = nn.Sequential(*layers, nn.Linear(width, 2))
         self.weight = weight
         rows, columns = cast(tuple[int, int], model.grid)
-        grid = torch.cartesian_prod(torch.linspace(0, 1, rows), torch.linspace(0, 1, columns))
+        last = (rows - 1, columns - 1) if coordinates == "raw" else (1, 1)
+        grid = torch.cartesian_prod(torch.linspace(0, last[0], rows), torch.linspace(0, last[1], columns))
         self.register_buffer("coordinates", grid, persistent=False)
 
     def forward(self, model: Victim, batch: ModelInput, progress: float) -> Tensor:
-        """The weighted loss of this batch, a scalar."""
-        rows = model.patch_positions()
-        coordinates = cast(Tensor, self.coordinates)
+        """The weighted loss of this batch, a scalar; 0 where every position is masked."""
+        distance = (self.regressor(model.patch_positions()) - cast(Tensor, self.coordinates)).abs().mean(1)
         if batch.unknown_positions is not None:
-            rows, coordinates = rows[~batch.unknown_positions], coordinates[~batch.unknown_positions]
-        distance = (self.regressor(rows) - coordinates).abs().mean()
-        weighted: Tensor = self.scheduled_weight(progress) * distance
+            # Sums, because choosing the rows would wait for a GPU.
+            known = (~batch.unknown_positions).to(distance)
+            distance = (distance * known).sum() / known.sum().clamp(min=1)
+        weighted: Tensor = self.scheduled_weight(progress) * distance.mean()
         return weighted
 
     def scheduled_weight(self, progress: float) -> float:
@@ -130,11 +75,11 @@ class MaskedJigsawPuzzle(Defense):
     name: ClassVar[str] = "mjp"
 
     mask_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of patches to mask; 0.1 is the published training ratio."""
-    smallest_block: Annotated[int, Field(gt=0)] = 8
-    """Smallest rectangle of the mask in patches."""
-    largest_block: Annotated[int, Field(gt=0)] = 75
-    """Largest rectangle of the mask in patches."""
+    """Share of patches to mask. The authors train at 0.1 and attack at 0.9."""
+    smallest_block: Annotated[int, Field(gt=0)] | None = None
+    """Smallest rectangle of the mask in patches; None: 8 of 196 (published), scaled to the grid and to the ratio."""
+    largest_block: Annotated[int, Field(gt=0)] | None = None
+    """Largest rectangle of the mask in patches; None: 75 of 196 (published), scaled to the grid."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Training: share of batches that are masked and shuffled once the warm-up is over."""
     warm_up: Annotated[float, Field(ge=0, le=1)] = 1 / 15
@@ -143,10 +88,14 @@ class MaskedJigsawPuzzle(Defense):
     """Training: weight of dense absolute localisation."""
     dal_regressor: Literal["linear", "nonlinear"] = "nonlinear"
     """Training: the network that reads a position row."""
+    dal_coordinates: Literal["normalised"] | None = None
+    """Training: `normalised` scales the grid's coordinates to [0, 1]; None: as they are, 0 to rows - 1 (published)."""
+    position_table: Literal["timm"] | None = None
+    """Training: `timm` starts from timm's table, without weight decay; None: from N(0, 1), decayed (published)."""
 
     @model_validator(mode="after")
     def _blocks_in_order(self) -> Self:
-        if self.smallest_block > self.largest_block:
+        if self.smallest_block and self.largest_block and self.smallest_block > self.largest_block:
             raise ValueError(
                 f"smallest_block={self.smallest_block} is larger than largest_block={self.largest_block}; "
                 f"accepted: 1 to {self.largest_block}"
@@ -166,7 +115,7 @@ class MaskedJigsawPuzzle(Defense):
         victim = cast(Victim, model)
         victim.add_unknown_position()
         rows, columns = cast(tuple[int, int], victim.grid)
-        area = (self.smallest_block, self.largest_block)
+        area = scaled_area(rows, columns, self.mask_ratio, self.smallest_block, self.largest_block)
         if self.mask_ratio and not can_mask(rows, columns, self.mask_ratio, area=area):
             raise UserError(
                 f"defense mjp never masks a patch of the {rows}x{columns} grid with mask_ratio={self.mask_ratio:g} "
@@ -179,7 +128,7 @@ class MaskedJigsawPuzzle(Defense):
         """Draws one mask and one permutation for the whole batch."""
         victim = cast(Victim, model)
         rows, columns = cast(tuple[int, int], victim.grid)
-        area = (self.smallest_block, self.largest_block)
+        area = scaled_area(rows, columns, self.mask_ratio, self.smallest_block, self.largest_block)
         mask = block_mask(rows, columns, self.mask_ratio, generator, area=area)
         chosen = mask.nonzero().flatten()
         order = torch.arange(rows * columns)
@@ -198,9 +147,22 @@ class MaskedJigsawPuzzle(Defense):
             return ProtectedInput(batch)
         return self.prepare_batch(model, batch, generator)
 
+    def initialise_training(self, model: nn.Module) -> None:
+        """Draws the position table from N(0, 1), as `nn.Embedding` does in the published code."""
+        if self.position_table is None:
+            victim = cast(Victim, model)
+            nn.init.normal_(victim.get_parameter(cast(str, victim.parts().position)))
+
+    def decayed_weights(self) -> tuple[str, ...]:
+        """The position table, as published."""
+        return ("network.pos_embed",) if self.position_table is None else ()
+
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
         """Dense absolute localisation, unless its weight is 0."""
-        return DenseAbsoluteLocalisation(cast(Victim, model), self.dal_weight, self.dal_regressor) if self.dal_weight else None
+        if not self.dal_weight:
+            return None
+        coordinates = self.dal_coordinates or "raw"
+        return DenseAbsoluteLocalisation(cast(Victim, model), self.dal_weight, self.dal_regressor, coordinates)
 
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the pass with as much of mask and order as the adversary has.

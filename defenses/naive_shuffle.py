@@ -1,18 +1,19 @@
 """Naive shuffle: the client permutes the patches of each image before the model sees them (Ren et al., CVPR 2023).
 
-One permutation per batch, drawn anew for every batch, over all patches or a random share of them, in pixel space; position
-embeddings stay as they are.
+One permutation per batch, drawn anew for every batch, in pixel space; position embeddings stay as they are. It moves all
+patches, a random share of them, or, as the MJP authors' baseline has it, those of a block-wise mask.
 """
 
 import math
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
 from privbench.core.patches import rearrange
+from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
 from privbench.models import Victim
 
 __all__ = ["NaiveShuffle"]
@@ -26,6 +27,19 @@ class NaiveShuffle(Defense):
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the patches, drawn anew for every batch, that are permuted among themselves; None: all of them."""
 
+    selection: Literal["blocks"] | None = None
+    """`blocks`: the patches are those of MJP's block-wise mask of `ratio`; None: single patches, anywhere."""
+    probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Training: share of batches that are shuffled once the warm-up is over; None: 0.5, as in the authors' training."""
+    warm_up: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Training: share of the epochs without shuffling; None: 1/15, as in the authors' training."""
+
+    @model_validator(mode="after")
+    def _blocks_need_a_ratio(self) -> Self:
+        if self.selection and self.ratio is None:
+            raise ValueError("selection=blocks needs a ratio; accepted: ratio=0.1, which the authors train with, up to 1")
+        return self
+
     def trained_as(self) -> str:
         """A victim that saw shuffled patches during training."""
         return self.name
@@ -33,11 +47,19 @@ class NaiveShuffle(Defense):
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Checks that there are patches to shuffle."""
         _patch_size(model)
-        patches = cast(Victim, model).patch_count
+        victim = cast(Victim, model)
+        patches = victim.patch_count
         if self._moved(patches) < 2:
             raise UserError(
                 f"defense naive-shuffle moves fewer than two of {patches} patches at ratio={self.ratio:g}; "
                 f"accepted: {math.ceil(20_000 / patches) / 10_000:g} to 1"
+            )
+        rows, columns = cast(tuple[int, int], victim.grid)
+        if self.selection and not can_mask(
+            rows, columns, cast(float, self.ratio), area=scaled_area(rows, columns, cast(float, self.ratio), None, None)
+        ):
+            raise UserError(
+                f"defense naive-shuffle finds no block of the {rows}x{columns} grid at ratio={self.ratio:g}; raise ratio"
             )
         return model
 
@@ -45,14 +67,35 @@ class NaiveShuffle(Defense):
         # The tolerance keeps a product such as 0.29 * 100 from losing a patch to rounding.
         return patches if self.ratio is None else int(self.ratio * patches + 1e-6)
 
+    def _chosen(self, victim: Victim, generator: torch.Generator) -> Tensor:
+        """Which patches are permuted among themselves."""
+        rows, columns = cast(tuple[int, int], victim.grid)
+        if self.selection:
+            area = scaled_area(rows, columns, cast(float, self.ratio), None, None)
+            return block_mask(rows, columns, cast(float, self.ratio), generator, area=area).nonzero().flatten()
+        moved = self._moved(victim.patch_count)
+        if moved == victim.patch_count:
+            return torch.arange(moved)
+        return torch.randperm(victim.patch_count, generator=generator)[:moved]
+
     def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
         """Draws the patches and their permutation and applies it."""
-        patches = cast(Victim, model).patch_count
-        moved, order = self._moved(patches), torch.arange(patches)
-        chosen = order if moved == patches else torch.randperm(patches, generator=generator)[:moved]
-        order = order.index_put((chosen,), chosen[torch.randperm(moved, generator=generator)]).to(batch.images.device)
+        victim = cast(Victim, model)
+        order, chosen = torch.arange(victim.patch_count), self._chosen(victim, generator)
+        permuted = chosen[torch.randperm(len(chosen), generator=generator)]
+        order = order.index_put((chosen,), permuted).to(batch.images.device)
         shuffled = rearrange(batch.images, order, _patch_size(model))
         return ProtectedInput(ModelInput(shuffled, batch.unknown_positions), {"naive-shuffle.order": order})
+
+    def training_batch(
+        self, model: nn.Module, batch: ModelInput, generator: torch.Generator, progress: float
+    ) -> ProtectedInput:
+        """After the warm-up, a share of the batches is shuffled; the others are left as they are."""
+        drawn = float(torch.rand((), generator=generator))
+        warm_up = 1 / 15 if self.warm_up is None else self.warm_up
+        if progress < warm_up or drawn >= (0.5 if self.probability is None else self.probability):
+            return ProtectedInput(batch)
+        return self.prepare_batch(model, batch, generator)
 
     def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Simulates the pass with as much of the order as the adversary has.

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
@@ -11,10 +11,13 @@ from privbench.cli.numeric import SEED, Number, WholeNumber
 
 if TYPE_CHECKING:
     from privbench.data import ImageSet
+    from privbench.models import Victim
 
 __all__ = ["train"]
 
 POSITIVE = Number(min=0, min_open=True)
+SHARE, BELOW_ONE = Number(min=0, max=1), Number(min=0, max=1, max_open=True)
+INSIDE = Number(min=0, max=1, min_open=True, max_open=True)
 
 
 @click.command()
@@ -25,6 +28,20 @@ POSITIVE = Number(min=0, min_open=True)
 @click.option("--batch-size", default=128, show_default=True, type=WholeNumber(min=1), help="Images per step.")
 @click.option("--learning-rate", default=1e-3, show_default=True, type=POSITIVE, help="Peak of the one-cycle schedule.")
 @click.option("--weight-decay", default=0.05, show_default=True, type=Number(min=0), help="AdamW weight decay.")
+@click.option("--rise", default=0.2, show_default=True, type=INSIDE, help="Share of steps while the rate rises.")
+@click.option("--clip", default=1.0, show_default=True, type=POSITIVE, help="Largest norm of the gradient.")
+@click.option(
+    "--augmentation",
+    default="flip",
+    show_default=True,
+    type=click.Choice(["flip", "trivial"]),
+    help="Crops and flips; or an operation of TrivialAugment too, for long runs.",
+)
+@click.option("--erasing", default=0.0, show_default=True, type=SHARE, help="Share of images with an erased rectangle.")
+@click.option("--mixing", default=0.0, show_default=True, type=SHARE, help="Share of images mixed by mixup or CutMix.")
+@click.option("--smoothing", default=0.0, show_default=True, type=BELOW_ONE, help="Part of a label spread over all classes.")
+@click.option("--teacher", help="Model whose embedded weights teach: their predictions become part of the labels.")
+@click.option("--teacher-weight", default=0.5, show_default=True, type=Number(min=0, max=1, min_open=True), help="That part.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option("--limit", type=WholeNumber(min=1), help="Use only the first N training images.")
@@ -45,6 +62,14 @@ def train(
     batch_size: int,
     learning_rate: float,
     weight_decay: float,
+    rise: float,
+    clip: float,
+    augmentation: Literal["flip", "trivial"],
+    erasing: float,
+    mixing: float,
+    smoothing: float,
+    teacher: str | None,
+    teacher_weight: float,
     seed: int,
     device: str,
     limit: int | None,
@@ -78,6 +103,14 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        rise=rise,
+        clip=clip,
+        augmentation=augmentation,
+        erasing=erasing,
+        mixing=mixing,
+        smoothing=smoothing,
+        teacher=None if teacher is None else f"{teacher} (sha256 {_sha256(teacher)[:12]})",
+        teacher_weight=teacher_weight,
         seed=seed,
     )
     training, test = (LabelledImages(*images.as_tensors(spec.image_size)) for images in sets)
@@ -86,23 +119,58 @@ def train(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{model} under {defense}", total=None, loss=float("nan"))
-        mean = {"loss": 0.0}
 
         def report(now: EpochReport) -> None:
-            mean["loss"] += (now.loss - mean["loss"]) / now.batch if now.batch > 1 else now.loss - mean["loss"]
             done = (now.epoch - 1) * now.batches + now.batch
-            progress.update(task, completed=done, total=now.epochs * now.batches, loss=mean["loss"])
+            progress.update(task, completed=done, total=now.epochs * now.batches, loss=now.loss)
             if now.batch == now.batches and not console.is_terminal:
-                console.print(
-                    f"{model} under {defense}: epoch {now.epoch}/{now.epochs}, loss {mean['loss']:.3f}", highlight=False
-                )
+                console.print(f"{model} under {defense}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}", highlight=False)
 
-        card = run_training(plan, training, test, output=output, device=chosen_device, command=_command(context), report=report)
+        card = run_training(
+            plan,
+            training,
+            test,
+            output=output,
+            device=chosen_device,
+            command=_command(context),
+            report=report,
+            teacher=_teacher(teacher, plan.num_classes),
+            compiled=chosen_device.type == "cuda",
+        )
     click.echo(
         f"{card.model} trained with {defense}: top-1 {card.accuracy:.2%} on {card.test_images} test images "
         f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"
     )
     click.echo(f"claim of {defense}: {card.claim}")
+
+
+def _sha256(teacher: str) -> str:
+    from privbench.core import build_defense, resolve_defense
+    from privbench.models import resolve_victim
+
+    return str(resolve_victim(teacher, "embedded", build_defense(resolve_defense("none"))).weights_sha256)
+
+
+def _teacher(name: str | None, classes: int) -> "Victim | None":
+    """The embedded network of that name, frozen.
+
+    Raises:
+        UserError: There is none, or it knows other classes.
+    """
+    import torch
+
+    from privbench.core import UserError, build_defense, resolve_defense
+    from privbench.models import load_victim, resolve_victim
+
+    if name is None:
+        return None
+    none = build_defense(resolve_defense("none"))
+    spec = resolve_victim(name, "embedded", none)
+    if spec.model.num_classes != classes:
+        raise UserError(
+            f"the teacher {name} knows {spec.model.num_classes} classes, the data has {classes}; leave out --teacher"
+        )
+    return load_victim(spec, none, generator=torch.Generator()).requires_grad_(False)
 
 
 def _splits(data: str) -> "list[ImageSet]":

@@ -82,6 +82,15 @@ class Composition(Defense):
             choices |= protected.choices
         return ProtectedInput(batch, choices)
 
+    def initialise_training(self, model: nn.Module) -> None:
+        """Asks every part, in order."""
+        for part in self.parts:
+            part.initialise_training(model)
+
+    def decayed_weights(self) -> tuple[str, ...]:
+        """The names of all parts."""
+        return tuple(name for part in self.parts for name in part.decayed_weights())
+
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
         """The sum of the parts' training losses."""
         losses = [loss for part in self.parts if (loss := part.extra_loss(model)) is not None]

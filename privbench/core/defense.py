@@ -174,6 +174,16 @@ class Defense(Component, ABC):
         """The same during training; `progress` runs from 0 to 1 (warm-up phases, probabilities)."""
         return self.prepare_batch(model, batch, generator)
 
+    def initialise_training(self, model: nn.Module) -> None:
+        """Draws first weights anew where the published training starts from others; torch's global source is seeded for it.
+
+        Called once, before the first step of a training run; weights that are loaded are left as they are.
+        """
+
+    def decayed_weights(self) -> tuple[str, ...]:
+        """Weights that the recipe spares from weight decay (position table, class token) and this training does not."""
+        return ()
+
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
         """A training loss of the defense that carries nothing of the images and so is no part of an update, or None.
 

@@ -56,6 +56,7 @@ class VictimCard:
         device: Where it was trained.
         seconds: Training time.
         claim: What the defense promises of this very run, epsilon included where there is one; None in older cards.
+        training_accuracy: Top-1 on the first 10,000 training images, as deployed, in [0, 1]; None in older cards.
     """
 
     model: str
@@ -73,6 +74,7 @@ class VictimCard:
     device: str
     seconds: float
     claim: str | None = None
+    training_accuracy: float | None = None
 
 
 def embedded_name(model: str, trained_as: str) -> str:

@@ -2,7 +2,8 @@
 
 from privbench.training.evaluate import accuracy, defended_accuracy
 from privbench.training.price import MEASURES, MeasureOptions, measure_price
-from privbench.training.train import EpochReport, LabelledImages, TrainingPlan, train
+from privbench.training.recipe import EpochReport, LabelledImages, TrainingPlan
+from privbench.training.train import train
 
 __all__ = [
     "MEASURES",

@@ -1,88 +1,33 @@
 """Trains a victim under a defense: one recipe for all of them, so that their accuracies compare.
 
-AdamW with one cycle of the learning rate, random crops and flips, bf16 autocast on CUDA (fp32 weights), gradient clipping.
-Every step is one client's update: what the defense makes of its gradient is what the recipe clips and the optimiser gets. The
-state is kept after every epoch, and a run that is started again goes on from there.
+AdamW with one cycle of the learning rate, augmented images, bf16 autocast on CUDA (fp32 weights), gradient clipping.
+Every step is one client's update: what the defense makes of its gradient is what the recipe clips and the optimiser gets.
+Images lie on the device, and no step waits for a value. The state is kept after epochs; a run started again goes on there.
 """
 
-import dataclasses
-import hashlib
-import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save_file
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from privbench.client import sample_gradients
-from privbench.core import ComponentSpec, Defense, ModelInput, UserError, build_defense
-from privbench.models import Victim, VictimCard, build_model, client_loss, default_spec, embedded_name, file_sha256
-from privbench.training.augment import random_crop_and_flip
-from privbench.training.evaluate import accuracy, defended_accuracy
+from privbench.core import Defense, ModelInput, UserError, build_defense
+from privbench.models import Victim, VictimCard, build_model, default_spec, embedded_name
+from privbench.training.gradients import LossGradient, mixed_precision
+from privbench.training.publish import not_finite, publish, save_weights
+from privbench.training.recipe import EpochReport, LabelledImages, TrainingPlan, Views
 
-__all__ = ["EpochReport", "LabelledImages", "TrainingPlan", "train"]
+__all__ = ["train"]
 
-_CROP_PADDING = 4
 _CALIBRATION_IMAGES = 10_000
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """`images` `[n, 3, height, width]` uint8, `labels` `[n]` int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the images, of their labels and of how many there are, as `ImageSet.fingerprint` has it of a case's."""
-        digest = hashlib.sha256(f"{len(self.images)} images of {self.images.shape[-1]}\n".encode())
-        for image, label in zip(self.images, self.labels.tolist(), strict=True):
-            digest.update(image.permute(1, 2, 0).cpu().numpy().tobytes())
-            digest.update(label.to_bytes(8, "little"))
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Where training stands after a number of batches of an epoch."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    loss: float
-
-
-class TrainingPlan(BaseModel):
-    """Everything that decides the outcome of a training run, beside the images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    model: str
-    defense: tuple[ComponentSpec, ...]
-    dataset: str
-    num_classes: int
-    epochs: Annotated[int, Field(gt=0)] = 10
-    batch_size: Annotated[int, Field(gt=0)] = 108
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    rise: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the steps during which the learning rate rises."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    @property
-    def defense_name(self) -> str:
-        """The names of the composed defenses."""
-        return "+".join(part.name for part in self.defense)
+_VIEWED_AT_ONCE = 8192
+"""Images on a GPU that are augmented together: small operations cost as much as large ones there."""
+_REPORTED = 25
+"""Batches between two reports, at which the loss is read and checked."""
 
 
 class _Run:
@@ -92,18 +37,29 @@ class _Run:
     would count with a number of images that no step has seen.
     """
 
-    def __init__(self, plan: TrainingPlan, device: torch.device, total_steps: int) -> None:
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        device: torch.device,
+        total_steps: int,
+        *,
+        teacher: Victim | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.generator = torch.Generator().manual_seed(plan.seed)
+        self.view_generator = torch.Generator(device).manual_seed(plan.seed)
         self.defense: Defense = build_defense(plan.defense)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             victim = build_model(default_spec(plan.model, num_classes=plan.num_classes))
             self.defense.prepare_model(victim)
+            self.defense.initialise_training(victim)
             self.extra_loss: nn.Module | None = self.defense.extra_loss(victim)
         self.victim: Victim = victim.to(device)
-        groups = param_groups_weight_decay(
-            victim, plan.weight_decay, no_weight_decay_list=("network.pos_embed", "network.cls_token")
-        )
+        if device.type == "cuda" and not self.defense.takes_samples():
+            _use_fused_attention(self.victim)
+        exempt = {"network.pos_embed", "network.cls_token"} - set(self.defense.decayed_weights())
+        groups = param_groups_weight_decay(victim, plan.weight_decay, no_weight_decay_list=tuple(exempt))
         self.rules = self.defense.training_rules(victim)
         groups, self.rule_groups = _with_own_groups(groups, victim, {name for rule in self.rules for name in rule.names})
         if self.extra_loss is not None:
@@ -113,6 +69,8 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, plan.learning_rate, total_steps=total_steps, pct_start=plan.rise
         )
+        self.views = Views(plan, teacher.to(device).eval() if teacher is not None else None)
+        self.gradient = LossGradient(self.victim, compiled=compiled)
         self.epoch = 0
         self.seconds = 0.0
 
@@ -129,6 +87,7 @@ class _Run:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "generator": self.generator.get_state(),
+            "view_generator": self.view_generator.get_state(),
         }
         temporary = path.with_name(f".{path.name}.partial")
         torch.save(state, temporary)
@@ -156,18 +115,34 @@ class _Run:
             part.load_state_dict(state[name])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.generator.set_state(state["generator"])
+        self.view_generator.set_state(state["view_generator"])
 
     def train_epoch(self, plan: TrainingPlan, data: LabelledImages, report: Callable[[EpochReport], None]) -> None:
-        """As many steps as there are whole batches in the data."""
-        device = self.victim.mean.device
+        """As many steps as there are whole batches in the data, which lie on the device."""
         batches = len(data.images) // plan.batch_size
         self.victim.train()
-        for number, chosen in enumerate(self._drawn(len(data.images), plan.batch_size)):
-            images = random_crop_and_flip(data.images[chosen], _CROP_PADDING, self.generator)
+        total = torch.zeros((), device=self.victim.mean.device)
+        for number, (images, labels) in enumerate(self._batches(data, plan.batch_size)):
             progress = (self.epoch + number / batches) / plan.epochs
-            loss = self._step(images.to(device), data.labels[chosen].to(device), progress, plan)
-            report(EpochReport(self.epoch + 1, plan.epochs, number + 1, batches, loss))
+            total = total + self._step(images, labels, progress, plan)
+            if (number + 1) % _REPORTED == 0 or number + 1 == batches:
+                mean = float(total) / (number + 1)
+                if not abs(mean) < float("inf"):
+                    raise UserError(f"training diverged at {progress:.1%} (loss {mean}); lower --learning-rate")
+                report(EpochReport(self.epoch + 1, plan.epochs, number + 1, batches, mean))
         self.epoch += 1
+
+    def _batches(self, data: LabelledImages, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented images in [0, 1] and targets of an epoch's batches."""
+        device = self.victim.mean.device
+        together = max(1, _VIEWED_AT_ONCE // batch_size) if device.type == "cuda" else 1
+        drawn = list(self._drawn(len(data.images), batch_size))
+        for start in range(0, len(drawn), together):
+            parts = drawn[start : start + together]
+            chosen = torch.cat(parts).to(device)
+            views, targets = self.views.of(data.images[chosen], data.labels[chosen], self.view_generator)
+            sizes = [len(part) for part in parts]
+            yield from zip(views.split(sizes), targets.split(sizes), strict=True)
 
     def _drawn(self, count: int, batch_size: int) -> Iterator[Tensor]:
         """An epoch's batches, as indices of images: all images in random order without the last, smaller batch.
@@ -183,16 +158,19 @@ class _Run:
         for number in range(count // batch_size):
             yield order[number * batch_size : (number + 1) * batch_size]
 
-    def _step(self, images: Tensor, labels: Tensor, progress: float, plan: TrainingPlan) -> float:
-        """One client's update and what the server makes of it; returns the loss.
+    def _step(self, images: Tensor, labels: Tensor, progress: float, plan: TrainingPlan) -> Tensor:
+        """One client's update and what the server makes of it; returns the loss, a scalar.
 
         Training losses of the defense carry nothing of the images (`client.observe`) and come after the update.
+
+        Args:
+            images: `[batch, 3, height, width]` in [0, 1], on the device.
+            labels: `[batch]` int64, or `[batch, classes]` probabilities.
+            progress: From 0 to 1.
+            plan: The settings.
         """
-        batch = ModelInput(images.float() / 255)
-        fed = self.defense.training_batch(self.victim, batch, self.generator, progress).model_input
+        fed = self.defense.training_batch(self.victim, ModelInput(images), self.generator, progress).model_input
         gradients, loss = self._update(fed, labels, plan.batch_size)
-        if not math.isfinite(loss):
-            raise UserError(f"training diverged at {progress:.1%} (loss {loss}); lower --learning-rate")
         with torch.no_grad():
             sent = self.defense.protect_gradients(gradients, self.generator)
         self.optimizer.zero_grad()
@@ -202,26 +180,20 @@ class _Run:
         if self.extra_loss is not None:
             extra = self.extra_loss(self.victim, fed, progress)
             extra.backward()
-            loss += float(extra.detach())
+            loss = loss + extra.detach()
         nn.utils.clip_grad_norm_(self.victim.parameters(), plan.clip)
         self.optimizer.step()
         self.schedule.step()
         return loss
 
-    def _update(self, fed: ModelInput, labels: Tensor, batch_size: int) -> tuple[dict[str, Tensor], float]:
+    def _update(self, fed: ModelInput, labels: Tensor, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
         """The gradient by parameter name, as far as the defense takes single samples protected, and the mean loss."""
-        device = fed.images.device.type
-        if self.defense.takes_samples():
-            # A cache of casts would outlive the functional transform.
-            with _mixed(device, cache=False):
-                samples, losses = sample_gradients(self.victim, fed, labels)
-            mean = float(losses.sum() / max(1, len(losses)))
-            return self.defense.protect_samples(samples, self.generator, batch_size), mean
-        with _mixed(device):
-            loss = client_loss(self.victim, fed, labels)
-        parameters = dict(self.victim.named_parameters())
-        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return {name: one for name, one in zip(parameters, values, strict=True) if one is not None}, float(loss.detach())
+        if not self.defense.takes_samples():
+            return self.gradient(fed, labels)
+        # A cache of casts would outlive the functional transform.
+        with mixed_precision(fed.images.device.type, cache=False):
+            samples, losses = sample_gradients(self.victim, fed, labels)
+        return self.defense.protect_samples(samples, self.generator, batch_size), losses.sum() / max(1, len(losses))
 
     @torch.no_grad()
     def _set_rates(self, sent: dict[str, Tensor]) -> None:
@@ -232,9 +204,11 @@ class _Run:
                 group["lr"] = rule.rate(group["params"][0], sent[name], group["lr"])
 
 
-def _mixed(device: str, *, cache: bool = True) -> torch.autocast:
-    """bf16 where the device has it: most CPUs emulate it, more than ten times slower than float32."""
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=cache)
+def _use_fused_attention(victim: Victim) -> None:
+    """Models are built without it, because it has no second derivatives; training needs none."""
+    for module in victim.modules():
+        if hasattr(module, "fused_attn"):
+            cast(Any, module).fused_attn = True
 
 
 def _with_own_groups(
@@ -281,6 +255,10 @@ def train(
     device: torch.device,
     command: str,
     report: Callable[[EpochReport], None],
+    teacher: Victim | None = None,
+    compiled: bool = False,
+    checkpoint_seconds: float = 0.0,
+    snapshots: Collection[int] = (),
 ) -> VictimCard:
     """Trains, evaluates and writes `MODEL.DEFENSE.safetensors` (half precision) with its card `MODEL.DEFENSE.json`.
 
@@ -291,19 +269,22 @@ def train(
         output: Folder for weights, card and checkpoint; made if missing.
         device: Where to train.
         command: The command that repeats this, for the card.
-        report: Called after every batch.
+        report: Called every few batches and after the last of an epoch.
+        teacher: The network that the plan names as teacher, if it names one.
+        compiled: Whether to compile the step; worth its half minute on a GPU.
+        checkpoint_seconds: A checkpoint is written after epochs that end at least so long after the last one.
+        snapshots: Epochs after which the weights are kept as `MODEL.DEFENSE.epochN.safetensors` too.
 
     Returns:
         The card.
 
     Raises:
-        UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings or other images.
+        UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings or other images,
+            a teacher that the defense does not stand.
     """
-    if len(training.images) < plan.batch_size:
-        raise UserError(
-            f"{len(training.images)} training images are fewer than one batch of {plan.batch_size}; lower --batch-size"
-        )
-    build_defense(plan.defense).require_batch(plan.batch_size)
+    plan.require_possible(len(training.images))
+    if (plan.teacher is None) != (teacher is None):
+        raise UserError(f"the plan names {plan.teacher or 'no teacher'}, and {'none' if teacher is None else 'one'} is given")
     for kind, labels in (("training", training.labels), ("test", test.labels)):
         if labels.min() < 0 or labels.max() >= plan.num_classes:
             raise UserError(
@@ -313,64 +294,35 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     stem = embedded_name(plan.model, plan.defense_name)
     checkpoint = output / f"{stem}.checkpoint.pt"
-    run = _Run(plan, device, plan.epochs * (len(training.images) // plan.batch_size))
+    steps = plan.epochs * (len(training.images) // plan.batch_size)
+    run = _Run(plan, device, steps, teacher=teacher, compiled=compiled)
     trained_on: dict[str, int | str] = {"count": len(training.images), "sha256": training.fingerprint()}
     if checkpoint.exists():
         run.restore(checkpoint, plan, trained_on)
+    training, test = training.to(device), test.to(device)
+    saved = time.monotonic()
     while run.epoch < plan.epochs:
         started = time.monotonic()
         run.train_epoch(plan, training, report)
         run.seconds += time.monotonic() - started
-        broken = _not_finite(run.victim.state_dict())
+        broken = not_finite(run.victim.state_dict())
         if broken:
             raise UserError(f"training diverged in epoch {run.epoch} (weight {broken} is not finite); lower --learning-rate")
-        run.save(checkpoint, plan, trained_on)
+        if time.monotonic() - saved >= checkpoint_seconds or run.epoch == plan.epochs:
+            run.save(checkpoint, plan, trained_on)
+            saved = time.monotonic()
+        if run.epoch in snapshots:
+            save_weights(run.victim, output / f"{stem}.epoch{run.epoch}.safetensors")
     calibrate_batch_norm(run.victim, training.images[:_CALIBRATION_IMAGES])
-    return _publish(run, plan, len(training.images), test, output / f"{stem}.safetensors", command)
-
-
-def _not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """The first weight with an entry that is no number or infinite, None where there is none."""
-    return next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
-
-
-def _publish(run: _Run, plan: TrainingPlan, images: int, test: LabelledImages, path: Path, command: str) -> VictimCard:
-    victim = run.victim
-    # What is evaluated is what is shipped: the weights after rounding to half precision.
-    half = {
-        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in victim.state_dict().items()
-    }
-    broken = _not_finite(half)
-    if broken:
-        raise UserError(
-            f"weight {broken} is not finite in half precision, in which victims are kept; nothing is published; "
-            "delete the checkpoint and lower --learning-rate"
-        )
-    victim.load_state_dict(half)
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file(half, str(temporary))
-    temporary.chmod(0o644)
-    temporary.replace(path)
-    accounted = run.defense.accounted(steps=run.schedule.total_steps, sample_rate=plan.batch_size / images)
-    card = VictimCard(
-        model=plan.model,
-        defense="+".join(map(str, plan.defense)),
-        dataset=plan.dataset,
-        accuracy=accuracy(victim, test.images, test.labels),
-        defended_accuracy=defended_accuracy(victim, run.defense, test.images, test.labels, run.generator),
-        test_images=len(test.images),
-        epochs=plan.epochs,
-        recipe=plan.model_dump(include={"batch_size", "learning_rate", "weight_decay", "rise", "clip", "seed"})
-        | {"images": images},
+    return publish(
+        run.victim,
+        run.defense,
+        plan,
+        training,
+        test,
+        output / f"{stem}.safetensors",
         command=command,
-        parameters=sum(parameter.numel() for parameter in victim.parameters()),
-        sha256=file_sha256(path),
-        torch=torch.__version__,
-        device=str(victim.mean.device),
-        seconds=round(run.seconds, 1),
-        claim=accounted.claim(),
+        seconds=run.seconds,
+        steps=run.schedule.total_steps,
+        generator=run.generator,
     )
-    text = json.dumps(dataclasses.asdict(card), indent=2) + "\n"
-    path.with_suffix(".json").write_text(text, encoding="utf-8")
-    return card

@@ -8,7 +8,8 @@ import torch
 from privbench.client import observe
 from privbench.core import ModelInput, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.core.patches import to_patches
-from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, block_mask, can_mask, masked_rows
+from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
+from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, masked_rows
 from privbench.models import Victim, build_model, default_spec
 
 
@@ -72,6 +73,36 @@ def test_masks_that_are_rare_or_not_wanted_are_accepted(text: str) -> None:
 def test_blocks_out_of_order_are_refused() -> None:
     with pytest.raises(UserError, match=r"^defense mjp: smallest_block=9 is larger than largest_block=8; accepted: 1 to 8$"):
         resolve_defense("mjp:smallest_block=9,largest_block=8")
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1, 0.9])
+def test_blocks_scale_with_the_grid_so_that_masks_are_not_empty(ratio: float) -> None:
+    assert scaled_area(14, 14, 0.1, None, None) == (8, 75)
+    assert scaled_area(8, 8, 0.1, None, None) == (3, 24)
+    assert scaled_area(8, 8, 0.1, 8, 75) == (8, 75)
+    assert scaled_area(8, 8, 0.03, None, None) == (1, 24)
+    generator = torch.Generator().manual_seed(5)
+    defense, victim = MaskedJigsawPuzzle(mask_ratio=ratio), _victim()
+    batch = ModelInput(torch.rand(1, 3, 32, 32, generator=generator))
+    masks = [defense.prepare_batch(victim, batch, generator).choices["mjp.mask"] for _ in range(300)]
+    assert all(mask.any() for mask in masks)
+    published = MaskedJigsawPuzzle(mask_ratio=ratio, smallest_block=8, largest_block=75)
+    empty = sum(not published.prepare_batch(victim, batch, generator).choices["mjp.mask"].any() for _ in range(300))
+    assert (empty > 100) == (ratio == 0.03)
+
+
+def test_training_starts_from_a_table_of_unit_variance_that_is_decayed() -> None:
+    tables = {}
+    for kind, text in (("published", "mjp"), ("timm", "mjp:position_table=timm")):
+        victim, defense = _victim(), build_defense(resolve_defense(text))
+        defense.initialise_training(victim)
+        tables[kind] = dict(victim.named_parameters())["network.pos_embed"].detach()
+        assert defense.decayed_weights() == (("network.pos_embed",) if kind == "published" else ())
+    assert float(tables["published"].std()) == pytest.approx(1, abs=0.03)
+    # The unknown row too.
+    assert float(tables["published"][0, -1].std()) == pytest.approx(1, abs=0.2)
+    assert float(tables["timm"].std()) < 0.05
+    assert not tables["timm"][0, -1].any()
 
 
 def test_masks_come_in_blocks() -> None:
@@ -144,9 +175,13 @@ def test_training_masks_half_of_the_batches_after_the_warm_up(generator: torch.G
     assert share(0.5) == pytest.approx(0.5, abs=0.12)
 
 
-def test_dal_is_the_mean_distance_of_unmasked_rows_and_acts_on_the_table_alone(generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("coordinates", "last"), [(None, 1), ("normalised", 7)])
+def test_dal_is_the_mean_distance_of_unmasked_rows_and_acts_on_the_table_alone(
+    coordinates: str | None, last: int, generator: torch.Generator
+) -> None:
     victim = _victim()
-    loss = MaskedJigsawPuzzle(dal_weight=0.5, dal_regressor="linear").extra_loss(victim)
+    settings = {"dal_weight": 0.5, "dal_regressor": "linear", "dal_coordinates": coordinates}
+    loss = MaskedJigsawPuzzle.model_validate(settings).extra_loss(victim)
     assert isinstance(loss, DenseAbsoluteLocalisation)
     mask = torch.rand(64, generator=generator) < 0.3
     value = loss(victim, ModelInput(torch.zeros(1, 3, 32, 32), mask), 1.0)
@@ -156,8 +191,8 @@ def test_dal_is_the_mean_distance_of_unmasked_rows_and_acts_on_the_table_alone(g
         if not mask[position]:
             row, column = divmod(position, 8)
             read = loss.regressor(table[1 + position])
-            by_hand.append((abs(float(read[0].detach()) - row / 7) + abs(float(read[1].detach()) - column / 7)) / 2)
-    assert float(value.detach()) == pytest.approx(0.5 * 0.5 * sum(by_hand) / len(by_hand), rel=1e-5)
+            by_hand.append((abs(float(read[0].detach()) - row / last) + abs(float(read[1].detach()) - column / last)) / 2)
+    assert float(value.detach()) == pytest.approx(0.5 * 0.5 * sum(by_hand) / len(by_hand), rel=1e-6)
     gradients = torch.autograd.grad(value, list(victim.parameters()), allow_unused=True)
     touched = {name for (name, _), g in zip(victim.named_parameters(), gradients, strict=True) if g is not None}
     assert touched == {"network.pos_embed"}

@@ -63,3 +63,26 @@ def test_a_ratio_that_moves_nothing_is_refused_in_one_line(victim: Victim) -> No
     with pytest.raises(UserError, match=r"moves fewer than two of 64 patches at ratio=0.02; accepted: 0.0313 to 1"):
         build_defense(resolve_defense("naive-shuffle:ratio=0.02")).prepare_model(victim)
     assert build_defense(resolve_defense("naive-shuffle:ratio=0.0313")).prepare_model(victim) is victim
+
+
+def test_a_block_wise_choice_moves_a_block_and_half_of_the_training_batches(victim: Victim) -> None:
+    defense = build_defense(resolve_defense("naive-shuffle:ratio=0.25,selection=blocks"))
+    batch, generator = ModelInput(some_images(1, seed=3)), torch.Generator().manual_seed(1)
+    counts, neighbours = [], []
+    for _ in range(100):
+        order = defense.prepare_batch(victim, batch, generator).choices["naive-shuffle.order"]
+        moved = (order != torch.arange(64)).reshape(8, 8)
+        counts.append(int(moved.sum()))
+        neighbours.append(float((moved[:, 1:] & moved[:, :-1]).sum() / moved.sum().clamp(min=1)))
+    assert max(counts) <= 16
+    # Single patches of this share lie side by side in about 0.22 of the cases.
+    assert sum(neighbours) / 100 > 0.45
+
+    def share(progress: float) -> float:
+        drawn = [defense.training_batch(victim, batch, generator, progress) for _ in range(200)]
+        return sum("naive-shuffle.order" in one.choices for one in drawn) / 200
+
+    assert share(0.05) == 0.0
+    assert share(0.5) == pytest.approx(0.5, abs=0.12)
+    with pytest.raises(UserError, match="selection=blocks needs a ratio"):
+        resolve_defense("naive-shuffle:selection=blocks")

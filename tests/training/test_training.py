@@ -13,7 +13,8 @@ from privbench.data import open_images
 from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
-from privbench.training.augment import random_crop_and_flip
+from privbench.training.gradients import LossGradient
+from privbench.training.recipe import Views
 from privbench.training.train import _Run, calibrate_batch_norm
 
 CPU = torch.device("cpu")
@@ -157,25 +158,6 @@ def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_augmentation_shifts_and_mirrors_whole_images(generator: torch.Generator) -> None:
-    images = torch.randint(1, 255, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    augmented = random_crop_and_flip(images, 2, generator)
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    kinds = set()
-    for before, after in zip(padded, augmented, strict=True):
-        found = [
-            (row, column, mirrored)
-            for row in range(5)
-            for column in range(5)
-            for mirrored in (False, True)
-            if torch.equal(after.flip(-1) if mirrored else after, before[:, row : row + 8, column : column + 8])
-        ]
-        assert found
-        kinds.add(found[0])
-    assert len({mirrored for *_, mirrored in kinds}) == 2
-    assert len(kinds) > 10
-
-
 def test_accuracy_counts_and_leaves_the_mode_alone(generator: torch.Generator) -> None:
     victim = build_model(default_spec("vit_mini_patch4_32")).train()
     images = torch.randint(0, 255, (7, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -219,7 +201,7 @@ def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
         taken["shared"] = run.optimizer.param_groups[0]["lr"]
 
     run.optimizer.register_step_pre_hook(watched)
-    run._step(data.images, data.labels, 0.0, _plan(clip=1e9))
+    run._step(data.images.float() / 255, data.labels, 0.0, _plan(clip=1e9))
     assert taken.pop("shared") == scheduled
     for name, rate in taken.items():
         gradient = weights[name].grad
@@ -247,7 +229,7 @@ def _stepped(defense: str, images: Tensor, labels: Tensor, **changes: object) ->
     plan = _plan(defense, **({"clip": 1e9} | changes))
     run = _Run(plan, CPU, total_steps=8)
     run.victim.train()
-    run._step(images, labels, 0.0, plan)
+    run._step(images.float() / 255, labels, 0.0, plan)
     return {name: weight.grad for name, weight in run.victim.named_parameters() if weight.grad is not None}
 
 
@@ -340,7 +322,7 @@ def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
         plan = _plan(defense)
         run = _Run(plan, CPU, 10)
         run.victim.train()
-        return run, run._step(data.images, data.labels, 0.0, plan)
+        return run, float(run._step(data.images.float() / 255, data.labels, 0.0, plan))
 
     run, loss = first_loss("mixup")
     victim = _Run(_plan("mixup"), CPU, 10).victim.train()
@@ -354,3 +336,70 @@ def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
     losses = [first_loss(f"precode:beta={beta}")[1] for beta in (0.0, 1.0, 2.0)]
     assert losses[1] - losses[0] > 1
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=0.02)
+
+
+# Teachers, mixtures, compilation
+
+
+def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Generator) -> None:
+    data = _easy(6)
+    teacher = build_model(default_spec("vit_mini_patch4_32", num_classes=2)).eval()
+    plan = _plan(smoothing=0.2, teacher="some network", teacher_weight=0.25)
+    views, targets = Views(plan, teacher).of(data.images, data.labels, generator)
+    with torch.no_grad():
+        predicted = teacher(views).softmax(1)
+    smoothed = 0.9 * torch.nn.functional.one_hot(data.labels, 2) + 0.1 * torch.nn.functional.one_hot(1 - data.labels, 2)
+    assert torch.allclose(targets, 0.75 * smoothed + 0.25 * predicted, atol=1e-6)
+    _, plain = Views(_plan()).of(data.images, data.labels, generator)
+    assert torch.equal(plain, data.labels)
+
+
+def test_a_student_follows_a_teacher_that_knows_better_than_the_labels(tmp_path: Path) -> None:
+    _train(_plan(), tmp_path / "teacher")
+    none = build_defense(resolve_defense("none"))
+    path = str(tmp_path / "teacher" / "vit_mini_patch4_32.none.safetensors")
+    spec = resolve_victim("vit_mini_patch4_32", path, none, num_classes=2)
+    teacher = load_victim(spec, none, generator=torch.Generator()).requires_grad_(False)
+    data = _easy(64)
+    wrong = LabelledImages(data.images, torch.zeros_like(data.labels))
+    plan = _plan(teacher="one", teacher_weight=1.0)
+    given = {"output": tmp_path / "student", "device": CPU, "command": "", "report": lambda _: None}
+    card = train(plan, wrong, _easy(40), teacher=teacher, **given)  # type: ignore[arg-type]
+    assert card.accuracy > 0.9
+    assert card.recipe["teacher"] == "one"
+    assert card.training_accuracy == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(UserError, match="the plan names no teacher, and one is given"):
+        train(_plan(), wrong, _easy(40), teacher=teacher, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"mixing": 0.5}, {"teacher": "cnn_mini_32"}])
+def test_what_mixes_images_is_refused_where_single_samples_are_protected(change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"dpsgd bounds what each image adds.*leave out --mixing and --teacher"):
+        _plan("dpsgd", **change).require_possible(64)
+    _plan("sign", **change).require_possible(64)
+
+
+def test_snapshots_are_the_weights_of_their_epochs(tmp_path: Path) -> None:
+    data = _easy(64)
+    train(_plan(), data, data, output=tmp_path, device=CPU, command="", report=lambda _: None, snapshots=(1, 2))
+    stem = tmp_path / "vit_mini_patch4_32.none"
+    early, late, shipped = (load_file(f"{stem}{end}.safetensors") for end in (".epoch1", ".epoch2", ""))
+    assert all(torch.equal(late[name], shipped[name]) for name in shipped)
+    assert not torch.equal(early["network.head.weight"], late["network.head.weight"])
+
+
+@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3"])
+def test_the_compiled_gradient_is_the_plain_one(defense: str, generator: torch.Generator) -> None:
+    victim = _Run(_plan(defense), CPU, 8).victim.train()
+    batch = ModelInput(torch.rand(4, 3, 32, 32, generator=generator))
+    batches = [batch]
+    if victim.has_unknown_position:
+        batches.append(ModelInput(batch.images, torch.arange(64) < 9))
+    labels = torch.tensor([[0.3, 0.7]] * 4)
+    compiled, plain = LossGradient(victim, compiled=True, backend="aot_eager"), LossGradient(victim, compiled=False)
+    for one in batches:
+        (found, loss), (expected, same) = compiled(one, labels), plain(one, labels)
+        assert compiled.compiled is not None
+        assert float(loss) == pytest.approx(float(same), rel=1e-5)
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-6) for name in expected)

@@ -1,0 +1,367 @@
+"""Trains the embedded victims and the victims behind every price, on one device, from parquet files.
+
+    python -m benchmarks.train_all victims prices --train train-*.parquet --test test-*.parquet --output OUT --budget 480
+
+Jobs are ordered by what they are worth and run in several processes that share the device. What a job gives is written as soon
+as it is done: weights in half precision, a card, and the price (as `privbench evaluate --measure jigsaw,positions` has it). A
+second call with the same output goes on with what is missing. At the end everything is packed in tar files of at most 15 MB.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shlex
+import tarfile
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from privbench.core import Training, UserError, build_defense, resolve_defense
+from privbench.models import file_sha256, load_victim, resolve_victim
+from privbench.training import LabelledImages, MeasureOptions, TrainingPlan, measure_price, train
+
+VIT, CNN = "vit_mini_patch4_32", "cnn_mini_32"
+_LARGEST_PACK = 15_000_000
+_JIGSAW = "mjp:mask_ratio=0.5"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One victim: how it is trained and whether its price is measured."""
+
+    name: str
+    defense: str
+    settings: dict[str, Any]
+    model: str = VIT
+    has_teacher: bool = False
+    snapshots: tuple[int, ...] = ()
+    compiled: bool = False
+    is_priced: bool = True
+    is_large: bool = False
+    """Whether it fills the device alone, so that it starts while no more than one other large one runs."""
+
+
+def victim_jobs(epochs: int, prior_epochs: int, batch_size: int) -> list[Job]:
+    """The prior CNN, which is the teacher of the others, and the four embedded transformers."""
+    shared = {"batch_size": batch_size, "rise": 0.1, "augmentation": "trivial", "erasing": 0.1}
+    prior = shared | {"epochs": prior_epochs, "learning_rate": 3e-3, "smoothing": 0.1, "erasing": 0.0}
+    vit = shared | {"epochs": epochs, "learning_rate": 1.5e-3, "mixing": 0.5, "teacher_weight": 0.5}
+    early = max(1, epochs // 40)
+    return [
+        Job("prior", "none", prior, CNN, compiled=True, is_priced=False, is_large=True),
+        *(
+            Job(name, name, vit, has_teacher=True, compiled=True, is_large=True, snapshots=(early,) if name == "none" else ())
+            for name in ("none", "mjp", "no-pe", "naive-shuffle")
+        ),
+    ]
+
+
+_SEEDED = ("none", "mjp:mask_ratio=0.1", "dpsgd:noise_multiplier=1", "stochastic-layers")
+_PRICED = (
+    "nog",
+    "mjp:mask_ratio=0.9",
+    "naive-shuffle",
+    "naive-shuffle:ratio=0.1,selection=blocks",
+    "no-pe",
+    "dpsgd:noise_multiplier=0.1",
+    "gradient-noise:deviation=0.001",
+    "gradient-noise:deviation=0.01",
+    "clipping:max_norm=1",
+    "clipping:max_norm=0.1",
+    "pruning:p=0.9",
+    "pruning:p=0.99",
+    "quantization:bits=4",
+    "quantization:bits=2",
+    "sign",
+    "stochastic-layers:mean=zero",
+    "precode",
+    "precode:beta=0.01",
+    "mixup",
+    "instahide",
+    "instahide:k=2",
+    "pixel-shuffle",
+    "soteria:p=0.8,directions=2",
+    "nog:olr=true",
+    # Other strengths of the front, for time that is left.
+    "mjp:mask_ratio=0.5",
+    "mjp:mask_ratio=0.27",
+    "stochastic-layers:spread=3",
+    "dpsgd:noise_multiplier=0.01",
+    "naive-shuffle:ratio=0.5",
+    "naive-shuffle+pixel-shuffle",
+    "precode:size=64",
+    "stochastic-layers:spread=0.3",
+)
+
+
+def price_jobs(epochs: int, batch_size: int) -> list[Job]:
+    """One short recipe for every defense that changes training, without teacher and mixtures; three seeds for four of them."""
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": 1.5e-3}
+
+    def job(defense: str, seed: int) -> Job:
+        short = "".join(one if one.isalnum() or one in ".-" else "_" for one in defense)
+        return Job(f"price-{short}-seed{seed}", defense, settings | {"seed": seed})
+
+    first = [job(_PRICED[0], 0)]
+    return [*first, *(job(one, seed) for seed in (0, 1, 2) for one in _SEEDED), *(job(one, 0) for one in _PRICED[1:])]
+
+
+# Data
+
+
+def _decoded(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    import pandas
+
+    table = pandas.read_parquet(path)
+    cells = table["img" if "img" in table else "image"]
+    images = [
+        np.asarray(Image.open(BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)).convert("RGB")) for cell in cells
+    ]
+    return np.stack(images).transpose(0, 3, 1, 2), table["label"].to_numpy().astype(np.int64)
+
+
+def decode(paths: list[Path], cache: Path) -> list[Path]:
+    """Decodes parquet files, several at a time, into arrays `NAME.npz` of the cache; those that are there stay."""
+    cache.mkdir(parents=True, exist_ok=True)
+    targets = [cache / f"{path.stem}.npz" for path in paths]
+    missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
+    with ProcessPoolExecutor(min(len(missing) or 1, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+        for (_, target), (images, labels) in zip(missing, pool.map(_decoded, [path for path, _ in missing]), strict=True):
+            partial = target.with_name(f".{target.name}")
+            np.savez(partial, images=images, labels=labels)
+            partial.replace(target)
+    return targets
+
+
+def _loaded(files: list[Path], limit: int | None) -> LabelledImages:
+    parts = [np.load(path) for path in files]
+    images, labels = (torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in ("images", "labels"))
+    return LabelledImages(images[:limit], labels[:limit])
+
+
+# One job
+
+
+def _command(plan: TrainingPlan) -> str:
+    """The command that repeats a job; the teacher is the embedded network of its name."""
+    given = plan.recipe | {"epochs": plan.epochs, "model": plan.model}
+    words = ["privbench", "train", "--defense", "+".join(map(str, plan.defense))]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", str(value).split(" ")[0] if name == "teacher" else str(value)]
+    return shlex.join(words)
+
+
+def do(job: Job, data: tuple[LabelledImages, LabelledImages], device: torch.device) -> dict[str, Any]:
+    """Trains one victim in the folder of its name below the working folder, and measures its price."""
+    folder = Path(job.name)
+    teacher, settings = None, dict(job.settings)
+    generator = torch.Generator().manual_seed(0)
+    if job.has_teacher:
+        path = Path("prior") / f"{CNN}.none.safetensors"
+        none = build_defense(resolve_defense("none"))
+        teacher = load_victim(resolve_victim(CNN, str(path), none), none, generator=generator).requires_grad_(False)
+        settings["teacher"] = f"{CNN} (sha256 {file_sha256(path)[:12]})"
+    else:
+        settings.pop("teacher_weight", None)
+    specs = resolve_defense(job.defense)
+    plan = TrainingPlan.model_validate(
+        {"model": job.model, "defense": specs, "dataset": "cifar10", "num_classes": 10} | settings
+    )
+    started = time.monotonic()
+    card = train(
+        plan,
+        *data,
+        output=folder,
+        device=device,
+        command=_command(plan),
+        report=lambda now: _say(job, now.epoch, now.epochs, now.loss) if now.batch == now.batches else None,
+        teacher=teacher,
+        compiled=job.compiled and device.type == "cuda",
+        checkpoint_seconds=20.0,
+        snapshots=job.snapshots,
+    )
+    found = {"job": job.name, "seconds": time.monotonic() - started, "training_seconds": card.seconds}
+    found |= {"images_per_second": round(plan.epochs * len(data[0].images) / max(card.seconds, 1e-9))}
+    found |= {"accuracy": card.accuracy, "defended": card.defended_accuracy, "training_accuracy": card.training_accuracy}
+    if job.is_priced:
+        weights = folder / f"{plan.model}.{plan.defense_name}.safetensors"
+        built = build_defense(specs)
+        spec = resolve_victim(job.model, str(weights), built)
+        price = measure_price(
+            load_victim(spec, built, generator=generator).to(device),
+            spec,
+            built,
+            specs,
+            *(data[1].images.cpu(), data[1].labels.cpu()),
+            dataset="cifar10",
+            options=MeasureOptions(
+                build_defense(resolve_defense(_JIGSAW)), _JIGSAW, measures=frozenset({"jigsaw", "positions"})
+            ),
+            training=Training(defense=card.defense, dataset="cifar10", epochs=card.epochs, recipe=dict(card.recipe)),
+        )
+        text = price.to_json()
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        (folder / f"price--{plan.defense_name}--{plan.model}--{digest}.json").write_text(text, encoding="utf-8")
+    next(folder.glob("*.checkpoint.pt")).unlink()
+    (folder / "done.json").write_text(json.dumps(found | dataclasses.asdict(job), indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _say(job: Job, epoch: int, epochs: int, loss: float) -> None:
+    if epoch % max(1, epochs // 5) == 0:
+        print(f"  {job.name}: epoch {epoch}/{epochs}, loss {loss:.3f}", flush=True)
+
+
+def _work(link: Any, files: tuple[list[Path], list[Path]], limits: tuple[int | None, int | None], device: str) -> None:
+    """A process that does what comes through the link, one job after another."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 8))
+    chosen = torch.device(device)
+    data = cast(
+        tuple[LabelledImages, LabelledImages],
+        tuple(_loaded(each, limit).to(chosen) for each, limit in zip(files, limits, strict=True)),
+    )
+    if chosen.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    while True:
+        job = link.recv()
+        try:
+            link.send((job, do(job, data, chosen)))
+        except Exception as error:  # one job that fails must not cost the others
+            text = str(error) if isinstance(error, UserError) else traceback.format_exc()
+            link.send((job, {"job": job.name, "failed": text}))
+
+
+# All jobs
+
+
+class Crew:
+    """Processes and the jobs that they are given, the worthiest that is ready first."""
+
+    def __init__(self, jobs: list[Job], arguments: argparse.Namespace, files: tuple[list[Path], list[Path]]) -> None:
+        self.jobs = [job for job in jobs if not (Path(job.name) / "done.json").exists()]
+        self.running: dict[str, Job] = {}
+        context = multiprocessing.get_context("spawn")
+        self.links: list[multiprocessing.connection.Connection] = []
+        self.processes: list[BaseProcess] = []
+        limits = (arguments.limit, arguments.test_limit)
+        for _ in range(min(arguments.workers, len(self.jobs))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, files, limits, arguments.device), daemon=True)
+            process.start()
+            self.links.append(ours)
+            self.processes.append(process)
+
+    def next_job(self, large: int) -> Job | None:
+        """The first job that can start: its teacher is there, and no more than `large` large ones run."""
+        busy = sum(job.is_large for job in self.running.values())
+        for job in self.jobs:
+            is_taught = not job.has_teacher or (Path("prior") / "done.json").exists()
+            if is_taught and not (job.is_large and busy >= large):
+                self.jobs.remove(job)
+                self.running[job.name] = job
+                return job
+        return None
+
+    def run(self, seconds: float, large: int) -> None:
+        """Until everything is done or the time is up."""
+        end = time.monotonic() + seconds
+        idle = list(self.links)
+        while (self.jobs or self.running) and time.monotonic() < end:
+            for link in list(idle):
+                if job := self.next_job(large):
+                    link.send(job)
+                    idle.remove(link)
+            ready = multiprocessing.connection.wait([one for one in self.links if one not in idle], timeout=0.5)
+            for link in cast(list[multiprocessing.connection.Connection], ready):
+                job, found = link.recv()
+                self.running.pop(job.name)
+                idle.append(link)
+                print(f"[{seconds - end + time.monotonic():6.1f} s] {json.dumps(found)}", flush=True)
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+        for left in [*self.running, *(job.name for job in self.jobs)]:
+            print(f"not done: {left}", flush=True)
+
+
+def pack(output: Path, target: Path, most: int) -> None:
+    """Finished jobs in tar files `part0.tar`, ...: cards and prices of all, weights in order until `most` bytes are reached."""
+    target.mkdir(parents=True, exist_ok=True)
+    done = sorted(output.glob("*/done.json"), key=lambda path: (path.parent.name.startswith("price-"), path.stat().st_mtime))
+    small = [path for one in done for path in sorted(one.parent.glob("*.json"))]
+    large = [path for one in done for path in sorted(one.parent.glob("*.safetensors"))]
+    size, number, total = _LARGEST_PACK + 1, -1, 0
+    archive: tarfile.TarFile | None = None
+    for path in [*small, *large]:
+        total += path.stat().st_size
+        if total > most:
+            print(f"not packed: {path.relative_to(output)}", flush=True)
+            continue
+        if size + path.stat().st_size > _LARGEST_PACK:
+            number, size = number + 1, 0
+            if archive is not None:
+                archive.close()
+            archive = tarfile.open(target / f"part{number}.tar", "w")  # noqa: SIM115
+        archive.add(path, str(path.relative_to(output)))
+        size += path.stat().st_size + 1024
+    if archive is not None:
+        archive.close()
+
+
+def main() -> None:
+    """Decodes, trains, packs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["victims", "prices", []], help="what to train; nothing: decode alone")
+    parser.add_argument("--train", nargs="+", type=Path, required=True)
+    parser.add_argument("--test", nargs="+", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("victims"))
+    parser.add_argument("--cache", type=Path, default=Path("victims") / "data", help="decoded images")
+    parser.add_argument("--pack", type=Path, help="folder for the tar files")
+    parser.add_argument("--pack-bytes", type=int, default=60_000_000)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--large", type=int, default=2, help="victims of the first part that are trained at a time")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds for all jobs")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--prior-epochs", type=int, default=150)
+    parser.add_argument("--price-epochs", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--only", nargs="+", help="jobs by the beginning of their names")
+    parser.add_argument("--limit", type=int, help="training images")
+    parser.add_argument("--test-limit", type=int)
+    arguments = parser.parse_args()
+    files = decode(arguments.train, arguments.cache), decode(arguments.test, arguments.cache)
+    files = [path.resolve() for path in files[0]], [path.resolve() for path in files[1]]
+    jobs: list[Job] = []
+    if "victims" in arguments.parts:
+        jobs += victim_jobs(arguments.epochs, arguments.prior_epochs, arguments.batch_size)
+    if "prices" in arguments.parts:
+        jobs += price_jobs(arguments.price_epochs, arguments.batch_size)
+    if arguments.only:
+        jobs = [job for job in jobs if job.name.startswith(tuple(arguments.only))]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    target = arguments.pack.resolve() if arguments.pack else None
+    os.chdir(arguments.output)
+    if jobs:
+        Crew(jobs, arguments, files).run(arguments.budget, arguments.large)
+    if target:
+        pack(Path(), target, arguments.pack_bytes)
+
+
+if __name__ == "__main__":
+    main()
