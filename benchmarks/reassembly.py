@@ -18,7 +18,7 @@ from torch import Tensor
 
 from privbench.core.patches import rearrange, to_patches
 from privbench.data import open_images
-from privbench.defenses.mjp import block_mask
+from privbench.defenses.block_mask import block_mask
 from privbench.jigsaw import reassemble
 from privbench.jigsaw.reassembly import Measure, gaussian_ratio, mahalanobis_gradient, neighbour_evidence
 

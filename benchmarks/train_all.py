@@ -1,6 +1,6 @@
 """Trains the embedded victims and the victims behind every price, on one device, from parquet files.
 
-    python -m benchmarks.train_all --parts victims prices --train train-*.parquet --test test-*.parquet --output OUT --budget 480
+    python -m benchmarks.train_all --parts victims prices --train train-*.parquet --test test-*.parquet --budget 480
 
 Jobs are ordered by what they are worth and run in several processes that share the device. What a job gives is written as soon
 as it is done: weights in half precision, a card, and the price (as `privbench evaluate --measure jigsaw,positions` has it). A
@@ -274,7 +274,7 @@ class Crew:
         limits = (arguments.limit, arguments.test_limit)
         for _ in range(min(arguments.workers, len(self.jobs))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, files, limits, arguments.device), daemon=True)
+            process = context.Process(target=_work, args=(theirs, files, limits, arguments.device))
             process.start()
             self.links.append(ours)
             self.processes.append(process)
@@ -294,14 +294,18 @@ class Crew:
         """Until everything is done or the time is up."""
         end = time.monotonic() + seconds
         idle = list(self.links)
-        while (self.jobs or self.running) and time.monotonic() < end:
+        while (self.jobs or self.running) and self.links and time.monotonic() < end:
             for link in list(idle):
                 if job := self.next_job(large):
                     link.send(job)
                     idle.remove(link)
             ready = multiprocessing.connection.wait([one for one in self.links if one not in idle], timeout=0.5)
             for link in cast(list[multiprocessing.connection.Connection], ready):
-                job, found = link.recv()
+                try:
+                    job, found = link.recv()
+                except EOFError:  # its process is gone, and what it was doing stays in `running`
+                    self.links.remove(link)
+                    continue
                 self.running.pop(job.name)
                 idle.append(link)
                 print(f"[{seconds - end + time.monotonic():6.1f} s] {json.dumps(found)}", flush=True)
@@ -319,22 +323,22 @@ def pack(output: Path, target: Path, most: int) -> None:
     done = sorted(output.glob("*/done.json"), key=lambda path: (path.parent.name.startswith("price-"), path.stat().st_mtime))
     small = [path for one in done for path in sorted(one.parent.glob("*.json"))]
     large = [path for one in done for path in sorted(one.parent.glob("*.safetensors"))]
-    size, number, total = _LARGEST_PACK + 1, -1, 0
-    archive: tarfile.TarFile | None = None
+    groups: list[list[Path]] = []
+    size, total = _LARGEST_PACK + 1, 0
     for path in [*small, *large]:
         total += path.stat().st_size
         if total > most:
             print(f"not packed: {path.relative_to(output)}", flush=True)
             continue
         if size + path.stat().st_size > _LARGEST_PACK:
-            number, size = number + 1, 0
-            if archive is not None:
-                archive.close()
-            archive = tarfile.open(target / f"part{number}.tar", "w")  # noqa: SIM115
-        archive.add(path, str(path.relative_to(output)))
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
         size += path.stat().st_size + 1024
-    if archive is not None:
-        archive.close()
+    for number, group in enumerate(groups):
+        with tarfile.open(target / f"part{number}.tar", "w") as archive:
+            for path in group:
+                archive.add(path, str(path.relative_to(output)))
 
 
 def main() -> None:
@@ -359,8 +363,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="training images")
     parser.add_argument("--test-limit", type=int)
     arguments = parser.parse_args()
-    files = decode(arguments.train, arguments.cache), decode(arguments.test, arguments.cache)
-    files = [path.resolve() for path in files[0]], [path.resolve() for path in files[1]]
+    decoded = [path.resolve() for path in decode([*arguments.train, *arguments.test], arguments.cache)]
+    files = decoded[: len(arguments.train)], decoded[len(arguments.train) :]
     jobs: list[Job] = []
     if "victims" in arguments.parts:
         jobs += victim_jobs(arguments.epochs, arguments.prior_epochs, arguments.batch_size)

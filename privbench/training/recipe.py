@@ -154,5 +154,5 @@ class Views:
         assert self.teacher is not None
         device = views.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = torch.cat([self.teacher(part) for part in views.split(_TEACHER_BATCH)])
+            logits = torch.cat([self.teacher(part) for part in torch.split(views, _TEACHER_BATCH)])
         return logits.float().softmax(1)

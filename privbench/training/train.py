@@ -142,7 +142,7 @@ class _Run:
             chosen = torch.cat(parts).to(device)
             views, targets = self.views.of(data.images[chosen], data.labels[chosen], self.view_generator)
             sizes = [len(part) for part in parts]
-            yield from zip(views.split(sizes), targets.split(sizes), strict=True)
+            yield from zip(torch.split(views, sizes), torch.split(targets, sizes), strict=True)
 
     def _drawn(self, count: int, batch_size: int) -> Iterator[Tensor]:
         """An epoch's batches, as indices of images: all images in random order without the last, smaller batch.
