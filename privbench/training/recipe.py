@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from privbench.core import ComponentSpec, UserError, build_defense
 from privbench.models import Victim
 from privbench.training.augment import erase, mix, random_crop_and_flip, trivial_augment
+from privbench.training.gradients import mixed_precision
 
 __all__ = ["EpochReport", "LabelledImages", "TrainingPlan", "Views"]
 
@@ -147,12 +148,12 @@ class Views:
         if plan.mixing:
             views, targets = mix(views, targets, plan.mixing, generator)
         if self.teacher is not None:
-            targets = (1 - plan.teacher_weight) * targets + plan.teacher_weight * self._predictions(views)
+            targets = (1 - plan.teacher_weight) * targets + plan.teacher_weight * _predictions(self.teacher, views)
         return views, targets
 
-    def _predictions(self, views: Tensor) -> Tensor:
-        assert self.teacher is not None
-        device = views.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = torch.cat([self.teacher(part) for part in torch.split(views, _TEACHER_BATCH)])
-        return logits.float().softmax(1)
+
+def _predictions(teacher: Victim, views: Tensor) -> Tensor:
+    """`[n, classes]` probabilities."""
+    with mixed_precision(views.device.type):
+        logits = torch.cat([teacher(part) for part in torch.split(views, _TEACHER_BATCH)])
+    return logits.float().softmax(1)
