@@ -35,6 +35,14 @@ from privbench.scoring import score_batch
 __all__ = ["Plan", "main", "run_parts"]
 
 
+_MODELS: Mapping[str, Sequence[int]] = {
+    "vit_mini_patch4_32": (1, 8),
+    "deit_tiny_patch16_224": (1, 8),
+    "deit_small_patch16_224": (1, 8),
+    "deit_base_patch16_224": (1,),
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a visit measures.
@@ -60,12 +68,6 @@ class Plan:
     budget: float = 480.0
 
 
-_MODELS = {
-    "vit_mini_patch4_32": (1, 8),
-    "deit_tiny_patch16_224": (1, 8),
-    "deit_small_patch16_224": (1, 8),
-    "deit_base_patch16_224": (1,),
-}
 _SETTINGS: dict[str, Any] = {"learning_rate": 0.03, "variation": 0.2}
 
 
@@ -112,7 +114,7 @@ def _correctness(plan: Plan, add: _Add, _: Callable[[], float]) -> None:
     reference = run_ours(model, problems, steps=steps, compile="off", **_SETTINGS)
     placed, there = problems_of("vit_mini_patch4_32", 1, 2, plan.device)
     for mode in ("off", "on"):
-        runs = run_ours(placed, there, steps=steps, compile=mode, **_SETTINGS)  # type: ignore[arg-type]
+        runs = run_ours(placed, there, steps=steps, compile=mode, **_SETTINGS)
         add({"victims": 2, "compile": mode, "steps": steps, "largest difference": _difference(runs, reference)})
     single = run_ours(placed, there[:1], steps=steps, compile="off", **_SETTINGS)
     add({"victims": 1, "compile": "off", "steps": steps, "largest difference": _difference(single, reference[:1])})
@@ -152,7 +154,7 @@ def _speed(plan: Plan, add: _Add, left: Callable[[], float]) -> None:
                             model,
                             problems[:group],
                             steps=plan.steps + WARM_UP,
-                            compile=mode,  # type: ignore[arg-type]
+                            compile=mode,
                             **_SETTINGS,
                         )[0]
                     except (torch.OutOfMemoryError, RuntimeError) as error:
