@@ -13,7 +13,7 @@ from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy, simulate
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
-from privbench.inversion import Adam, Constant, Cosine, Inversion, MatchingTerm, SquaredError, WholeCosine
+from privbench.inversion import Adam, Constant, Cosine, Inversion, MatchingTerm, ParametrisationName, SquaredError, WholeCosine
 from privbench.label_recovery import LabelRule
 
 __all__ = ["AprilOptimisation"]
@@ -35,6 +35,8 @@ class AprilOptimisation(GroupAttack):
     """Weight of the cosine distance of the position embedding's gradient, the whole table as one vector."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.03
     """Adam's learning rate at the start, pixels in [0, 1]; it falls to 0 by a cosine."""
+    parametrisation: ParametrisationName = "pixels"
+    """What is optimised: every pixel, or the levels of an image pyramid in decorrelated colour (ours)."""
     start: Start = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
     label_recovery: LabelRule = "last-layer"
@@ -68,7 +70,7 @@ class AprilOptimisation(GroupAttack):
             ],
             priors=[],
             steps=self.steps,
-            optimiser=Adam(Cosine(self.learning_rate)),
+            parametrisation=clients.variables(self.parametrisation, Adam(Cosine(self.learning_rate))),
         )
         return clients.invert(
             inversion,

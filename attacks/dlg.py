@@ -16,7 +16,19 @@ from torch import Tensor
 
 from privbench.adversary import Simulation, Start, believed_gradients, concluded, mean_cross_entropy, simulate, start_images
 from privbench.core import Attack, Observation, Progress, Reconstruction
-from privbench.inversion import LBFGS, Constant, MatchingTerm, Objective, QuasiNewton, Simulator, SquaredError, Target
+from privbench.inversion import (
+    LBFGS,
+    Constant,
+    MatchingTerm,
+    Objective,
+    Parametrisation,
+    ParametrisationName,
+    QuasiNewton,
+    Simulator,
+    SquaredError,
+    Target,
+    parametrisation,
+)
 
 __all__ = ["DeepLeakage", "LeakageAttack", "LeakageStart"]
 
@@ -40,6 +52,8 @@ class LeakageAttack(Attack):
     """Length of a step relative to the quasi-Newton one (published: 1)."""
     evaluations: Annotated[int, Field(gt=0)] = 20
     """Iterations of L-BFGS within one step."""
+    parametrisation: ParametrisationName = "pixels"
+    """What is optimised: every pixel, or the levels of an image pyramid in decorrelated colour (ours)."""
     start: LeakageStart = "grey"
     """Start images: `standard-normal`, deviation 1 around 0 in normalised pixels (published); uniform in [0, 1]; normal around
     mid-grey (deviation 0.25); or mid-grey with a little noise (0.05)."""
@@ -53,7 +67,10 @@ class LeakageAttack(Attack):
         images = _start_images(self.start, self.trials, observation, generator)
         labels = self.labels(observation, generator)
         solver = LBFGS(self.learning_rate, self.evaluations)
-        return _leak(observation, images, labels, steps=self.steps, solver=solver, generator=generator, progress=progress)
+        made_of = parametrisation(self.parametrisation, observation.model.image_size)
+        return _leak(
+            observation, images, labels, made_of, steps=self.steps, solver=solver, generator=generator, progress=progress
+        )
 
 
 class DeepLeakage(LeakageAttack):
@@ -82,6 +99,7 @@ def _leak(
     observation: Observation,
     images: Tensor,
     labels: Mapping[str, Tensor],
+    made_of: Parametrisation,
     *,
     steps: int,
     solver: LBFGS,
@@ -94,6 +112,7 @@ def _leak(
         observation: What the attacker sees.
         images: `[trials, batch, 3, height, width]` to start from.
         labels: `labels`, `[batch]` int64, that stay; or `label-logits`, `[trials, batch, classes]`, to start from.
+        made_of: The variables that make up the images.
         steps: Of each trial.
         solver: L-BFGS's settings.
         generator: Source of what follows the solver.
@@ -112,6 +131,7 @@ def _leak(
             simulate=_soft_cross_entropy(simulation) if joint else mean_cross_entropy(simulation),
             matching=[MatchingTerm("gradient", weight, SquaredError())],
             priors=[],
+            parametrisation=made_of,
             send=simulation.view.send,
         ),
         parameters=dict(simulation.model.named_parameters()),

@@ -20,6 +20,7 @@ from privbench.inversion import (
     Cosine,
     Inversion,
     MatchingTerm,
+    ParametrisationName,
     PriorTerm,
     Registration,
     SquaredError,
@@ -75,6 +76,8 @@ class GradInversion(GroupAttack):
     """Adam's learning rate at its peak, pixels in [0, 1]."""
     warmup: Annotated[int, Field(ge=0)] = 50
     """Steps over which the learning rate rises, no more than half of them; it falls to 0 by a cosine over all steps."""
+    parametrisation: ParametrisationName = "pixels"
+    """What is optimised: every pixel, or the levels of an image pyramid in decorrelated colour (ours)."""
     start: Start = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
     label_recovery: LabelRule = "last-layer"
@@ -100,7 +103,9 @@ class GradInversion(GroupAttack):
             matching=[MatchingTerm("gradient", Constant(self.gradient), SquaredError())],
             priors=self._priors(clients.device),
             steps=self.steps,
-            optimiser=Adam(Warmup(Cosine(self.learning_rate), min(self.warmup / self.steps, 0.5))),
+            parametrisation=clients.variables(
+                self.parametrisation, Adam(Warmup(Cosine(self.learning_rate), min(self.warmup / self.steps, 0.5)))
+            ),
         )
         return clients.invert(
             inversion,

@@ -29,6 +29,7 @@ from privbench.inversion import (
     Inversion,
     LayerCosine,
     MatchingTerm,
+    ParametrisationName,
     PatchBorders,
     PriorTerm,
     Registration,
@@ -135,6 +136,8 @@ class GradViT(GroupAttack):
     """Adam's second decay rate; below the usual 0.999 because the landscape changes with every relocation."""
     hold: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the steps at the full learning rate; then half a cosine to 0."""
+    parametrisation: ParametrisationName = "pixels"
+    """What is optimised: every pixel, or the levels of an image pyramid in decorrelated colour (ours)."""
     start: Start = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
     relocation: bool = True
@@ -185,7 +188,9 @@ class GradViT(GroupAttack):
             matching=self._matching_terms(first),
             priors=self._prior_terms(first, clients.device),
             steps=self.steps,
-            optimiser=Adam(Cosine(self.learning_rate, self.hold), second_moment=self.second_moment),
+            parametrisation=clients.variables(
+                self.parametrisation, Adam(Cosine(self.learning_rate, self.hold), second_moment=self.second_moment)
+            ),
             relocation=relocation,
             phase=self._phase,
         )

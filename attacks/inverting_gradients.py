@@ -14,7 +14,17 @@ from pydantic import Field
 
 from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
-from privbench.inversion import Adam, Constant, Inversion, MatchingTerm, Milestones, PriorTerm, TotalVariation, WholeCosine
+from privbench.inversion import (
+    Adam,
+    Constant,
+    Inversion,
+    MatchingTerm,
+    Milestones,
+    ParametrisationName,
+    PriorTerm,
+    TotalVariation,
+    WholeCosine,
+)
 from privbench.label_recovery import LabelRule
 
 __all__ = ["InvertingGradients"]
@@ -40,6 +50,8 @@ class InvertingGradients(GroupAttack):
     """Adam's learning rate at the start, pixels in [0, 1]."""
     signed: bool = True
     """Whether Adam is given the sign of each pixel's gradient alone."""
+    parametrisation: ParametrisationName = "pixels"
+    """What is optimised: every pixel, or the levels of an image pyramid in decorrelated colour (ours)."""
     start: Start = "grey"
     """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
     label_recovery: LabelRule = "last-layer"
@@ -65,7 +77,7 @@ class InvertingGradients(GroupAttack):
             matching=[MatchingTerm("gradient", Constant(1.0), WholeCosine())],
             priors=[PriorTerm("variation", Constant(self.total_variation), TotalVariation())],
             steps=self.steps,
-            optimiser=Adam(Milestones(self.learning_rate), signed=self.signed),
+            parametrisation=clients.variables(self.parametrisation, Adam(Milestones(self.learning_rate), signed=self.signed)),
         )
         return clients.invert(
             inversion,

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from benchmarks.baseline import PeerRun, second_order_copy, total_variation
 from benchmarks.timing import clock
 from privbench.core import ComputeOptions, Progress
-from privbench.inversion import Adam, Constant, GradientDistance, ImagePrior, Inversion, MatchingTerm, PriorTerm, Target
+from privbench.inversion import (
+    Adam,
+    Constant,
+    GradientDistance,
+    ImagePrior,
+    Inversion,
+    MatchingTerm,
+    Pixels,
+    PriorTerm,
+    Target,
+)
 
 __all__ = ["WARM_UP", "Problem", "WholeCosine", "run_ours"]
 
@@ -101,7 +111,7 @@ def run_ours(
         matching=[MatchingTerm("gradient", Constant(1.0), WholeCosine())],
         priors=[PriorTerm("variation", Constant(variation), _Variation())],
         steps=steps,
-        optimiser=Adam(Constant(learning_rate)),
+        parametrisation=Pixels(Adam(Constant(learning_rate))),
     )
     targets = [Target(one.gradients, one.start[None], {"labels": one.labels}) for one in problems]
     watch = _Clock(problems[0].start.device)

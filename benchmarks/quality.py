@@ -7,6 +7,7 @@ python -m benchmarks.quality ways         # gradvit `quick` on the four embedded
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from benchmarks.timing import append_rows
 from benchmarks.victims import problems_of
 from privbench.core import ComputeOptions, Failure, Progress, generator_for
 from privbench.inversion import engine, graph
+from privbench.inversion.plain import plain_step
+from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.step import Step
+from privbench.inversion.variables import Moving
 from privbench.runner.prepare import Prepared, prepare
 from privbench.runner.resolve import RunOptions, resolve_cases
 
@@ -136,7 +140,7 @@ def _attack(prepared: Prepared, way: str) -> list[float]:
 
 
 class _PlainStepper:
-    """Stands in for the engine's stepper: autograd's double backward and torch's Adam formula, victim by victim."""
+    """Stands in for the engine's stepper: autograd's double backward, victim by victim."""
 
     def __init__(
         self,
@@ -149,31 +153,13 @@ class _PlainStepper:
         *,
         moved: float = 0.0,
     ) -> None:
-        self.observed = {name: value[0] for name, value in observed.items()}
-        self.context = {name: value[0] for name, value in context.items()}
-        self.parameters = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+        self.data = observed, context, parameters
         self.moved = moved
 
-    def __call__(self, step: Step, state: tuple[Tensor, Tensor, Tensor], settings: Tensor) -> tuple[Tensor, ...]:
-        images, first, second = state
-        if not first.any() and self.moved:
-            images = images + self.moved
-        leaf = images[0].detach().clone().requires_grad_()
-        loss = step.objective.simulate(self.parameters, leaf[0], self.context)
-        gradients = torch.autograd.grad(loss, list(self.parameters.values()), create_graph=True)
-        named = {name: value[None] for name, value in zip(self.parameters, gradients, strict=True)}
-        losses = [term.distance(named, self.observed) for term in step.objective.matching] + [
-            term.prior(leaf) for term in step.objective.priors
-        ]
-        stacked = torch.stack(losses)
-        (gradient,) = torch.autograd.grad((settings[3:, None] * stacked).sum(), [leaf])
-        rate, first_correction, second_correction = settings[:3].tolist()
-        with torch.no_grad():
-            first = first.lerp(gradient[None], 0.1)
-            second = second * step.optimiser.second_moment + gradient[None].square() * (1 - step.optimiser.second_moment)
-            size = second.sqrt() / second_correction**0.5 + 1e-8
-            images = (images - rate / first_correction * first / size).clamp(0, 1)
-        return images, first, second, stacked.detach()[None]
+    def __call__(self, step: Step, moving: Moving, layout: SettingsLayout, row: Tensor) -> tuple[Moving, Tensor]:
+        if self.moved and not any(first.any() for first in moving.first.values()):
+            moving = replace(moving, values={name: value + self.moved for name, value in moving.values.items()})
+        return plain_step(step, moving, layout.settings(row), *self.data)
 
 
 def _plain(moved: float = 0.0) -> AbstractContextManager[Any]:

@@ -25,7 +25,20 @@ from privbench.core import (
     build_defense,
     resolve_defense,
 )
-from privbench.inversion import Inversion, Simulator, Target, group_size
+from privbench.inversion import (
+    Adam,
+    Constant,
+    Inversion,
+    OutOfRange,
+    Parametrisation,
+    ParametrisationName,
+    Pixels,
+    PriorTerm,
+    Simulator,
+    Target,
+    group_size,
+    parametrisation,
+)
 from privbench.jigsaw import reassembled, unscrambled
 from privbench.label_recovery import LabelRule, recover_labels
 from privbench.models import Victim, build_model, client_loss, forward
@@ -236,6 +249,14 @@ def with_pixels_in_place(
     return replace(reconstruction, images=images, flags=tuple(flags), inferred=inferred)
 
 
+def _kept_in_range(inversion: Inversion) -> list[PriorTerm]:
+    """The priors, and where variables may make up pixels outside [0, 1] a penalty on these, strong beside the matching."""
+    if isinstance(inversion.parametrisation, Pixels):
+        return list(inversion.priors)
+    weight = 3 * (sum(term.weight.at(0.0) for term in inversion.matching) or 1.0)
+    return [*inversion.priors, PriorTerm("range", Constant(weight), OutOfRange())]
+
+
 @dataclass(frozen=True)
 class Clients:
     """Independent observations of one model, prepared for gradient matching.
@@ -282,8 +303,16 @@ class Clients:
         """Where the observations lie."""
         return self.observations[0].device
 
+    def variables(self, name: ParametrisationName, optimiser: Adam) -> Parametrisation:
+        """How variables make up the images of these clients."""
+        return parametrisation(name, self.simulation.model.image_size, optimiser)
+
     def _targets(
-        self, names: Iterable[str], starts: Sequence[Tensor], contexts: Sequence[Mapping[str, Tensor]] | None = None
+        self,
+        names: Iterable[str],
+        starts: Sequence[Tensor],
+        contexts: Sequence[Mapping[str, Tensor]] | None = None,
+        free: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> list[Target]:
         """The engine's targets.
 
@@ -291,42 +320,48 @@ class Clients:
             names: The matched parameters.
             starts: Start images of each.
             contexts: What the simulator needs besides what the view knows; None: the labels.
+            free: Where the free variables of each start.
         """
         names = list(names)
         contexts = [{"labels": labels} for labels in self.labels] if contexts is None else contexts
+        frees = [{}] * len(self.observations) if free is None else free
         return [
-            Target(believed_gradients(view, observation, names), start, {**view.known, **context})
-            for observation, view, start, context in zip(self.observations, self.views, starts, contexts, strict=True)
+            Target(believed_gradients(view, observation, names), start, {**view.known, **context}, begun)
+            for observation, view, start, context, begun in zip(
+                self.observations, self.views, starts, contexts, frees, strict=True
+            )
         ]
 
     def invert(
         self,
         inversion: Inversion,
         *,
-        start: Start,
+        start: Start | Sequence[Tensor],
         trials: int,
         generators: Sequence[torch.Generator],
         progress: Progress,
         compute: ComputeOptions,
         contexts: Sequence[Mapping[str, Tensor]] | None = None,
+        free: Sequence[Mapping[str, Tensor]] | None = None,
         flags: Sequence[str] = (),
     ) -> list[Reconstruction | Failure]:
         """Runs an inversion for all of them, from start images to what the attack returns; `concluded` puts patches in order.
 
         Args:
             inversion: What the attack declares.
-            start: Which start images.
+            start: Which start images, or those of each, `[trials, batch, 3, height, width]` in [0, 1].
             trials: Trials of each.
             generators: One for each.
             progress: Where to report to.
             compute: How to compute.
             contexts: What the simulator needs of each besides what the view knows; None: the labels.
+            free: Where the free variables of each start.
             flags: Remarks on all of them.
         """
         pairs = zip(self.observations, generators, strict=True)
-        starts = [start_images(start, trials, *pair) for pair in pairs]
-        inversion = replace(inversion, send=self.simulation.view.send)
-        outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts), progress, compute)
+        starts = [start_images(start, trials, *pair) for pair in pairs] if isinstance(start, str) else start
+        inversion = replace(inversion, send=self.simulation.view.send, priors=_kept_in_range(inversion))
+        outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts, free), progress, compute)
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
         results: list[Reconstruction | Failure] = []
         clients = zip(self.views, self.labels, generators, strict=True)

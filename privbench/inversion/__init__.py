@@ -1,30 +1,45 @@
 """The engine that optimisation attacks compose: distances, priors, schedules, relocation, the loop."""
 
-from privbench.inversion.engine import Inversion, Outcome, Relocation, Target, group_size
+from privbench.inversion.engine import Inversion, Outcome, Target, group_size
 from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError, WholeCosine
 from privbench.inversion.optimisers import LBFGS, Adam
 from privbench.inversion.priors import (
     BatchNormStatistics,
+    Chroma,
+    GuidedPrior,
     ImagePrior,
+    OutOfRange,
     PatchBorders,
     Registration,
     SquaredNorm,
     TotalVariation,
+    WeightedVariation,
 )
 from privbench.inversion.quasi_newton import Minimum, QuasiNewton
-from privbench.inversion.relocation import relocation_order
+from privbench.inversion.relocation import Relocation, relocation_order
 from privbench.inversion.schedule import Constant, Cosine, Decay, Halves, Milestones, Schedule, Warmup
 from privbench.inversion.step import Objective, Simulator, parameter_gradients
 from privbench.inversion.terms import MatchingTerm, PriorTerm
+from privbench.inversion.variables import (
+    Parametrisation,
+    ParametrisationName,
+    Pixels,
+    Pyramid,
+    Variable,
+    parametrisation,
+    pyramid_sizes,
+)
 
 __all__ = [
     "LBFGS",
     "Adam",
     "BatchNormStatistics",
+    "Chroma",
     "Constant",
     "Cosine",
     "Decay",
     "GradientDistance",
+    "GuidedPrior",
     "Halves",
     "ImagePrior",
     "Inversion",
@@ -33,9 +48,14 @@ __all__ = [
     "Milestones",
     "Minimum",
     "Objective",
+    "OutOfRange",
     "Outcome",
+    "Parametrisation",
+    "ParametrisationName",
     "PatchBorders",
+    "Pixels",
     "PriorTerm",
+    "Pyramid",
     "QuasiNewton",
     "Registration",
     "Relocation",
@@ -47,9 +67,13 @@ __all__ = [
     "SquaredNorm",
     "Target",
     "TotalVariation",
+    "Variable",
     "Warmup",
+    "WeightedVariation",
     "WholeCosine",
     "group_size",
     "parameter_gradients",
+    "parametrisation",
+    "pyramid_sizes",
     "relocation_order",
 ]

@@ -1,25 +1,28 @@
-"""The engine: minimises a weighted sum of gradient distances and image priors over candidate images, many at once.
+"""The engine: minimises a weighted sum of gradient distances and image priors over named variables, many victims at once.
 
-An attack is a declaration (terms with schedules, a start, moves); the engine runs it for a group of victims with several trials
-each, skips every term whose weight is 0, reports, checkpoints, and picks the trial whose gradient fits best. It sees no truth.
+An attack is a declaration (terms with schedules, variables, a start, moves); the engine runs it for a group of victims with
+several trials each, skips every term whose weight is 0, reports, checkpoints, and picks the trial whose gradient fits best. It
+sees no truth.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from privbench.core import ComputeOptions, Failure, Progress, Send
-from privbench.inversion.optimisers import Adam
-from privbench.inversion.relocation import relocation_order
+from privbench.inversion.plan import Plan, settings_at
+from privbench.inversion.relocation import Relocation, relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision
 from privbench.inversion.step import Objective, Simulator, Step, parameter_gradients
 from privbench.inversion.terms import MatchingTerm, PriorTerm
+from privbench.inversion.variables import Moving, Parametrisation, Variable
 
-__all__ = ["Inversion", "Outcome", "Rearrange", "Relocation", "Target", "group_size"]
+__all__ = ["Inversion", "Outcome", "Target", "group_size"]
 
 _REPORT_EVERY = 10
 _PICTURES = 24
@@ -48,49 +51,21 @@ def group_size(*, tokens: int, parameters: int, device: torch.device) -> int:
     return int(max(1, min(256, 65536 // max(tokens, 1), by_memory)))
 
 
-class Rearrange(Protocol):
-    """Moves patches of images `[batch, 3, height, width]`: position `j` takes the patch at `order[j]`."""
-
-    def __call__(self, images: Tensor, order: Tensor) -> Tensor:
-        """The moved images."""
-
-
-@dataclass(frozen=True)
-class Relocation:
-    """When and how patches are moved to the places that the position gradient gives them.
-
-    Attributes:
-        steps: Before which steps to move.
-        table: Name of the position table `[1, rows, width]`.
-        first_row: The table's row of the first patch.
-        patches: Number of patches.
-        rearrange: Moves the patches.
-    """
-
-    steps: frozenset[int]
-    table: str
-    first_row: int
-    patches: int
-    rearrange: Rearrange
-
-    def rows(self, table: Tensor) -> Tensor:
-        """The patches' rows `[patches, width]` of a gradient of the table."""
-        return table.reshape(-1, table.shape[-1])[self.first_row : self.first_row + self.patches]
-
-
 @dataclass(frozen=True)
 class Target:
     """One victim: what is particular to it.
 
     Attributes:
         observed: The observed gradients by parameter name, the names that the inversion matches.
+        start: Images `[trials, batch, 3, height, width]` in [0, 1].
         context: What the simulator needs to know of this victim; the same names and shapes in all targets of a group.
-        start: `[trials, batch, 3, height, width]` in [0, 1].
+        free: Where the free variables start: name to `[trials, ...]`.
     """
 
     observed: Mapping[str, Tensor]
     start: Tensor
     context: Mapping[str, Tensor] = field(default_factory=dict)
+    free: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,35 +76,33 @@ class Outcome:
         images: `[batch, 3, height, width]` in [0, 1], of the trial with the smallest matching loss at the end.
         losses: Final value of every term of that trial, by name, unweighted, and `matching`, the weighted sum that selects.
         trial: Which trial it is.
+        free: The free variables of that trial, by name.
     """
 
     images: Tensor
     losses: dict[str, float]
     trial: int
+    free: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class _State:
     """What changes from step to step, and all that a checkpoint needs."""
 
-    images: Tensor
-    first: Tensor
-    second: Tensor
+    moving: Moving
     failures: list[str | None]
     step: int = 0
 
     def export(self) -> dict[str, Any]:
-        tensors = {name: getattr(self, name).clone() for name in ("images", "first", "second")}
+        tensors = {name: {key: one.clone() for key, one in part.items()} for name, part in vars(self.moving).items()}
         return {"step": self.step, "failures": list(self.failures), **tensors}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         self.step, self.failures = int(saved["step"]), list(saved["failures"])
-        for name in ("images", "first", "second"):
-            setattr(self, name, saved[name].to(self.images))
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images, self.first, self.second
+        device = next(iter(self.moving.values.values())).device
+        self.moving = Moving(
+            *({key: one.to(device) for key, one in saved[name].items()} for name in ("values", "first", "second"))
+        )
 
 
 @dataclass(frozen=True)
@@ -142,7 +115,8 @@ class Inversion:
         matching: Gradient distances; all weights 0 is a control run that never computes a gradient.
         priors: Image priors.
         steps: Optimisation steps.
-        optimiser: Adam with its learning rate over time.
+        parametrisation: The variables that make up the images.
+        free: Variables besides these, which the simulator finds in its context.
         relocation: Moves of patches, None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
         send: What the attacker does to a simulated gradient before it is compared; None for nothing.
@@ -153,7 +127,8 @@ class Inversion:
     matching: Sequence[MatchingTerm]
     priors: Sequence[PriorTerm]
     steps: int
-    optimiser: Adam
+    parametrisation: Parametrisation
+    free: Mapping[str, Variable] = field(default_factory=dict)
     relocation: Relocation | None = None
     phase: Callable[[float], str] = lambda _: "matching"
     send: Send | None = None
@@ -187,6 +162,11 @@ class Inversion:
             raise FloatingPointError(outcome.reason)
         return outcome
 
+    @property
+    def variables(self) -> dict[str, Variable]:
+        """Every variable by name."""
+        return {**self.parametrisation.variables, **self.free}
+
     def active(self, step: int) -> Step:
         """The terms whose weight is not 0 at a step."""
         share = step / self.steps
@@ -194,17 +174,17 @@ class Inversion:
             self.simulate,
             [term for term in self.matching if term.weight.at(share) != 0],
             [term for term in self.priors if term.weight.at(share) != 0],
+            self.parametrisation,
             self.send,
         )
-        return Step(objective, self.optimiser)
+        return Step(objective, self.variables)
 
-    def settings(self, step: int) -> list[float]:
-        """What `Step` takes at a step: learning rate, Adam's bias corrections, and a weight per active term."""
-        share, count = step / self.steps, step + 1
-        weights = [term.weight.at(share) for term in self.matching] + [term.weight.at(share) for term in self.priors]
-        adam = self.optimiser
-        corrections = 1 - adam.first_moment**count, 1 - adam.second_moment**count
-        return [adam.learning_rate.at(share), *corrections, *filter(None, weights)]
+    def weights(self, step: int) -> dict[str, float]:
+        """The weights of the active terms at a step, by name."""
+        share = step / self.steps
+        weights = {term.name: term.weight.at(share) for term in self.matching}
+        weights |= {term.name: term.weight.at(share) for term in self.priors}
+        return {name: weight for name, weight in weights.items() if weight != 0}
 
 
 class _Run:
@@ -216,9 +196,13 @@ class _Run:
         self.progress = progress
         self.observed = _stacked([target.observed for target in targets])
         self.context = _stacked([target.context for target in targets])
-        images = torch.stack([target.start for target in targets]).detach().clone()
-        self.state = _State(images, torch.zeros_like(images), torch.zeros_like(images), [None] * len(targets))
-        self.plan = _Plan(inversion, images)
+        begun = [{**inversion.parametrisation.begin(target.start.detach()), **target.free} for target in targets]
+        self.state = _State(Moving.at_rest(_stacked(begun)), [None] * len(targets))
+        self.variables = inversion.variables
+        settings = [
+            settings_at(step, inversion.steps, self.variables, inversion.weights(step)) for step in range(inversion.steps)
+        ]
+        self.plan = Plan(settings, targets[0].start)
         self.step_with = Stepper(self.observed, self.context, inversion.parameters, compute, progress, self.plan.counts)
         self.losses: Tensor | None = None
 
@@ -241,27 +225,38 @@ class _Run:
             self._relocate(inversion.relocation)
         active = inversion.active(state.step)
         if active.names:
-            taken = self.step_with(active, state.tensors, self.plan.settings(state.step))
-            state.images, state.first, state.second, self.losses = taken
+            state.moving, self.losses = self.step_with(active, state.moving, *self.plan.at(state.step))
         state.step += 1
         return active
+
+    def _images(self, victim: int) -> Tensor:
+        """The candidates `[trials, batch, 3, height, width]` of a victim, in [0, 1]."""
+        return self.inversion.parametrisation.images(_only(self.state.moving.values, victim)).clamp(0, 1)
+
+    def _free(self, victim: int) -> dict[str, Tensor]:
+        return {name: self.state.moving.values[name][victim] for name in self.inversion.free}
 
     def _relocate(self, relocation: Relocation) -> None:
         """Moves the patches of every trial, and Adam's memory of their pixels with them."""
         table = {relocation.table: self.inversion.parameters[relocation.table]}
-        moved = [tensor.clone() for tensor in self.state.tensors]
+        moving = self.state.moving.like([tensor.clone() for tensor in self.state.moving.tensors])
         for victim, target in enumerate(self.targets):
-            images = self.state.images[victim]
+            images, free = self._images(victim), self._free(victim)
             # As computed and not as sent: rows are compared across places, and a pattern of zeros belongs to one place.
-            tables = parameter_gradients(self.inversion.simulate, table, images, target.context)[relocation.table]
+            tables = parameter_gradients(self.inversion.simulate, table, images, target.context, free)[relocation.table]
             observed = relocation.rows(target.observed[relocation.table])
             for trial, candidate in enumerate(tables):
-                if not torch.isfinite(candidate).all():
-                    continue
-                order = relocation_order(relocation.rows(candidate), observed).to(images.device)
-                for tensor in moved:
-                    tensor[victim, trial] = relocation.rearrange(tensor[victim, trial], order)
-        self.state.images, self.state.first, self.state.second = moved
+                if torch.isfinite(candidate).all():
+                    order = relocation_order(relocation.rows(candidate), observed).to(images.device)
+                    self._move(moving, victim, trial, partial(relocation.rearrange, order=order))
+        self.state.moving = moving
+
+    def _move(self, moving: Moving, victim: int, trial: int, move: Callable[[Tensor], Tensor]) -> None:
+        """Moves the pixels of one trial in place."""
+        one = moving.like([tensor[victim, trial] for tensor in moving.tensors])
+        moved = self.inversion.parametrisation.moved(one, move)
+        for tensor, value in zip(moving.tensors, moved.tensors, strict=True):
+            tensor[victim, trial] = value
 
     def _report(self, names: Sequence[str]) -> None:
         share = (self.state.step - 1) / self.inversion.steps
@@ -281,59 +276,37 @@ class _Run:
         every = _REPORT_EVERY * max(1, steps // (_REPORT_EVERY * _PICTURES))
         if self.state.step % every and self.state.step != steps:
             return
-        images = self.state.images
-        best = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        matching = len(active.objective.matching)
+        victims = range(len(self.targets))
+        best = [0] * len(victims)
+        matching = [term.name for term in active.objective.matching]
         if self.losses is not None and matching:
-            weights = images.new_tensor(self.inversion.settings(self.state.step - 1)[3 : 3 + matching])
-            best = (weights[:, None] * self.losses[:, :matching]).sum(1).nan_to_num(torch.inf).argmin(1)
-        self.progress.picture(self.state.step, *images[torch.arange(len(images), device=images.device), best])
+            weights = self.inversion.weights(self.state.step - 1)
+            shares = self.losses.new_tensor([weights[name] for name in matching])
+            totals = (shares[:, None] * self.losses[:, : len(matching)]).sum(1)
+            best = totals.nan_to_num(torch.inf).argmin(1).tolist()
+        self.progress.picture(self.state.step, *(self._images(victim)[best[victim]] for victim in victims))
 
     def _select(self, victim: int) -> Outcome | Failure:
         """The trial with the smallest weighted matching loss at the final images: never the total, never the truth."""
         failure = self.state.failures[victim]
         if failure is not None:
             return Failure(failure)
-        target, images, last = self.targets[victim], self.state.images[victim], self.inversion.steps - 1
-        active, weights = self.inversion.active(last), self.inversion.settings(last)[3:]
+        target, images, free = self.targets[victim], self._images(victim), self._free(victim)
+        last = self.inversion.steps - 1
+        active, weights = self.inversion.active(last), self.inversion.weights(last)
         matching, values = images.new_zeros(len(images)), images.new_zeros(0, len(images))
         if active.names:
             with torch.no_grad():
-                values = active.objective.losses(images, target.observed, target.context, self.inversion.parameters)
-        for weight, value in zip(weights[: len(active.objective.matching)], values, strict=False):
-            matching = matching + weight * value
+                values = active.objective.losses_of(images, free, target.observed, target.context, self.inversion.parameters)
+        for term, value in zip(active.objective.matching, values, strict=False):
+            matching = matching + weights[term.name] * value
         trial = int(matching.argmin())
         final = dict(zip(active.names, values[:, trial].tolist(), strict=True)) | {"matching": float(matching[trial])}
-        return Outcome(images[trial].clone(), final, trial)
+        return Outcome(images[trial].clone(), final, trial, {name: value[trial].clone() for name, value in free.items()})
 
 
-class _Plan:
-    """The settings of all steps, on the device before the first one, so that no step waits for the host.
-
-    Args:
-        inversion: Whose schedules they are.
-        like: Gives device and precision.
-    """
-
-    def __init__(self, inversion: Inversion, like: Tensor) -> None:
-        rows: dict[tuple[str, ...], list[list[float]]] = {}
-        self._places: list[tuple[tuple[str, ...], int]] = []
-        for step in range(inversion.steps):
-            names = tuple(inversion.active(step).names)
-            same = rows.setdefault(names, [])
-            self._places.append((names, len(same)))
-            same.append(inversion.settings(step))
-        self._tables = {names: torch.tensor(same, dtype=like.dtype, device=like.device) for names, same in rows.items()}
-
-    @property
-    def counts(self) -> dict[tuple[str, ...], int]:
-        """Number of steps with each set of active terms."""
-        return {names: len(table) for names, table in self._tables.items()}
-
-    def settings(self, step: int) -> Tensor:
-        """What `Step` takes at a step."""
-        names, row = self._places[step]
-        return self._tables[names][row]
+def _only(group: Mapping[str, Tensor], victim: int) -> dict[str, Tensor]:
+    return {name: value[victim] for name, value in group.items()}
 
 
 def _stacked(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

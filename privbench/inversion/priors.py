@@ -4,13 +4,25 @@ All of them take candidates `[trials, batch, 3, height, width]` in [0, 1] and gi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchNormStatistics", "ImagePrior", "PatchBorders", "Registration", "SquaredNorm", "TotalVariation"]
+__all__ = [
+    "BatchNormStatistics",
+    "Chroma",
+    "GuidedPrior",
+    "ImagePrior",
+    "OutOfRange",
+    "PatchBorders",
+    "Registration",
+    "SquaredNorm",
+    "TotalVariation",
+    "WeightedVariation",
+]
 
 
 class ImagePrior(ABC):
@@ -19,6 +31,50 @@ class ImagePrior(ABC):
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """The penalty, `[trials]`, of `[trials, batch, 3, height, width]` in [0, 1]."""
+
+
+class GuidedPrior(ABC):
+    """A penalty that differs from victim to victim."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        """The penalty, `[trials]`, of `[trials, batch, 3, height, width]`, with the victim's context."""
+
+
+@dataclass(frozen=True)
+class WeightedVariation(GuidedPrior):
+    """Total variation whose strength differs from place to place: more where the gradient says little of a patch.
+
+    Attributes:
+        weights: Name of the weight of each pixel in the context, `[height, width]`, about 1 in the mean.
+    """
+
+    weights: str
+
+    def __call__(self, images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        """Mean over pixel pairs; a pair has the larger weight of its two pixels."""
+        weight = context[self.weights]
+        down = (images[..., 1:, :] - images[..., :-1, :]).abs() * torch.maximum(weight[1:], weight[:-1])
+        right = (images[..., :, 1:] - images[..., :, :-1]).abs() * torch.maximum(weight[:, 1:], weight[:, :-1])
+        return down.flatten(1).mean(1) + right.flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Chroma(ImagePrior):
+    """The mean squared distance of the channels from their mean: how colourful an image is."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean over pixels and channels."""
+        return (images - images.mean(-3, keepdim=True)).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class OutOfRange(ImagePrior):
+    """The mean distance of the pixels from [0, 1], for parametrisations that let them out."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean over pixels and channels."""
+        return (images - images.clamp(0, 1)).abs().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """L-BFGS over the same objective as the engine's, driven from the host: DLG and iDLG.
 
 Its iterations decide by values, so they are no pure step: one victim and one trial at a time. Besides the images it can
-optimise tensors of the simulator's context, such as label logits.
+optimise other variables, such as label logits.
 """
 
 import math
@@ -49,7 +49,7 @@ class Minimum:
 
 @dataclass
 class _State:
-    """All that a checkpoint needs; `best` is one list of tensors per trial begun, images first."""
+    """All that a checkpoint needs; `best` is one list of tensors per trial begun, in the order of the variables."""
 
     trial: int = 0
     step: int = 0
@@ -81,7 +81,7 @@ class QuasiNewton:
 
         Args:
             target: The victim; its start may leave [0, 1].
-            free: Context to be optimised along with the images: name to the start `[trials, ...]`.
+            free: Variables besides the images, found by the simulator in its context: name to the start `[trials, ...]`.
             progress: Gets a report and the chance to keep a checkpoint after every step.
 
         Returns:
@@ -93,18 +93,20 @@ class QuasiNewton:
         free, progress = dict(free or {}), progress or Progress()
         trials = len(target.start)
         state = self._restored(progress, target)
-        slope = self._slope(target, list(free))
+        slope = self._slope(target, [*self.objective.parametrisation.variables, *free])
         while state.trial < trials:
-            starts = [target.start[state.trial], *(value[state.trial] for value in free.values())]
+            begun = self.objective.parametrisation.begin(target.start[state.trial])
+            starts = [*begun.values(), *(value[state.trial] for value in free.values())]
             self._trial(state, starts, slope, progress, trials)
         values = torch.tensor(state.values)
         if not torch.isfinite(values).any():
             raise FloatingPointError("the objective is non-finite at the start of every trial")
         trial = int(torch.nan_to_num(values, nan=math.inf).argmin())
-        images, *found = state.best[trial]
-        losses = dict(zip(self.objective.names, slope(images, *found)[1].tolist(), strict=True))
+        losses = dict(zip(self.objective.names, slope(*state.best[trial])[1].tolist(), strict=True))
         matching = sum(term.weight.at(0.0) * losses[term.name] for term in self.objective.matching)
-        named = dict(zip(free, found, strict=True))
+        found = dict(zip([*self.objective.parametrisation.variables, *free], state.best[trial], strict=True))
+        images = self.objective.parametrisation.images(found)
+        named = {name: found[name] for name in free}
         return Minimum(images, named, losses | {"matching": matching}, trial, state.diverged)
 
     def _trial(self, state: _State, starts: list[Tensor], slope: _Slope, progress: Progress, trials: int) -> None:
@@ -146,17 +148,16 @@ class QuasiNewton:
         state.best = [[value.to(device) for value in trial] for trial in state.best]
         return state
 
-    def _slope(self, target: Target, free: list[str]) -> _Slope:
-        """Of `(images, *free)`: the weighted sum, the terms unweighted, and the gradient in each of them."""
+    def _slope(self, target: Target, names: list[str]) -> _Slope:
+        """Of the variables in the order of `names`: weighted sum, unweighted terms, and the gradient in each variable."""
         objective = self.objective
         schedules = [term.weight for term in objective.matching] + [term.weight for term in objective.priors]
         weights = torch.tensor([schedule.at(0.0) for schedule in schedules]).to(target.start)
         parameters = {name: value.detach() for name, value in self.parameters.items()}
 
         def weighted(variables: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            images, *others = variables
-            context = {**target.context, **dict(zip(free, others, strict=True))}
-            losses = objective.losses(images[None], target.observed, context, parameters)[:, 0]
+            values = {name: variable[None] for name, variable in zip(names, variables, strict=True)}
+            losses = objective.losses(values, target.observed, target.context, parameters)[:, 0]
             total = (weights * losses).sum()
             return total, (total, losses)
 

@@ -5,12 +5,45 @@ leaves. The gradient of a position row is the gradient of the token in that plac
 and the candidate's rows says where each recovered patch belongs. It uses nothing but the observation and is not in the papers.
 """
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-__all__ = ["relocation_order"]
+__all__ = ["Rearrange", "Relocation", "relocation_order"]
+
+
+class Rearrange(Protocol):
+    """Moves patches of images `[batch, 3, height, width]`: position `j` takes the patch at `order[j]`."""
+
+    def __call__(self, images: Tensor, order: Tensor) -> Tensor:
+        """The moved images."""
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """When and how patches are moved to the places that the position gradient gives them.
+
+    Attributes:
+        steps: Before which steps to move.
+        table: Name of the position table `[1, rows, width]`.
+        first_row: The table's row of the first patch.
+        patches: Number of patches.
+        rearrange: Moves the patches.
+    """
+
+    steps: frozenset[int]
+    table: str
+    first_row: int
+    patches: int
+    rearrange: Rearrange
+
+    def rows(self, table: Tensor) -> Tensor:
+        """The patches' rows `[patches, width]` of a gradient of the table."""
+        return table.reshape(-1, table.shape[-1])[self.first_row : self.first_row + self.patches]
 
 
 def relocation_order(candidate: Tensor, observed: Tensor) -> Tensor:

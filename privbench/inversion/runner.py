@@ -3,9 +3,9 @@
 All of them compute the same function; only rounding differs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from privbench.core import ComputeOptions, Progress
 from privbench.inversion.graph import Recorded, compile_recorded, is_compiled, record
+from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.step import Step
+from privbench.inversion.variables import Moving
 
 __all__ = ["CudaReplay", "Stepper", "matmul_precision", "worth_compiling"]
 
-_State = tuple[Tensor, Tensor, Tensor]
 _StepFunction = Callable[..., tuple[Tensor, ...]]
+"""Of the tensors of the variables and moments and of a row of settings, to the new tensors and the losses."""
 
 _RECORD_FROM = 60
 """Steps from which recording, which costs as much as some dozens of them, pays."""
@@ -62,11 +64,11 @@ class CudaReplay:
 
     Args:
         function: The step: `(*state, settings)` to the new state and more.
-        state: Images and moments, of the shapes of later calls.
+        state: Variables and moments, of the shapes of later calls.
         settings: The step's settings.
     """
 
-    def __init__(self, function: _StepFunction, state: _State, settings: Tensor) -> None:
+    def __init__(self, function: _StepFunction, state: Sequence[Tensor], settings: Tensor) -> None:
         self._inputs = [tensor.clone() for tensor in (*state, settings)]
         stream: Any = cast(Any, torch.cuda).Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -116,47 +118,50 @@ class Stepper:
         self._record = sum(steps.values()) >= _RECORD_FROM or compute.compile == "on"
         self._ways: dict[tuple[str, ...], _StepFunction] = {}
 
-    def __call__(self, step: Step, state: _State, settings: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, step: Step, moving: Moving, layout: SettingsLayout, row: Tensor) -> tuple[Moving, Tensor]:
         """Takes one step.
 
         Args:
             step: The step for the terms that are active now.
-            state: Images and Adam's moments, `[victims, trials, batch, 3, height, width]`.
-            settings: As `Step` takes them.
+            moving: Variables and moments, `[victims, trials, ...]`.
+            layout: Where the settings stand in `row`.
+            row: The settings of this step.
 
         Returns:
-            New images, new moments, and the losses `[victims, terms, trials]`.
+            The new variables and moments, and the losses `[victims, terms, trials]`.
         """
         key = tuple(step.names)
         with torch.no_grad():
             if key not in self._ways:
-                self._ways[key] = self._way(step, state, settings)
-            return self._ways[key](*state, settings)
+                self._ways[key] = self._way(step, moving, layout, row)
+            *tensors, losses = self._ways[key](*moving.tensors, row)
+        return moving.like(tensors), losses
 
-    def _way(self, step: Step, state: _State, settings: Tensor) -> _StepFunction:
+    def _way(self, step: Step, moving: Moving, layout: SettingsLayout, row: Tensor) -> _StepFunction:
         if not self._record:
-            return partial(self._one_by_one, step)
+            return self._one_by_one(step, moving, layout)
         names = [list(group) for group in self._data]
         constants = [tensor for group in self._data for tensor in group.values()]
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
             rest = iter(tensors[: len(constants)])
             observed, context, parameters = ({name: next(rest) for name in group} for group in names)
-            images, first, second, chosen = tensors[len(constants) :]
-            return step(images, first, second, chosen, observed, context, parameters)
+            *state, chosen = tensors[len(constants) :]
+            following, losses = step(moving.like(state), layout.settings(chosen), observed, context, parameters)
+            return *following.tensors, losses
 
         try:
-            recorded = record(flat, constants, [*state, settings])
+            recorded = record(flat, constants, [*moving.tensors, row])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             # Such as a defense's view that decides by the value of a tensor.
             self._progress.note(f"the step is not recorded, and victims are attacked one by one: {_reason(error)}")
-            return partial(self._one_by_one, step)
-        return self._replayed(self._compiled(step, recorded, state, settings), state, settings)
+            return self._one_by_one(step, moving, layout)
+        return self._replayed(self._compiled(step, recorded, moving, row), moving, row)
 
-    def _compiled(self, step: Step, recorded: Recorded, state: _State, settings: Tensor) -> _StepFunction:
-        lanes = state[0].shape[0] * state[0].shape[1]
+    def _compiled(self, step: Step, recorded: Recorded, moving: Moving, row: Tensor) -> _StepFunction:
+        lanes = math.prod(moving.tensors[0].shape[:2])
         steps = self._steps[tuple(step.names)] * self._compute_options.expected_groups
         wanted = self._compute_options.compile
         if wanted == "off" or (wanted == "auto" and not worth_compiling(recorded.operations, steps, lanes)):
@@ -167,38 +172,37 @@ class Stepper:
                 "where it was not compiled before"
             )
         try:
-            return compile_recorded(recorded, [*state, settings])
+            return compile_recorded(recorded, [*moving.tensors, row])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._progress.note(f"the step runs without compilation, the compiler failed: {_reason(error)}")
             return recorded
 
-    def _one_by_one(self, step: Step, *variables: Tensor) -> tuple[Tensor, ...]:
+    def _one_by_one(self, step: Step, moving: Moving, layout: SettingsLayout) -> _StepFunction:
         """The step itself, without recording; each victim alone."""
-        images, first, second, settings = variables
         observed, context, parameters = self._data
-        taken = [
-            step(
-                images[[victim]],
-                first[[victim]],
-                second[[victim]],
-                settings,
-                _only(observed, victim),
-                _only(context, victim),
-                parameters,
-            )
-            for victim in range(len(images))
-        ]
-        return tuple(torch.cat(parts) for parts in zip(*taken, strict=True))
 
-    def _replayed(self, function: _StepFunction, state: _State, settings: Tensor) -> _StepFunction:
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            *state, row = tensors
+            settings = layout.settings(row)
+            present = moving.like(state)
+            taken = []
+            for victim in range(len(state[0])):
+                known = _only(observed, victim), _only(context, victim), parameters
+                following, losses = step(present.of(victim), settings, *known)
+                taken.append((*following.tensors, losses))
+            return tuple(torch.cat(parts) for parts in zip(*taken, strict=True))
+
+        return run
+
+    def _replayed(self, function: _StepFunction, moving: Moving, row: Tensor) -> _StepFunction:
         """On CUDA as a graph, where it can be captured."""
-        if not state[0].is_cuda:
+        if not row.is_cuda:
             return function
         try:
             with torch.no_grad():
-                return CudaReplay(function, state, settings)
+                return CudaReplay(function, moving.tensors, row)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

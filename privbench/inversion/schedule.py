@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Decay", "Halves", "Milestones", "Schedule", "Warmup"]
+__all__ = ["Constant", "Cosine", "Decay", "Halves", "Milestones", "Scaled", "Schedule", "Warmup"]
 
 
 class Schedule(ABC):
@@ -98,3 +98,15 @@ class Warmup(Schedule):
         """The weight at `progress`."""
         weight = self.schedule.at(progress)
         return weight * progress / self.until if progress < self.until else weight
+
+
+@dataclass(frozen=True)
+class Scaled(Schedule):
+    """Another schedule, multiplied by a factor."""
+
+    schedule: Schedule
+    factor: float
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress`."""
+        return self.factor * self.schedule.at(progress)

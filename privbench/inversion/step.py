@@ -1,4 +1,4 @@
-"""One optimisation step as a pure function of tensors: objective, its gradient in the images, Adam's update, the box.
+"""One optimisation step as a pure function of tensors: objective, its gradient in the variables, Adam's update, the box.
 
 All victims of a group take it in one call, each with its own observed gradient and context.
 """
@@ -11,48 +11,55 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from privbench.core import Send
-from privbench.inversion.optimisers import Adam
 from privbench.inversion.terms import MatchingTerm, PriorTerm
+from privbench.inversion.variables import Moving, Parametrisation, Variable
 
-__all__ = ["Objective", "Simulator", "Step", "parameter_gradients"]
+__all__ = ["Objective", "Simulator", "Step", "StepSettings", "parameter_gradients", "sent_gradients"]
 
 Simulator = Callable[[Mapping[str, Tensor], Tensor, Mapping[str, Tensor]], Tensor]
 """The simulated client's loss, a scalar, of `(parameters, images, context)`.
 
-`parameters` replace the model's own by name; `images` are `[batch, 3, height, width]` in [0, 1]; `context` is what else differs
-from victim to victim (labels, masks, orders). A function of its arguments alone, made of torch operations without control flow
-that depends on values.
+`parameters` replace the model's own by name; `images` are `[batch, 3, height, width]`, in [0, 1] up to what the
+parametrisation lets out; `context` is what else differs from victim to victim (labels, masks, orders), and the variables that
+are optimised besides the images. A function of its arguments alone, made of torch operations without control flow that depends
+on values.
 """
 
 _EPSILON = 1e-8
 
 
 def parameter_gradients(
-    simulate: Simulator, parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]
+    simulate: Simulator,
+    parameters: Mapping[str, Tensor],
+    images: Tensor,
+    context: Mapping[str, Tensor],
+    free: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Parameter gradients of the simulated client, differentiable in the images by `torch.func`.
+    """Parameter gradients of the simulated client, differentiable in images and free variables by `torch.func`.
 
     Args:
         simulate: The simulated client's loss.
         parameters: Those with respect to which to differentiate, by name.
         images: `[trials, batch, 3, height, width]`.
         context: The victim's context.
+        free: Variables besides the images: name to `[trials, ...]`; the simulator finds them in its context.
 
     Returns:
         Parameter name to `[trials, *shape]`.
     """
 
-    def of_trial(trial: Tensor) -> dict[str, Tensor]:
-        gradients: dict[str, Tensor] = grad(simulate)(dict(parameters), trial, context)
+    def of_trial(trial: Tensor, free: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        gradients: dict[str, Tensor] = grad(simulate)(dict(parameters), trial, {**context, **free})
         return gradients
 
+    free = dict(free or {})
     if len(images) == 1:
-        return {name: value[None] for name, value in of_trial(images[0]).items()}
-    together: dict[str, Tensor] = vmap(of_trial, randomness="different")(images)
+        return {name: value[None] for name, value in of_trial(images[0], _first(free)).items()}
+    together: dict[str, Tensor] = vmap(of_trial, randomness="different")(images, free)
     return together
 
 
-def _sent(
+def sent_gradients(
     send: Send | None, gradients: dict[str, Tensor], observed: Mapping[str, Tensor], context: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """What the simulated client would have sent, trial by trial.
@@ -83,26 +90,32 @@ class Objective:
         simulate: The simulated client's loss.
         matching: Gradient distances that count now.
         priors: Image priors that count now.
+        parametrisation: How variables make up the images; other variables are free.
         send: What the attacker does to simulated gradients before it compares them; None for nothing.
     """
 
     simulate: Simulator
     matching: Sequence[MatchingTerm]
     priors: Sequence[PriorTerm]
+    parametrisation: Parametrisation
     send: Send | None = None
 
     @property
     def names(self) -> list[str]:
-        """The terms in the order of their weights and losses."""
+        """The terms in the order of their losses."""
         return [term.name for term in self.matching] + [term.name for term in self.priors]
 
     def losses(
-        self, images: Tensor, observed: Mapping[str, Tensor], context: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+        self,
+        values: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor],
+        context: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
     ) -> Tensor:
         """Every term of one victim, unweighted.
 
         Args:
-            images: `[trials, batch, 3, height, width]` in [0, 1].
+            values: The variables, `[trials, ...]`.
             observed: The victim's observed gradients by parameter name.
             context: The victim's context.
             parameters: The matched parameters by name.
@@ -110,13 +123,43 @@ class Objective:
         Returns:
             `[terms, trials]`.
         """
-        values = []
+        images = self.parametrisation.images(values)
+        free = {name: value for name, value in values.items() if name not in self.parametrisation.variables}
+        return self.losses_of(images, free, observed, context, parameters)
+
+    def losses_of(
+        self,
+        images: Tensor,
+        free: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor],
+        context: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+    ) -> Tensor:
+        """As `losses`, of images `[trials, batch, 3, height, width]` and of the free variables."""
+        terms = []
         if self.matching:
-            gradients = parameter_gradients(self.simulate, parameters, images, context)
-            gradients = _sent(self.send, gradients, observed, context)
-            values += [term.distance(gradients, observed) for term in self.matching]
-        values += [term.prior(images) for term in self.priors]
-        return torch.stack(values)
+            gradients = parameter_gradients(self.simulate, parameters, images, context, free)
+            gradients = sent_gradients(self.send, gradients, observed, context)
+            terms += [term.distance(gradients, observed) for term in self.matching]
+        terms += [term.value(images, context) for term in self.priors]
+        return torch.stack(terms)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What changes from step to step besides the variables; scalars.
+
+    Attributes:
+        rates: Learning rate of each variable, by name.
+        first_corrections: Adam's bias correction of the first moment of each variable.
+        second_corrections: The same of the second moment.
+        weights: Weight of each active term, by name.
+    """
+
+    rates: Mapping[str, Tensor]
+    first_corrections: Mapping[str, Tensor]
+    second_corrections: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,60 +168,67 @@ class Step:
 
     Attributes:
         objective: The terms.
-        optimiser: Its decay rates, and whether gradients are signed; the learning rate comes with the settings.
+        variables: Every variable by name; their learning rates come with the settings.
     """
 
     objective: Objective
-    optimiser: Adam
+    variables: Mapping[str, Variable]
 
     @property
     def names(self) -> list[str]:
-        """The terms in the order of their weights and losses."""
+        """The terms in the order of their losses."""
         return self.objective.names
 
     def __call__(
         self,
-        images: Tensor,
-        first: Tensor,
-        second: Tensor,
-        settings: Tensor,
+        moving: Moving,
+        settings: StepSettings,
         observed: Mapping[str, Tensor],
         context: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Moving, Tensor]:
         """Takes one step.
 
         Args:
-            images: `[victims, trials, batch, 3, height, width]` in [0, 1].
-            first: Adam's first moments, the same shape.
-            second: Adam's second moments, the same shape.
-            settings: Learning rate, the two bias corrections of Adam, then one weight per term.
+            moving: Variables and moments, `[victims, trials, ...]`.
+            settings: Learning rates, bias corrections, weights.
             observed: Parameter name to `[victims, *shape]`.
             context: Name to `[victims, ...]`.
             parameters: The matched parameters by name, shared by all victims.
 
         Returns:
-            New images, new moments, and the losses `[victims, terms, trials]` before the step.
+            The new variables and moments, and the losses `[victims, terms, trials]` before the step.
         """
+        weights = torch.stack([settings.weights[name] for name in self.names])
 
-        def weighted(images: Tensor, observed: Mapping[str, Tensor], context: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            losses = self.objective.losses(images, observed, context, parameters)
-            return (settings[3:, None] * losses).sum(), losses
+        def weighted(
+            values: Mapping[str, Tensor], observed: Mapping[str, Tensor], context: Mapping[str, Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            losses = self.objective.losses(values, observed, context, parameters)
+            return (weights[:, None] * losses).sum(), losses
 
         slope = grad(weighted, has_aux=True)
-        if len(images) == 1:
-            alone = slope(images[0], _first(observed), _first(context))
-            gradient, losses = alone[0][None], alone[1][None]
+        if len(next(iter(moving.values.values()))) == 1:
+            gradients, losses = slope(_first(moving.values), _first(observed), _first(context))
+            gradients, losses = {name: value[None] for name, value in gradients.items()}, losses[None]
         else:
-            gradient, losses = vmap(slope, randomness="different")(images, dict(observed), dict(context))
-        optimiser = self.optimiser
-        if optimiser.signed:
-            gradient = gradient.sign()
-        first = torch.lerp(gradient, first, optimiser.first_moment)
-        second = optimiser.second_moment * second + (1 - optimiser.second_moment) * gradient.square()
-        size = second.sqrt() / settings[2].sqrt() + _EPSILON
-        images = (images - settings[0] / settings[1] * first / size).clamp(0, 1)
-        return images, first, second, losses
+            gradients, losses = vmap(slope, randomness="different")(moving.values, dict(observed), dict(context))
+        return self.updated(moving, gradients, settings), losses
+
+    def updated(self, moving: Moving, gradients: Mapping[str, Tensor], settings: StepSettings) -> Moving:
+        """The variables and moments after a step along given gradients, by name, of the weighted sum."""
+        following = Moving({}, {}, {})
+        for name, variable in self.variables.items():
+            optimiser, gradient = variable.optimiser, gradients[name]
+            if optimiser.signed:
+                gradient = gradient.sign()
+            first = torch.lerp(gradient, moving.first[name], optimiser.first_moment)
+            second = optimiser.second_moment * moving.second[name] + (1 - optimiser.second_moment) * gradient.square()
+            size = second.sqrt() / settings.second_corrections[name].sqrt() + _EPSILON
+            value = moving.values[name] - settings.rates[name] / settings.first_corrections[name] * first / size
+            following.values[name] = value if variable.box is None else value.clamp(*variable.box)
+            following.first[name], following.second[name] = first, second
+        return following
 
 
 def _first(group: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,12 @@
 """The terms of an objective: a gradient distance or an image prior, with a name and a weight over time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from privbench.inversion.matching import GradientDistance
-from privbench.inversion.priors import ImagePrior
+from privbench.inversion.priors import GuidedPrior, ImagePrior
 from privbench.inversion.schedule import Schedule
 
 __all__ = ["MatchingTerm", "PriorTerm"]
@@ -24,4 +27,8 @@ class PriorTerm:
 
     name: str
     weight: Schedule
-    prior: ImagePrior
+    prior: ImagePrior | GuidedPrior
+
+    def value(self, images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        """The penalty, `[trials]`, of images `[trials, batch, 3, height, width]` of the victim with this context."""
+        return self.prior(images, context) if isinstance(self.prior, GuidedPrior) else self.prior(images)

@@ -20,7 +20,7 @@ from privbench.core import (
     build_defense,
     resolve_defense,
 )
-from privbench.inversion import Constant, MatchingTerm, Objective, SquaredError
+from privbench.inversion import Constant, MatchingTerm, Objective, Pixels, SquaredError
 from tests.conformance import client_update
 
 FLAT = {"a": torch.zeros(300, 40), "b": torch.zeros(5000)}
@@ -268,12 +268,14 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
         def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
             return nn.functional.cross_entropy(simulation.logits(images, context, parameters), context["labels"])  # noqa: B023
 
-        objective = Objective(loss, [MatchingTerm("gradient", Constant(1.0), SquaredError())], [], simulation.view.send)
+        objective = Objective(
+            loss, [MatchingTerm("gradient", Constant(1.0), SquaredError())], [], Pixels(), simulation.view.send
+        )
         parameters = {name: value.detach() for name, value in simulation.model.named_parameters()}
         context = {**simulation.view.known, "labels": update.secret.labels}
         # Two trials: the truth, and something else, which must not fit.
         images = torch.stack([update.secret.images, 1 - update.secret.images])
-        losses[adversary] = objective.losses(images, update.observation.gradients, context, parameters)[0]
+        losses[adversary] = objective.losses({"pixels": images}, update.observation.gradients, context, parameters)[0]
     # What comes after signs does not see that entries which are zero but for rounding have them by chance.
     assert float(losses["aware"][0] / losses["aware"][1]) < (5e-3 if defense.startswith("sign+") else 1e-6)
     assert float(losses["unaware"][0] / losses["unaware"][1]) > 1e-2

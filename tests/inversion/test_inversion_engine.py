@@ -16,6 +16,7 @@ from privbench.inversion import (
     Inversion,
     MatchingTerm,
     Outcome,
+    Pixels,
     PriorTerm,
     Registration,
     SquaredError,
@@ -70,7 +71,7 @@ def problem_for(generator: torch.Generator, **changes: Any) -> Inversion:
         "matching": [MatchingTerm("gradient", Constant(1.0), SquaredError())],
         "priors": [],
         "steps": 400,
-        "optimiser": Adam(Cosine(0.05)),
+        "parametrisation": Pixels(Adam(Cosine(0.05))),
     }
     return Inversion(**(base | changes))
 
@@ -112,7 +113,7 @@ def test_it_finds_the_image_behind_a_gradient(
 
 
 def test_pixels_stay_in_range(generator: torch.Generator) -> None:
-    problem = problem_for(generator, steps=3, optimiser=Adam(Constant(5.0)))
+    problem = problem_for(generator, steps=3, parametrisation=Pixels(Adam(Constant(5.0))))
     start = torch.rand(1, *SHAPE, generator=generator)
     (outcome,) = solve(problem, target_for(problem, torch.rand(SHAPE, generator=generator), start))
     assert outcome.images.min() >= 0
@@ -124,7 +125,7 @@ def test_a_step_is_that_of_torchs_adam_through_double_backward(generator: torch.
     problem = problem_for(
         generator,
         steps=steps,
-        optimiser=Adam(Constant(rate), second_moment=0.99),
+        parametrisation=Pixels(Adam(Constant(rate), second_moment=0.99)),
         priors=[PriorTerm("variation", Constant(0.3), TotalVariation())],
     )
     truth, start = torch.rand(SHAPE, generator=generator), torch.rand(1, *SHAPE, generator=generator)
@@ -146,14 +147,14 @@ def test_a_step_is_that_of_torchs_adam_through_double_backward(generator: torch.
 def test_the_trial_with_the_smallest_matching_loss_is_chosen_whatever_the_priors_say(generator: torch.Generator) -> None:
     # Trial 1 starts at the truth; trial 0 is flat, which the prior likes far better.
     priors = [PriorTerm("variation", Constant(1e6), TotalVariation())]
-    problem = problem_for(generator, steps=1, optimiser=Adam(Constant(1e-9)), priors=priors)
+    problem = problem_for(generator, steps=1, parametrisation=Pixels(Adam(Constant(1e-9))), priors=priors)
     truth = torch.rand(SHAPE, generator=generator)
     (outcome,) = solve(problem, target_for(problem, truth, torch.stack([torch.full(SHAPE, 0.5), truth])))
     assert outcome.trial == 1
 
 
 def test_guesses_are_shown_two_dozen_times_of_the_trial_that_fits_best(generator: torch.Generator) -> None:
-    problem = problem_for(generator, steps=505, optimiser=Adam(Constant(1e-4)))
+    problem = problem_for(generator, steps=505, parametrisation=Pixels(Adam(Constant(1e-4))))
     truths = torch.rand(2, *SHAPE, generator=generator)
     wrong = torch.full(SHAPE, 0.9)
     targets = [

@@ -18,6 +18,7 @@ from privbench.inversion import (
     MatchingTerm,
     Milestones,
     Objective,
+    Pixels,
     PriorTerm,
     QuasiNewton,
     SquaredError,
@@ -68,7 +69,7 @@ def test_signed_adam_is_torchs_adam_on_signs(generator: torch.Generator) -> None
     start = torch.rand(1, *SHAPE, generator=generator)
     matching, priors = [MatchingTerm("g", Constant(1.0), WholeCosine())], [PriorTerm("v", Constant(0.1), TotalVariation())]
     adam = Adam(Milestones(0.02), first_moment=0.8, second_moment=0.99, signed=True)
-    found = Inversion(simulate, parameters, matching, priors, 16, adam).solve(Target(observed, start))
+    found = Inversion(simulate, parameters, matching, priors, 16, Pixels(adam)).solve(Target(observed, start))
     weight, images = parameters["w"].clone().requires_grad_(), start[0].clone().requires_grad_()
     reference = torch.optim.Adam([images], betas=(0.8, 0.99))
     for step in range(16):
@@ -110,7 +111,7 @@ def test_the_whole_cosine_is_that_of_one_long_vector(generator: torch.Generator)
 
 
 def solver(parameters: Mapping[str, Tensor], *, steps: int, weight: float = 1.0, rate: float = 0.5) -> QuasiNewton:
-    objective = Objective(simulate, [MatchingTerm("g", Constant(weight), SquaredError())], [])
+    objective = Objective(simulate, [MatchingTerm("g", Constant(weight), SquaredError())], [], Pixels())
     return QuasiNewton(objective, parameters, steps, LBFGS(learning_rate=rate))
 
 
@@ -187,6 +188,6 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(generator: torc
 def test_priors_count(generator: torch.Generator) -> None:
     parameters, _, observed = problem(generator)
     start = torch.rand(1, *SHAPE, generator=generator)
-    objective = Objective(simulate, [], [PriorTerm("norm", Constant(1.0), SquaredNorm())])
+    objective = Objective(simulate, [], [PriorTerm("norm", Constant(1.0), SquaredNorm())], Pixels())
     found = QuasiNewton(objective, parameters, 5, LBFGS()).solve(Target(observed, start))
     assert torch.allclose(found.images, torch.full(SHAPE, 0.5), atol=1e-4)

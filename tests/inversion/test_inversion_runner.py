@@ -15,6 +15,7 @@ from privbench.inversion import (
     Constant,
     Inversion,
     MatchingTerm,
+    Pixels,
     PriorTerm,
     SquaredError,
     SquaredNorm,
@@ -23,8 +24,10 @@ from privbench.inversion import (
     runner,
 )
 from privbench.inversion.graph import Recorded, compile_recorded, record
+from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.runner import CudaReplay, Stepper, matmul_precision, worth_compiling
 from privbench.inversion.step import Objective, Step
+from privbench.inversion.variables import Moving
 
 
 class Notes(Progress):
@@ -116,23 +119,23 @@ def test_compiling_must_save_more_than_it_costs() -> None:
     assert worth_compiling(2000, 60_000, lanes=2)  # `paper`
 
 
+PIXELS = Pixels(Adam(Constant(0.01), second_moment=0.99))
+
+
 def _step() -> Step:
     def simulate(parameters: Any, images: Tensor, context: Any) -> Tensor:
         raise AssertionError("no gradient is needed")
 
-    return Step(
-        Objective(simulate, [], [PriorTerm("norm", Constant(1.0), SquaredNorm())]), Adam(Constant(0.01), second_moment=0.99)
-    )
+    return Step(Objective(simulate, [], [PriorTerm("norm", Constant(1.0), SquaredNorm())], PIXELS), PIXELS.variables)
 
 
 def _take(compute: ComputeOptions, notes: Progress, planned: int = 500) -> Tensor:
     shape = (1, 1, 1, 3, 2, 2)
-    images, first, second = torch.full(shape, 0.9), torch.zeros(shape), torch.zeros(shape)
+    moving = Moving.at_rest({"pixels": torch.full(shape, 0.9)})
     stepper = Stepper({}, {}, {}, compute, notes, {("norm",): planned})
     for _ in range(30):
-        settings = torch.tensor([0.01, 0.1, 0.01, 1.0])
-        images, first, second, _losses = stepper(_step(), (images, first, second), settings)
-    return images
+        moving, _losses = stepper(_step(), moving, SettingsLayout(("pixels",), ("norm",)), torch.tensor([0.01, 0.1, 0.01, 1.0]))
+    return moving.values["pixels"]
 
 
 @pytest.mark.parametrize(
@@ -169,9 +172,7 @@ def test_a_step_that_decides_by_a_value_runs_victim_by_victim() -> None:
         loss: Tensor = (images.flip(-1) if context["flag"] else images).sum() * parameters["w"].sum()
         return loss
 
-    problem = Inversion(
-        simulate, {"w": torch.ones(1)}, [MatchingTerm("g", Constant(1.0), SquaredError())], [], 80, Adam(Constant(0.01))
-    )
+    problem = Inversion(simulate, {"w": torch.ones(1)}, [MatchingTerm("g", Constant(1.0), SquaredError())], [], 80, PIXELS)
     found = [Target({"w": torch.ones(1)}, torch.rand(1, 1, 3, 2, 2), {"flag": torch.tensor(value)}) for value in (True, False)]
     notes = Notes()
     together = problem.run(found, notes)
