@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from privbench.adversary import simulate
-from privbench.closed_form.algebra import PatchEmbedding, candidate_images, least_squares, require_tokens
+from privbench.closed_form.algebra import PatchEmbedding, least_squares, require_tokens
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.models import Victim
 
@@ -45,8 +45,8 @@ class April(Attack):
         tokens = least_squares(gradients.T, weight.T @ gradient, cutoff=_CUTOFF)
         known = embedding.bias + embedding.positions
         patches = least_squares(embedding.weight, (tokens[-len(known) :] - known).T, cutoff=_CUTOFF).T
-        images, flags = candidate_images(model, simulation.logits, embedding.images(patches))
-        return Reconstruction(images, flags=simulation.view.flags + flags)
+        images, flags = simulation.undone(embedding.images(patches))
+        return Reconstruction(images, flags=simulation.view.flags(simulation.view.inferred) + flags)
 
 
 def _obstacle(model: Victim, observation: Observation) -> str | None:

@@ -13,17 +13,16 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from privbench.adversary import Simulation, concluded, inferred_choices, simulate
+from privbench.adversary import Simulation, postprocess_reconstruction, simulate
 from privbench.closed_form.algebra import (
     PatchEmbedding,
-    candidate_images,
     least_squares,
     require_tokens,
     sum_of_shared_row,
     token_gradients,
 )
 from privbench.closed_form.likely import likely_patches, patches_beside_hidden
-from privbench.core import Attack, Observation, Progress, Reconstruction
+from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction
 from privbench.core.patches import to_patches
 
 __all__ = ["ClosedForm"]
@@ -57,17 +56,16 @@ class ClosedForm(Attack):
         many patches as the width they show none.
         """
         equations = _Equations.of(observation)
-        knows = observation.threat_model.adversary != "unaware"
-        solution = equations.filled_in() if knows and equations.can_fill_in() else equations.with_a_common_patch()
+        solution = equations.filled_in() if equations.can_fill_in() else equations.with_a_common_patch()
         simulation = equations.simulation
         images, undone = PatchEmbedding.of(simulation.model).images(solution.patches), tuple[str, ...]()
         if not solution.in_place:
-            images, undone = candidate_images(simulation.model, simulation.logits, images)
-        flags = (*simulation.view.flags, *solution.flags, *undone)
-        result = Reconstruction(images, losses={"misfit": solution.misfit}, flags=flags)
+            images, undone = simulation.undone(images)
+        view = simulation.view
+        result = Reconstruction(images, losses={"misfit": solution.misfit}, flags=(*solution.flags, *undone))
         if equations.masked.any():
-            return replace(result, inferred=inferred_choices(simulation.view))
-        return concluded(result, simulation, generator=generator)
+            return replace(result, inferred=view.inferred, flags=(*view.flags(view.inferred), *result.flags))
+        return postprocess_reconstruction(result, simulation, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -116,14 +114,17 @@ class _Equations:
         gradients = token_gradients(simulation.model, observation)
         target = observation.gradients[parts.patch_weight].double().flatten(1)
         masked = (gradients == 0).all(dim=1) & simulation.model.has_unknown_position
-        return cls(simulation, observation, gradients, target, masked, exact=simulation.view.exact and not expected)
+        return cls(simulation, observation, gradients, target, masked, exact=simulation.view.entries_are_exact and not expected)
 
     def can_fill_in(self) -> bool:
-        """Whether several patches are masked, not all, and equations are left to see what the masked ones add."""
+        """Whether several patches are masked, not all, the adversary knows, and equations are left to see what they add."""
         # The shared row's gradient is that of a single masked patch.
         hidden, (patches, width) = int(self.masked.sum()), self.gradients.shape
         own = patches - hidden
-        return own > 0 and hidden > 1 and width - own >= _SPARE * hidden
+        if not (own > 0 and hidden > 1 and width - own >= _SPARE * hidden):
+            return False
+        some = self.gradients.new_zeros(1, *self.observation.image_shape).float()
+        return self.simulation.view.fed(ModelInput(some)).unknown_positions is not None
 
     def filled_in(self) -> _Solution:
         """Masked patches are hidden; what surrounds them fills their places."""
@@ -163,9 +164,7 @@ def _stands_as_it_is(simulation: Simulation, observation: Observation, masked: T
     movable, size = simulation.view.movable, simulation.model.patch_size
     if size is None or (movable is not None and bool((movable & ~masked).any())):
         return False
-    numbers = torch.arange(math.prod(observation.image_shape), device=observation.device)
-    image: Tensor = numbers.float().reshape(1, *observation.image_shape)
-    before, after = (
-        to_patches(one, size)[0, ~masked] for one in (image, candidate_images(simulation.model, simulation.logits, image)[0])
-    )
+    count = math.prod(observation.image_shape)
+    image = (torch.arange(count, device=observation.device) / count).reshape(1, *observation.image_shape)
+    before, after = (to_patches(one, size)[0, ~masked] for one in (image, simulation.view.fed(ModelInput(image)).images))
     return torch.equal(before, after)

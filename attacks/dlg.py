@@ -14,7 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from privbench.adversary import Simulation, Start, believed_gradients, concluded, mean_cross_entropy, simulate, start_images
+from privbench.adversary import (
+    Simulation,
+    Start,
+    believed_gradients,
+    mean_cross_entropy,
+    postprocess_reconstruction,
+    simulate,
+    start_images,
+)
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     LBFGS,
@@ -132,7 +140,7 @@ def _leak(
             matching=[MatchingTerm("gradient", weight, SquaredError())],
             priors=[],
             parametrisation=made_of,
-            send=simulation.view.send,
+            send=simulation.view.transform_gradient,
         ),
         parameters=dict(simulation.model.named_parameters()),
         steps=steps,
@@ -141,7 +149,7 @@ def _leak(
     fixed = {**simulation.view.known, **({} if joint else labels)}
     believed = believed_gradients(simulation.view, observation, observation.gradients)
     found = problem.solve(Target(believed, images, fixed), labels if joint else {}, progress)
-    flags = [*simulation.view.flags]
+    flags: list[str] = []
     if observation.labels is None:
         flags.append("labels-recovered")
     if found.diverged:
@@ -154,7 +162,7 @@ def _leak(
         trials=len(images),
         flags=tuple(flags),
     )
-    return concluded(result, simulation, generator=generator)
+    return postprocess_reconstruction(result, simulation, generator=generator)
 
 
 def _soft_cross_entropy(simulation: Simulation) -> Simulator:

@@ -208,7 +208,7 @@ class GradViT(GroupAttack):
     def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
         # Whoever matches a single group has not read the classifier's bias.
         read = self.layers in _UP_TO or self._matched(simulation.model.classifier_names()[1])
-        return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.exact
+        return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.entries_are_exact
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
         if self._observes_residual(simulation, observation):

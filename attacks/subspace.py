@@ -8,6 +8,8 @@ position embedding all patches are found like the masked ones, in no order. Ours
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
+from enum import Enum
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
@@ -15,13 +17,12 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from privbench.adversary import Simulation, inferred_choices, simulate, with_pixels_in_place
+from privbench.adversary import Simulation, simulate, with_pixels_in_place
 from privbench.closed_form.activations import Activations, Settling
 from privbench.closed_form.algebra import (
     FirstBlock,
     PatchEmbedding,
     Tokens,
-    candidate_images,
     class_token,
     require_tokens,
     smooth_precision,
@@ -39,22 +40,26 @@ from privbench.closed_form.unplaced import (
     tokens_of_moments,
     unplaced,
 )
-from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
+from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.jigsaw import reassembled
 from privbench.models import Victim
 
 __all__ = ["Subspace"]
 
-_COMMON = "masked-patches-not-separated"
-_PARTLY = "masked-patches-partly-separated"
-_SEPARATED = "masked-order-not-inferred"
 _STARTS = 2
 """Random starts in a round for each token that is missing, one for each masked patch at most."""
 _NO_FIT = "row-space-does-not-fit"
 _NOT_ALL = "patches-not-all-found"
-_INFERRED = {"order-not-inferred": "order-inferred", _SEPARATED: "masked-order-inferred"}
-"""What becomes of a flag when the patches have been put in order."""
+
+
+class _Masked(Enum):
+    """How far the patches that share a row were told apart; the value is the flag that says so."""
+
+    COMMON = "masked-patches-not-separated"
+    PARTLY = "masked-patches-partly-separated"
+    SEPARATED = "masked-order-not-inferred"
+    ORDERED = "masked-order-inferred"
 
 
 class Subspace(Attack):
@@ -107,16 +112,15 @@ class Subspace(Attack):
         model, embedding, block = simulation.model, PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
         tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], self.tolerance)
         precision = smooth_precision(embedding.patch_size).to(observation.device)
-        masked, flags, found = tokens.masked, list(simulation.view.flags), 0
+        masked, separation, found = tokens.masked, None, 0
         if self.position_gradients and tokens.ambiguity.shape[1]:
             gradients = token_gradients(model, observation)
             patches = tokens.with_token_gradients(gradients, observation.gradients[block.output_name], precision)
         else:
             patches = tokens.likely(tokens.patches, precision)
-        if masked.any() and embedding.unknown is None:
-            flags.append(_NO_FIT)
-        elif masked.any():
-            patches[masked], told = self._masked(observation, model, tokens, patches[~masked], masked, precision)
+        fits = not masked.any() or embedding.unknown is not None
+        if masked.any() and fits:
+            patches[masked], separation = self._masked(observation, model, tokens, patches[~masked], masked, precision)
             wanted = self.position_gradients and self.search > 0
             searched = Activations.of(model, observation, tokens.space.rank) if wanted else None
             if searched:
@@ -124,12 +128,11 @@ class Subspace(Attack):
                 patches, found = search.patches(patches, self.search, generator)
                 # Those not found stay what the moments made of them.
                 if found == int(masked.sum()):
-                    told = _SEPARATED
-                elif found and told == _COMMON:
-                    told = _PARTLY
-            flags.append(told)
-        images, undone = candidate_images(model, simulation.logits, embedding.images(patches))
-        movable = _movable(simulation, masked, embedding, adversary=observation.threat_model.adversary, flags=flags)
+                    separation = _Masked.SEPARATED
+                elif found and separation is _Masked.COMMON:
+                    separation = _Masked.PARTLY
+        images, undone = simulation.undone(embedding.images(patches))
+        movable = _movable(simulation, masked, embedding, separation)
         fitting = tokens.residuals[~masked] if not masked.all() else tokens.residuals
         losses = {
             "residual": float(fitting.max()),
@@ -139,17 +142,21 @@ class Subspace(Attack):
             "gap": tokens.space.gap,
             "ambiguity": float(tokens.ambiguity.shape[1]),
         }
-        order = None
+        view = simulation.view
+        inferred = view.inferred if view.inferred.mask is None else replace(view.inferred, mask=masked)
         if movable.any():
             images, assembly = reassembled(images, embedding.patch_size, movable, generator=generator)
-            losses["order_cost"], order = assembly.cost, assembly.undone
-            flags = [_INFERRED.get(flag, flag) for flag in flags]
-        inferred = inferred_choices(simulation.view, order)
-        inferred |= {name: masked for name in inferred if name.endswith(".mask")}
-        result = Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred)
-        if movable.any() or masked.any():
-            return result
-        return with_pixels_in_place(result, simulation, generator=generator)
+            losses["order_cost"] = assembly.cost
+            if separation is _Masked.SEPARATED:
+                separation = _Masked.ORDERED
+            if view.movable is not None:
+                inferred = replace(inferred, order=assembly.undone)
+        result = Reconstruction(images, losses=losses, inferred=inferred)
+        if not movable.any() and not masked.any():
+            result = with_pixels_in_place(result, simulation, generator=generator)
+        told = () if separation is None else (separation.value,)
+        flags = (*view.flags(result.inferred), *(() if fits else (_NO_FIT,)), *told, *undone)
+        return replace(result, flags=flags)
 
     def _without_positions(
         self, observation: Observation, simulation: Simulation, generator: torch.Generator
@@ -157,8 +164,9 @@ class Subspace(Attack):
         """All patches, in the order in which their borders fit: no adversary has another."""
         model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
         found = unplaced(model, observation, self.search, generator)
-        flags = [flag for flag in simulation.view.flags if flag != "order-not-inferred"]
-        images, undone = candidate_images(model, simulation.logits, embedding.images(found.patches))
+        # In what order a client may have put its patches beforehand has left no trace, so that nothing is stated of it.
+        view, flags = replace(simulation.view, movable=None), list[str]()
+        images, undone = simulation.undone(embedding.images(found.patches))
         losses = {
             "residual": found.residual,
             "found": float(found.found),
@@ -174,8 +182,9 @@ class Subspace(Attack):
             flags.append("order-inferred")
             if not found.settled:
                 flags.append(_NOT_ALL)
-        # In what order a client may have put its patches beforehand has left no trace, so that nothing is stated of it.
-        return Reconstruction(images, losses=losses, flags=(*flags, *undone), inferred=inferred_choices(simulation.view))
+        return Reconstruction(
+            images, losses=losses, flags=(*view.flags(view.inferred), *flags, *undone), inferred=view.inferred
+        )
 
     def _masked(
         self,
@@ -185,20 +194,20 @@ class Subspace(Attack):
         patches: Tensor,
         masked: Tensor,
         precision: Tensor,
-    ) -> tuple[Tensor, str]:
-        """Patches of the masked positions, one after another or one for all, and the flag that says which."""
+    ) -> tuple[Tensor, _Masked]:
+        """Patches of the masked positions, one after another or one for all, and which of both."""
         common = tokens.shared_row_patch(precision)
         moments = Moments.of(model, observation, tokens.space.rank) if self.position_gradients else None
         if moments is None:
-            return common, _COMMON
+            return common, _Masked.COMMON
         embedding = PatchEmbedding.of(model)
         known = patches @ embedding.weight.T + embedding.bias + embedding.positions[~masked]
         others, both = torch.cat([class_token(model), known]), (moments.first, moments.second)
         found = tokens.shared_row_patches(moments.basis, both, others, common)
         if found is None or len(found) != int(masked.sum()):
-            return common, _COMMON
+            return common, _Masked.COMMON
         plausible = embedding.excess(found) < PLAUSIBLE
-        return torch.where(plausible[:, None], found, common), _SEPARATED if plausible.all() else _PARTLY
+        return torch.where(plausible[:, None], found, common), _Masked.SEPARATED if plausible.all() else _Masked.PARTLY
 
 
 class _Search:
@@ -317,17 +326,20 @@ def _filled(patches: Tensor, masked: Tensor, values: Tensor) -> Tensor:
     return filled
 
 
-def _movable(simulation: Simulation, masked: Tensor, embedding: PatchEmbedding, *, adversary: str, flags: list[str]) -> Tensor:
+def _movable(simulation: Simulation, masked: Tensor, embedding: PatchEmbedding, separation: _Masked | None) -> Tensor:
     """`[patches]` bool: which places of the candidate hold patches in an order that is still to be found."""
-    movable = simulation.view.movable
-    movable = torch.zeros_like(masked) if movable is None else movable.clone()
-    if adversary == "unaware" or _COMMON in flags:
+    view = simulation.view
+    movable = torch.zeros_like(masked) if view.movable is None else view.movable.clone()
+    shown = masked[:, None].expand(-1, embedding.weight.shape[1]).to(embedding.weight)
+    places = from_patches(
+        shown.reshape(1, -1, 3, embedding.patch_size, embedding.patch_size), *[embedding.image_size] * 2
+    ).float()
+    knows_of_masks = view.fed(ModelInput(places)).unknown_positions is not None
+    if not knows_of_masks or separation is _Masked.COMMON:
         # One patch stands for all masked ones: there is nothing to order, and it fits no border.
         return movable & ~masked
-    if _SEPARATED in flags or _PARTLY in flags:
+    if separation in {_Masked.SEPARATED, _Masked.PARTLY}:
         # The oracle knows where the client put each masked patch, but not which of the recovered ones it is.
-        shown = masked[:, None].expand(-1, embedding.weight.shape[1]).to(embedding.weight)
-        places = from_patches(shown.reshape(1, -1, 3, embedding.patch_size, embedding.patch_size), *[embedding.image_size] * 2)
-        moved, _ = candidate_images(simulation.model, simulation.logits, places.float())
+        moved, _ = simulation.undone(places)
         movable |= to_patches(moved, embedding.patch_size)[0, :, 0, 0, 0] > 0
     return movable

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, Effect, Observation, Send
+from privbench.core import AttackerView, Defense, Effect, GradientTransform, Observation
 
 __all__ = ["SMALLEST_NORM", "GradientClipping", "clipped_as", "whole_norm"]
 
@@ -36,18 +36,12 @@ class GradientClipping(Defense):
         factor = (self.max_norm / whole_norm(gradients).clamp(min=_TINY)).clamp(max=1)
         return {name: value * factor for name, value in gradients.items()}
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the clipping.
-
-        Unaware: the plain gradient. Aware and oracle: the simulated gradient is clipped as the client's was; there is no random
-        choice to be told.
-        """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The simulated gradient is clipped as the client's was; there is no random choice that an oracle could be told."""
         name = "clipping.observed-norm"
-        return AttackerView(known={name: whole_norm(observation.gradients)}, send=clipped_as(self.max_norm, name))
+        return AttackerView(known={name: whole_norm(observation.gradients)}, transform_gradient=clipped_as(self.max_norm, name))
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """A bound on the length alone."""
         return (
             f"Bounds the update's L2 norm to {self.max_norm:g}; its direction, which gradient inversion reads, is sent as it "
@@ -60,7 +54,7 @@ def whole_norm(gradients: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([value.square().sum() for value in gradients.values()]).sum().sqrt()
 
 
-def clipped_as(max_norm: float, observed_norm: str) -> Send:
+def clipped_as(max_norm: float, observed_norm: str) -> GradientTransform:
     """Clips a simulated gradient of some of the parameters as the client clipped that of all.
 
     The matched parameters' share of the bound is their share of the observed norm; the rest of the simulated gradient need not
@@ -71,10 +65,12 @@ def clipped_as(max_norm: float, observed_norm: str) -> Send:
         observed_norm: Name in `known` of the norm of the whole observed gradient, a scalar.
     """
 
-    def send(simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def transform(
+        simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         share = whole_norm(observed) / known[observed_norm].clamp(min=_TINY)
         length = (torch.stack([value.square().sum() for value in simulated.values()]).sum() + _TINY**2).sqrt()
         factor = (max_norm * share / length).clamp(max=1)
         return {name: value * factor for name, value in simulated.items()}
 
-    return send
+    return transform

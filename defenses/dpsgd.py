@@ -110,24 +110,22 @@ class DPSGD(Defense):
             warnings.filterwarnings("ignore", message="Optimal order is the")
             return max(0.0, float(accountant.get_epsilon(delta=self.delta)))
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the expected update: clipped, without noise.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The expected update: clipped, without noise.
 
-        Unaware: the plain gradient. Aware and oracle: the simulated batch gradient is clipped to the bound, which for one
-        image is the expected update; for a batch the clipping of each sample is not simulated (flag). The oracle is not told
-        the noise: it would subtract it, and nothing would be left to measure.
+        The simulated batch gradient is clipped to the bound, which for one image is the expected update; for a batch the
+        clipping of each sample is not simulated (remark). The oracle is not told the noise: it would subtract it, and nothing
+        would be left to measure.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
         name = "dpsgd.observed-norm"
         return AttackerView(
             known={name: whole_norm(observation.gradients)},
-            flags=("per-sample-clipping-not-simulated",) if observation.batch_size > 1 else (),
-            send=clipped_as(self.max_grad_norm, name),
-            exact=self.noise_multiplier == 0,
+            remarks=("per-sample-clipping-not-simulated",) if observation.batch_size > 1 else (),
+            transform_gradient=clipped_as(self.max_grad_norm, name),
+            entries_are_exact=self.noise_multiplier == 0,
         )
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """Epsilon, delta and what they hold for.
 
         Raises:

@@ -27,15 +27,15 @@ class GradientNoise(Defense):
         """Draws anew for every entry."""
         return {name: value + gaussian(value, self.deviation, generator) for name, value in gradients.items()}
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the plain gradient, which is the expected one.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The plain gradient, which is the expected one, but no single entry is trusted.
 
-        Unaware: it takes the noisy gradient for exact. Aware and oracle: the same simulation, but no single entry is trusted.
-        The oracle is not told the noise: it would subtract it, and nothing would be left to measure.
+        The unaware takes the noisy gradient for exact. The oracle is not told the noise: it would subtract it, and nothing
+        would be left to measure.
         """
-        return AttackerView(exact=observation.threat_model.adversary == "unaware")
+        return AttackerView(entries_are_exact=False)
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """No epsilon."""
         return (
             f"Hides what is smaller than Gaussian noise of deviation {self.deviation:g} in every entry; no epsilon of its own "

@@ -69,26 +69,24 @@ class InstaHide(Defense):
         weights, signs = weights.to(batch.images), signs.to(batch.images)
         return ProtectedInput(_encoded(batch, weights, signs), {_WEIGHTS: weights, _SIGNS: signs})
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the encoding as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The encoded images, each with the expected soft label, named after its heaviest image.
 
-        The gradient describes the encoded images, and those are what the unaware and the aware recover. Unaware: each with one
-        hard label. Aware: each with the expected soft label, named after its heaviest image; signs and mixing are not inferred
-        (flags). Oracle: candidates and labels are encoded as the client's were.
+        The gradient describes the encoded images, and those are what this adversary, as the unaware, recovers; signs and mixing
+        are not inferred (remarks).
         """
-        if observation.threat_model.adversary == "oracle":
-            return AttackerView(
-                lambda given, known: _encoded(given, known[_WEIGHTS], known[_SIGNS]),
-                {name: observation.disclosed[name] for name in (_WEIGHTS, _SIGNS)},
-            )
-        if observation.threat_model.adversary == "aware":
-            draws = coefficients(_DRAWS, self.k, self.largest, torch.Generator().manual_seed(_SEED))
-            heaviest = float(draws.amax(dim=1).mean())
-            feed = expected_targets(heaviest, observation.batch_size)
-            return AttackerView(feed, flags=("mixing-not-inferred", "signs-not-inferred"))
-        return AttackerView()
+        draws = coefficients(_DRAWS, self.k, self.largest, torch.Generator().manual_seed(_SEED))
+        transform = expected_targets(float(draws.amax(dim=1).mean()), observation.batch_size)
+        return AttackerView(transform, remarks=("mixing-not-inferred", "signs-not-inferred"))
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Candidates and labels are encoded as the client's were."""
+        return AttackerView(
+            lambda given, known: _encoded(given, known[_WEIGHTS], known[_SIGNS]),
+            {name: observation.disclosed[name] for name in (_WEIGHTS, _SIGNS)},
+        )
+
+    def guarantee(self) -> str:
         """What was claimed, and that it fell."""
         return (
             "Claimed to hide images behind mixtures and random signs, by a likeness to subset-sum problems; broken where many "

@@ -45,26 +45,24 @@ class Mixup(Defense):
         weights = weights.to(batch.images)
         return ProtectedInput(mixed(batch, weights), {_CHOICE: weights})
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the mixing as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The mixed images, each with the expected soft label (remark).
 
-        The gradient describes the mixed images, and those are what the unaware and the aware recover. Unaware: each with one
-        hard label. Aware: each with the expected soft label (flag): named after its heavier image, whose coefficient is
-        `max(lambda, 1 - lambda)`; the rest falls to each image of the batch alike. Oracle: candidates and labels are mixed as
-        the client's were.
+        The gradient describes the mixed images, and those are what this adversary, as the unaware, recovers. An image is named
+        after its heavier part, whose coefficient is `max(lambda, 1 - lambda)`; the rest falls to each image of the batch alike.
         """
-        if observation.threat_model.adversary == "oracle":
-            return AttackerView(lambda given, known: mixed(given, known[_CHOICE]), {_CHOICE: observation.disclosed[_CHOICE]})
-        if observation.threat_model.adversary == "aware":
-            # The mean absolute deviation of Beta(a, a) is 1 / (a 4^a B(a, a)).
-            log_beta = 2 * math.lgamma(self.alpha) - math.lgamma(2 * self.alpha)
-            heavier = 0.5 + math.exp(-math.log(self.alpha) - self.alpha * math.log(4) - log_beta)
-            count = observation.batch_size
-            own = heavier + (1 - heavier) / count
-            return AttackerView(expected_targets(own, count), flags=("mixing-not-inferred",))
-        return AttackerView()
+        # The mean absolute deviation of Beta(a, a) is 1 / (a 4^a B(a, a)).
+        log_beta = 2 * math.lgamma(self.alpha) - math.lgamma(2 * self.alpha)
+        heavier = 0.5 + math.exp(-math.log(self.alpha) - self.alpha * math.log(4) - log_beta)
+        count = observation.batch_size
+        own = heavier + (1 - heavier) / count
+        return AttackerView(expected_targets(own, count), remarks=("mixing-not-inferred",))
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Candidates and labels are mixed as the client's were."""
+        return AttackerView(lambda given, known: mixed(given, known[_CHOICE]), {_CHOICE: observation.disclosed[_CHOICE]})
+
+    def guarantee(self) -> str:
         """Not made for privacy."""
         return (
             "Its authors claim nothing for privacy; as a defense it hides images behind mixtures of two, from an attacker who "
@@ -93,9 +91,9 @@ def expected_targets(own: float, count: int) -> Callable[[ModelInput, Mapping[st
         count: Images of the batch.
     """
 
-    def feed(given: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
+    def transform(given: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
         identity = torch.eye(count, dtype=given.images.dtype, device=given.images.device)
         weights = own * identity + (1 - own) / max(count - 1, 1) * (1 - identity)
         return replace(given, label_mixing=weights if given.label_mixing is None else weights @ given.label_mixing)
 
-    return feed
+    return transform

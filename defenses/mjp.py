@@ -12,7 +12,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from privbench.closed_form import noise_deviation, rows_without_signal
-from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
+from privbench.core import (
+    AttackerView,
+    ChoiceRole,
+    Defense,
+    InferredChoices,
+    ModelInput,
+    Observation,
+    ProtectedInput,
+    UserError,
+)
 from privbench.core.patches import rearrange
 from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
 from privbench.models import Victim
@@ -73,6 +82,7 @@ class MaskedJigsawPuzzle(Defense):
     """Permutes a block-wise masked part of the patches and hides their positions behind one unknown row."""
 
     name: ClassVar[str] = "mjp"
+    scored: ClassVar[tuple[tuple[str, ChoiceRole], ...]] = (("mjp.mask", "mask"), ("mjp.order", "order"))
 
     mask_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of patches to mask. The authors train at 0.1 and attack at 0.9."""
@@ -164,34 +174,32 @@ class MaskedJigsawPuzzle(Defense):
         coordinates = self.dal_coordinates or "raw"
         return DenseAbsoluteLocalisation(cast(Victim, model), self.dal_weight, self.dal_regressor, coordinates)
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of mask and order as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The mask is read off the position table's gradient, whose masked rows are zero, or noise alone.
 
-        Unaware: the plain pass with ordinary positions. Aware: the mask is read off the position table's gradient, whose
-        masked rows are zero, or noise alone, and those patches get the unknown row; the order among them cannot show in the
-        gradient, because patches that share one position row are interchangeable: they are movable, and their order is left to
-        the attack (flag). Oracle: mask and order are applied.
+        Those patches get the unknown row. The order among them cannot show in the gradient, because patches that share one
+        position row are interchangeable: they are movable, and their order is left to the attack.
         """
-        victim = cast(Victim, model)
-        size = cast(int, victim.patch_size)
-        if observation.threat_model.adversary == "oracle":
-            return AttackerView(
-                lambda given, known: ModelInput(rearrange(given.images, known["mjp.order"], size), known["mjp.mask"]),
-                {name: observation.disclosed[name] for name in ("mjp.mask", "mjp.order")},
-            )
-        if observation.threat_model.adversary == "aware":
-            mask = masked_rows(victim, observation)
-            return AttackerView(
-                lambda given, known: ModelInput(given.images, known["mjp.mask"]),
-                {"mjp.mask": mask},
-                ("mask-inferred", "order-not-inferred") if mask.sum() > 1 else ("mask-inferred",),
-                mask,
-                inferred=("mjp.mask",),
-                order="mjp.order",
-            )
-        return AttackerView()
+        mask = masked_rows(cast(Victim, model), observation)
+        return AttackerView(
+            lambda given, known: ModelInput(given.images, known["mjp.mask"]),
+            {"mjp.mask": mask},
+            ("mask-inferred",),
+            movable=mask,
+            inferred=InferredChoices(mask=mask),
+            undo=lambda fed, _: fed,
+        )
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Mask and order are applied."""
+        size = cast(int, cast(Victim, model).patch_size)
+        return AttackerView(
+            lambda given, known: ModelInput(rearrange(given.images, known["mjp.order"], size), known["mjp.mask"]),
+            {name: observation.disclosed[name] for name in ("mjp.mask", "mjp.order")},
+            undo=lambda fed, known: rearrange(fed, known["mjp.order"].argsort(), size),
+        )
+
+    def guarantee(self) -> str:
         """Hides the places of masked patches."""
         return (
             "Hides the places of the masked patches behind one shared position row; claimed to make gradient inversion "

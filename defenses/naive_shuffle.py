@@ -11,18 +11,21 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
+from privbench.core import AttackerView, ChoiceRole, Defense, ModelInput, Observation, ProtectedInput, UserError
 from privbench.core.patches import rearrange
 from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
 from privbench.models import Victim
 
 __all__ = ["NaiveShuffle"]
 
+_ORDER = "naive-shuffle.order"
+
 
 class NaiveShuffle(Defense):
     """Permutes patches of the batch at random before the forward pass."""
 
     name: ClassVar[str] = "naive-shuffle"
+    scored: ClassVar[tuple[tuple[str, ChoiceRole], ...]] = ((_ORDER, "order"),)
 
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the patches, drawn anew for every batch, that are permuted among themselves; None: all of them."""
@@ -97,25 +100,25 @@ class NaiveShuffle(Defense):
             return ProtectedInput(batch)
         return self.prepare_batch(model, batch, generator)
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the order as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The plain pass, because the shuffled image is what the gradient describes.
 
-        Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes; all patches are
-        movable, also where a share of them was moved, because nothing tells which, and the order is left to the attack (flag).
-        Oracle: the true order is applied to the candidate, so the candidate is the image itself.
+        All patches are movable, also where a share of them was moved, because nothing tells which; their order is left to the
+        attack.
         """
-        if observation.threat_model.adversary == "oracle":
-            name, size = "naive-shuffle.order", _patch_size(model)
-            return AttackerView(
-                lambda given, known: ModelInput(rearrange(given.images, known[name], size), given.unknown_positions),
-                {name: observation.disclosed[name]},
-            )
-        if observation.threat_model.adversary == "aware":
-            everywhere = torch.ones(cast(Victim, model).patch_count, dtype=torch.bool, device=observation.device)
-            return AttackerView(flags=("order-not-inferred",), movable=everywhere, order="naive-shuffle.order")
-        return AttackerView()
+        everywhere = torch.ones(cast(Victim, model).patch_count, dtype=torch.bool, device=observation.device)
+        return AttackerView(movable=everywhere)
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The true order is applied to the candidate, so the candidate is the image itself."""
+        size = _patch_size(model)
+        return AttackerView(
+            lambda given, known: ModelInput(rearrange(given.images, known[_ORDER], size), given.unknown_positions),
+            {_ORDER: observation.disclosed[_ORDER]},
+            undo=lambda fed, known: rearrange(fed, known[_ORDER].argsort(), size),
+        )
+
+    def guarantee(self) -> str:
         """Hides places, not contents."""
         which = "each patch" if self.ratio is None else f"{100 * self.ratio:.4g} % of the patches"
         return f"Hides where {which} was from an attacker who does not know the order; the contents are not protected."

@@ -27,7 +27,7 @@ class NoPositionEmbedding(Defense):
         cast(Victim, model).remove_positions()
         return model
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """Only the order of patches is hidden, and only from the gradient itself."""
         return (
             "The gradient does not depend on the order of the patches, so their places cannot be read from it; "

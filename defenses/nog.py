@@ -59,22 +59,19 @@ class NearestOrthogonalGradient(Defense):
         chosen = self._chosen({name: value.shape for name, value in gradients.items()})
         return gradients | {name: nearest_orthogonal(gradients[name], self.cutoff) for name in chosen}
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Undoes the transformation as far as gradients of other images tell.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The gradient that is expected behind U Vᵀ, as far as gradients of other images tell.
 
-        Unaware: U Vᵀ, taken for the gradient. Aware and oracle: the gradient that is expected behind U Vᵀ, from what the client
-        would have computed and sent of images that the adversary drew itself, with labels at random (flag); there is no random
-        choice to be told.
+        They are what the client would have computed and sent of images that the adversary drew itself, with labels at random;
+        there is no random choice that an oracle could be told.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
 
         def expected(names: Iterable[str]) -> dict[str, Tensor]:
             chosen = self._chosen({name: observation.gradients[name].shape for name in names})
             examples = _examples(cast(Victim, model), observation, chosen)
             return {name: self._expected(observation.gradients[name], of_weight) for name, of_weight in examples.items()}
 
-        return AttackerView(expected=expected, flags=("singular-values-expected",))
+        return AttackerView(expected=expected, remarks=("singular-values-expected",))
 
     def _expected(self, sent: Tensor, examples: list[Tensor]) -> Tensor:
         shape = _as_matrix(sent.shape)
@@ -82,7 +79,7 @@ class NearestOrthogonalGradient(Defense):
         spectrum = ExpectedSpectrum.of([example.reshape(shape) for example in examples], sent_of_examples)
         return spectrum.restored(sent.reshape(shape)).to(sent).reshape(sent.shape)
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """Nothing was claimed."""
         return (
             "No privacy is claimed by its authors; as a transformation of the update it erases the singular values of every "

@@ -12,6 +12,6 @@ class NoDefense(Defense):
 
     name: ClassVar[str] = "none"
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """Promises nothing."""
         return "Promises nothing."

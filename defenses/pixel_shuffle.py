@@ -10,7 +10,16 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, ScrambledPixels, UserError
+from privbench.core import (
+    AttackerView,
+    ChoiceRole,
+    Defense,
+    ModelInput,
+    Observation,
+    ProtectedInput,
+    ScrambledPixels,
+    UserError,
+)
 from privbench.core.patches import from_patches, to_patches
 from privbench.models import Victim
 
@@ -23,6 +32,7 @@ class PixelShuffle(Defense):
     """Permutes the pixels inside each patch at random before the forward pass."""
 
     name: ClassVar[str] = "pixel-shuffle"
+    scored: ClassVar[tuple[tuple[str, ChoiceRole], ...]] = ((_CHOICE, "pixel-order"),)
 
     per: Literal["batch", "patch"] = "batch"
     """One permutation for all patches of a batch (`batch`), or one for each place of the patch grid (`patch`)."""
@@ -39,22 +49,23 @@ class PixelShuffle(Defense):
         pixels = drawn.expand(patches, -1).contiguous().to(batch.images.device)
         return ProtectedInput(_shuffled(batch, pixels, size), {_CHOICE: pixels})
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the permutation as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The plain pass, because the shuffled image is what the gradient describes.
 
-        Unaware: the plain pass. Aware: the same, because the shuffled image is what the gradient describes; that its pixels are
-        permuted is known, and how is left to the attack (flag). Oracle: the true permutation is applied to the candidate.
+        That its pixels are permuted is known, and how is left to the attack.
         """
-        if observation.threat_model.adversary == "oracle":
-            size = _patch_size(model)
-            return AttackerView(
-                lambda given, known: _shuffled(given, known[_CHOICE], size), {_CHOICE: observation.disclosed[_CHOICE]}
-            )
-        if observation.threat_model.adversary == "aware":
-            return AttackerView(flags=("pixels-not-inferred",), scrambled=ScrambledPixels(self.per, _CHOICE))
-        return AttackerView()
+        return AttackerView(scrambled=ScrambledPixels(self.per))
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The true permutation is applied to the candidate."""
+        size = _patch_size(model)
+        return AttackerView(
+            lambda given, known: _shuffled(given, known[_CHOICE], size),
+            {_CHOICE: observation.disclosed[_CHOICE]},
+            undo=lambda fed, known: _shuffled(ModelInput(fed), known[_CHOICE].argsort(dim=1), size).images,
+        )
+
+    def guarantee(self) -> str:
         """Hides places inside patches, not contents."""
         return (
             "Hides where in its patch each pixel was from an attacker who does not know the permutation; the colours of every "

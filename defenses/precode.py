@@ -97,34 +97,36 @@ class Precode(Defense):
         noise = torch.randn(len(batch.images), self.size, generator=generator).to(batch.images.device)
         return ProtectedInput(_sampled(batch, noise), {_CHOICE: noise})
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the noise as the adversary has.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """For one image the noise is read off the bottleneck's own gradients (remark).
 
-        Unaware: the plain pass, which decodes the mean. Aware: for one image the noise is read off the bottleneck's own
-        gradients (flag); where those do not fit, and for a batch, the mean is decoded, and the gradients of bottleneck and
-        classifier, which the sample enters directly, are left out (flag; Scheliga et al., arXiv 2208.04767). Oracle: the true
-        noise.
+        Where those do not fit, and for a batch, the mean is decoded, and the gradients of bottleneck and classifier, which the
+        sample enters directly, are left out (remark; Scheliga et al., arXiv 2208.04767).
         """
-        adversary = observation.threat_model.adversary
-        if adversary == "unaware":
-            return AttackerView()
-        noise = observation.disclosed[_CHOICE] if adversary == "oracle" else sampled_noise(model, observation)
+        noise = sampled_noise(model, observation)
         if noise is None:
-            return AttackerView(flags=("draw-not-inferred",), send=_without_stochastic)
-        told = adversary == "oracle"
-        return AttackerView(
-            lambda given, known: _sampled(given, known[_CHOICE]),
-            {_CHOICE: noise},
-            () if told else ("draw-inferred",),
-            inferred=() if told else (_CHOICE,),
-        )
+            return AttackerView(remarks=("draw-not-inferred",), transform_gradient=_without_stochastic)
+        return AttackerView(_with_draw, {_CHOICE: noise}, ("draw-inferred",), undo=_as_fed)
 
-    def claim(self) -> str:
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The true noise."""
+        return AttackerView(_with_draw, {_CHOICE: observation.disclosed[_CHOICE]}, undo=_as_fed)
+
+    def guarantee(self) -> str:
         """What is claimed, and against whom."""
         return (
             "Claimed to keep gradient inversion from converging, because the sampled latent makes the gradients of a batch "
             "random; for an attacker who samples too, on a victim trained with it. No epsilon of its own (n/a)."
         )
+
+
+def _with_draw(batch: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
+    return _sampled(batch, known[_CHOICE])
+
+
+def _as_fed(fed: Tensor, _known: Mapping[str, Tensor]) -> Tensor:
+    """The layer's noise changes no image."""
+    return fed
 
 
 def _sampled(batch: ModelInput, noise: Tensor) -> ModelInput:

@@ -43,17 +43,14 @@ class GradientPruning(Defense):
         pruned[kept] = entries[kept]
         return pruned
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pruning with the pattern that the update shows.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """Only entries that were sent are compared: the simulated gradient is set to zero where the observed one is.
 
-        Unaware: the plain gradient, zeros taken for gradients of zero. Aware and oracle: only entries that were sent are
-        compared, because the simulated gradient is set to zero where the observed one is; there is no random choice to be told.
+        The unaware takes zeros for gradients of zero. There is no random choice that an oracle could be told.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
-        return AttackerView(send=_with_pattern, exact=False)
+        return AttackerView(transform_gradient=_with_pattern, entries_are_exact=False)
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """A heuristic."""
         return (
             f"Sends only the largest {100 * (1 - self.p):.4g} % of the entries, and so less to match; proposed against "

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, Observation, Send
+from privbench.core import AttackerView, Defense, GradientTransform, Observation
 
 __all__ = ["GradientQuantization"]
 
@@ -45,21 +45,22 @@ class GradientQuantization(Defense):
         # Rounding of the quotient may put the largest entry a hair beyond the last point.
         return (value / cell + drawn).floor().clamp(-self.levels, self.levels) * cell
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the rounding on the grid that the update shows: its largest entry is the grid's end.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The rounding is simulated on the grid that the update shows: its largest entry is the grid's end.
 
-        Unaware: the plain gradient, grid points taken for exact values. Aware and oracle, nearest rounding: an entry of the
-        simulated gradient is told from the observed one by what it is outside of the cell that is rounded to that point.
-        Stochastic rounding: the plain gradient, which is the expected one; the oracle is not told the draws, which would give
-        back part of what rounding took.
+        Nearest rounding: an entry of the simulated gradient is told from the observed one by what it is outside of the cell
+        that is rounded to that point. Stochastic rounding: the plain gradient, which is the expected one; the oracle is not
+        told the draws, which would give back part of what rounding took.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
         if self.rounding == "stochastic":
-            return AttackerView(exact=False)
-        return AttackerView(send=_by_parameter(_outside, self.levels), within=_by_parameter(_on_grid, self.levels), exact=False)
+            return AttackerView(entries_are_exact=False)
+        return AttackerView(
+            transform_gradient=_by_parameter(_outside, self.levels),
+            transform_gradient_inside=_by_parameter(_on_grid, self.levels),
+            entries_are_exact=False,
+        )
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """A heuristic."""
         return (
             f"Sends {self.bits} bits of every entry and hides what is smaller than a cell of the grid in each of them, not in "
@@ -72,13 +73,13 @@ def _cell(value: Tensor, levels: int) -> Tensor:
     return (value.abs().amax() / levels).clamp(min=_TINY)
 
 
-def _by_parameter(change: Callable[[Tensor, Tensor, int], Tensor], levels: int) -> Send:
-    def send(
+def _by_parameter(change: Callable[[Tensor, Tensor, int], Tensor], levels: int) -> GradientTransform:
+    def transform(
         simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         return {name: change(value, observed[name], levels) for name, value in simulated.items()}
 
-    return send
+    return transform
 
 
 def _on_grid(value: Tensor, _observed: Tensor, levels: int) -> Tensor:

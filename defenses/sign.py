@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from privbench.core import AttackerView, Defense, Observation, Send
+from privbench.core import AttackerView, Defense, GradientTransform, Observation
 
 __all__ = ["GradientSign"]
 
@@ -32,19 +32,20 @@ class GradientSign(Defense):
             for name, value in gradients.items()
         }
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the signs, with the magnitude that the update shows.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The signs are simulated, with the magnitude that the update shows.
 
-        Unaware: the plain gradient. Aware and oracle: of the simulated gradient, scaled to the observed magnitude, only entries
-        of the wrong sign are told from the observed ones, by what they are on the wrong side of zero (the one-sided loss of
-        one-bit compressed sensing, Jacques et al., IEEE Trans. Inf. Theory 2013, arXiv 1104.3160). There is no random choice to
-        be told.
+        Of the simulated gradient, scaled to the observed magnitude, only entries of the wrong sign are told from the observed
+        ones, by what they are on the wrong side of zero (the one-sided loss of one-bit compressed sensing, Jacques et al., IEEE
+        Trans. Inf. Theory 2013, arXiv 1104.3160). There is no random choice that an oracle could be told.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
-        return AttackerView(send=_by_parameter(_wrong_side), within=_by_parameter(_sign), exact=False)
+        return AttackerView(
+            transform_gradient=_by_parameter(_wrong_side),
+            transform_gradient_inside=_by_parameter(_sign),
+            entries_are_exact=False,
+        )
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """A heuristic."""
         kept = "and one mean magnitude per parameter" if self.magnitude == "mean" else "and no magnitude"
         return (
@@ -53,13 +54,13 @@ class GradientSign(Defense):
         )
 
 
-def _by_parameter(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Send:
-    def send(
+def _by_parameter(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> GradientTransform:
+    def transform(
         simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], _known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         return {name: _scaled(value, observed[name], change) for name, value in simulated.items()}
 
-    return send
+    return transform
 
 
 def _scaled(value: Tensor, observed: Tensor, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

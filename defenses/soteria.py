@@ -77,28 +77,25 @@ class Soteria(Defense):
         kept = (~pruned).to(batch.images.dtype).expand(1, len(batch.images), -1)
         return ProtectedInput(batch.with_noise({f"{_classifier(model).removeprefix('network.')}.kept": kept}))
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pruning with the features that the update shows.
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The pruning is simulated with the features that the update shows.
 
-        Unaware: the plain gradient, zeros taken for gradients of zero. Aware and oracle: the pruned features are the columns of
-        the classifier's gradient that are zero, or noise alone, and those are set to zero in the simulated one: what was sent
-        is compared. Nothing is random, so there is no secret choice to be told.
+        The pruned features are the columns of the classifier's gradient that are zero, or noise alone, and those are set to
+        zero in the simulated one: what was sent is compared. Nothing is random: an oracle is told nothing more.
         """
-        if observation.threat_model.adversary == "unaware":
-            return AttackerView()
         weight = f"{_classifier(model)}.weight"
         known = {_PRUNED: _columns_without_signal(observation.gradients[weight], observation.batch_size)}
 
-        def send(
+        def transform_gradient(
             simulated: Mapping[str, Tensor], _observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
         ) -> dict[str, Tensor]:
             return {
                 name: torch.where(known[_PRUNED], 0, value) if name == weight else value for name, value in simulated.items()
             }
 
-        return AttackerView(known=known, send=send)
+        return AttackerView(known=known, transform_gradient=transform_gradient)
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """What the paper certifies, and of what."""
         return (
             f"Sends the classifier's gradient without {100 * self.p:.4g} % of its columns; its authors certify a distance "

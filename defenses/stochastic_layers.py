@@ -7,6 +7,7 @@ mean is the identity, so that the model without the layers is its mean, or zero.
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -78,25 +79,30 @@ class StochasticLayers(Defense):
         transforms = self._draw(model, len(batch.images), generator).to(batch.images.device)
         return ProtectedInput(_with_noise(batch, _layer_names(model), transforms[:, None]), {_CHOICE: transforms})
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Simulates the pass with as much of the draw as the adversary has.
+    def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The model as it is, with a draw of its own, which this adversary takes for the client's."""
+        return self._own_draws(model, observation, 1)
 
-        Unaware: the model as it is, with a draw of its own, which it takes for the client's. Aware: the mean of the logits over
-        a few draws of its own, the same throughout an attack (flag). Oracle: the true draw.
-        """
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The mean of the logits over a few draws of its own, the same throughout an attack (remark)."""
+        return replace(self._own_draws(model, observation, self.simulated_draws), remarks=("draw-not-inferred",))
+
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The true draw."""
         names = _layer_names(model)
-        if observation.threat_model.adversary == "oracle":
-            return AttackerView(
-                lambda given, known: _with_noise(given, names, known[_CHOICE][:, None]),
-                {_CHOICE: observation.disclosed[_CHOICE]},
-            )
-        aware = observation.threat_model.adversary == "aware"
-        generator = torch.Generator().manual_seed(_SEED)
-        draws = [self._draw(model, observation.batch_size, generator) for _ in range(self.simulated_draws if aware else 1)]
-        own = torch.stack(draws, dim=1).to(observation.device)
-        return AttackerView(lambda given, _: _with_noise(given, names, own), flags=("draw-not-inferred",) if aware else ())
+        return AttackerView(
+            lambda given, known: _with_noise(given, names, known[_CHOICE][:, None]),
+            {_CHOICE: observation.disclosed[_CHOICE]},
+            undo=lambda fed, _: fed,
+        )
 
-    def claim(self) -> str:
+    def _own_draws(self, model: nn.Module, observation: Observation, number: int) -> AttackerView:
+        names, generator = _layer_names(model), torch.Generator().manual_seed(_SEED)
+        draws = [self._draw(model, observation.batch_size, generator) for _ in range(number)]
+        own = torch.stack(draws, dim=1).to(observation.device)
+        return AttackerView(lambda given, _: _with_noise(given, names, own), undo=lambda fed, _: fed)
+
+    def guarantee(self) -> str:
         """Hides features; on weights trained without it, it is a transform after the fact."""
         return (
             "Claimed to keep features from being inverted by an attacker who does not know the draw, on a victim trained with "

@@ -1,9 +1,9 @@
 """The attacker's copy of the client, rebuilt from an observation alone: the mirror of `client`.
 
 Attacks that simulate the forward pass start here; what the simulation applies depends on the adversary of the threat model.
-`Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions. `concluded`
-is the last thing that an adversary does who knows of a shuffle and not its order: it reads the order of patches, or
-of the pixels in them, off the finished picture.
+`Clients` is what all attacks by gradient matching share: labels, contexts, targets of the engine, reconstructions.
+`postprocess_reconstruction` is the last thing that an adversary does who knows of a shuffle and not its order: it reads the
+order of patches, or of the pixels in them, off the finished picture.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,23 +42,23 @@ from privbench.inversion import (
 from privbench.jigsaw import reassembled, unscrambled
 from privbench.label_recovery import LabelRule, recover_labels
 from privbench.models import Victim, build_model, client_loss, forward
+from privbench.undo import LOWER_BOUND, undone
 
 __all__ = [
     "Clients",
     "Simulation",
     "Start",
     "believed_gradients",
-    "concluded",
-    "inferred_choices",
     "matching_group_size",
     "mean_cross_entropy",
+    "postprocess_reconstruction",
     "simulate",
     "start_images",
     "with_pixels_in_place",
 ]
 
 Start = Literal["uniform", "normal", "grey"]
-"""Uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
+"""Uniform in [0, 1], normal around mid-grey (std 0.25), or mid-grey with a little noise (0.05)."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,17 @@ class Simulation:
         """
         return client_loss(self.model, self._fed(images, known), labels, parameters)
 
+    def undone(self, fed: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        """From what the client's model was fed back to the client's images, and the remarks on that (`undo.undone`).
+
+        Args:
+            fed: `[batch, 3, height, width]`.
+        """
+        found = undone(self.view, fed)
+        return found.images, () if found.complete else (LOWER_BOUND,)
+
     def _fed(self, images: Tensor, known: Mapping[str, Tensor] | None) -> ModelInput:
-        return self.view.feed(ModelInput(images), self.view.known if known is None else known)
+        return self.view.fed(ModelInput(images), known)
 
 
 def simulate(observation: Observation) -> Simulation:
@@ -135,7 +144,7 @@ def simulate(observation: Observation) -> Simulation:
     if model.training:
         # Running statistics take no part in train mode, and updating them in place is no pure function.
         torch.func.replace_all_batch_norm_modules_(model)
-    return Simulation(model, defense.attacker_view(model, observation))
+    return Simulation(model, defense.view(model, observation))
 
 
 def mean_cross_entropy(simulation: Simulation) -> Simulator:
@@ -149,8 +158,8 @@ def start_images(start: Start, trials: int, observation: Observation, generator:
     if start == "uniform":
         images = torch.rand(shape, generator=generator)
     else:
-        deviation = 0.25 if start == "normal" else 0.05
-        images = (0.5 + deviation * torch.randn(shape, generator=generator)).clamp(0, 1)
+        std = 0.25 if start == "normal" else 0.05
+        images = (0.5 + std * torch.randn(shape, generator=generator)).clamp(0, 1)
     return images.to(observation.device)
 
 
@@ -180,21 +189,9 @@ def believed_gradients(view: AttackerView, observation: Observation, names: Iter
     return {name: observation.gradients[name] for name in names} | dict(view.expected(names))
 
 
-def inferred_choices(view: AttackerView, order: Tensor | None = None) -> dict[str, Tensor]:
-    """What an adversary believes of the client's random choices without having been told.
-
-    Args:
-        view: What it believes before the attack, masks for instance.
-        order: The order that it found, in the client's form (`Assembly.undone`).
-
-    Returns:
-        By name, for `Reconstruction.inferred`.
-    """
-    found = {name: view.known[name] for name in view.inferred}
-    return found if order is None or view.order is None else {**found, view.order: order}
-
-
-def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generator: torch.Generator) -> Reconstruction:
+def postprocess_reconstruction(
+    reconstruction: Reconstruction, simulation: Simulation, *, generator: torch.Generator
+) -> Reconstruction:
     """What an adversary makes of a finished reconstruction of the fed images: patches or pixels in order, findings stated.
 
     Movable patches are put in order; where there are none, the pixels in them (`with_pixels_in_place`).
@@ -203,28 +200,31 @@ def concluded(reconstruction: Reconstruction, simulation: Simulation, *, generat
     share the unknown row stand anyhow, anew in each image, because the gradient is blind to their order.
 
     Args:
-        reconstruction: In the order in which the simulated client was fed.
+        reconstruction: In the order in which the simulated client was fed; its flags are the attack's own.
         simulation: What the adversary believes of this very client.
         generator: Source of the search.
 
     Returns:
-        The same where the adversary knows of nothing that is out of place, or has no two patches to tell apart.
+        The same with the view's flags and findings; images and losses too are the same where the adversary knows of nothing
+        that is out of place, or has no two patches to tell apart.
     """
     model, view = simulation.model, simulation.view
     movable = view.movable
     if movable is None or model.patch_size is None or movable.sum() < 2:
-        known = replace(reconstruction, inferred=inferred_choices(view))
-        return with_pixels_in_place(known, simulation, generator=generator)
-    unknown = view.feed(ModelInput(reconstruction.images), view.known).unknown_positions
-    own_rows = unknown is None or not (unknown & movable).any()
-    images, found = reassembled(reconstruction.images, model.patch_size, movable, generator=generator, jointly=bool(own_rows))
-    return replace(
-        reconstruction,
-        images=images,
-        losses={**reconstruction.losses, "order_cost": found.cost},
-        flags=tuple("order-inferred" if flag == "order-not-inferred" else flag for flag in reconstruction.flags),
-        inferred=inferred_choices(view, found.undone),
-    )
+        found = with_pixels_in_place(replace(reconstruction, inferred=view.inferred), simulation, generator=generator)
+    else:
+        unknown = view.fed(ModelInput(reconstruction.images)).unknown_positions
+        own_rows = unknown is None or not (unknown & movable).any()
+        images, order = reassembled(
+            reconstruction.images, model.patch_size, movable, generator=generator, jointly=bool(own_rows)
+        )
+        found = replace(
+            reconstruction,
+            images=images,
+            losses={**reconstruction.losses, "order_cost": order.cost},
+            inferred=replace(view.inferred, order=order.undone),
+        )
+    return replace(found, flags=(*view.flags(found.inferred), *found.flags))
 
 
 def with_pixels_in_place(
@@ -244,9 +244,7 @@ def with_pixels_in_place(
     if scrambled is None or model.patch_size is None or model.parts().position is None:
         return reconstruction
     images, undone = unscrambled(reconstruction.images, model.patch_size, scrambled, generator=generator)
-    flags = ("pixels-inferred" if flag == "pixels-not-inferred" else flag for flag in reconstruction.flags)
-    inferred = {**reconstruction.inferred, scrambled.choice: undone}
-    return replace(reconstruction, images=images, flags=tuple(flags), inferred=inferred)
+    return replace(reconstruction, images=images, inferred=replace(reconstruction.inferred, pixel_order=undone))
 
 
 def _kept_in_range(inversion: Inversion) -> list[PriorTerm]:
@@ -345,7 +343,7 @@ class Clients:
         free: Sequence[Mapping[str, Tensor]] | None = None,
         flags: Sequence[str] = (),
     ) -> list[Reconstruction | Failure]:
-        """Runs an inversion for all of them, from start images to what the attack returns; `concluded` puts patches in order.
+        """Runs an inversion for all of them, from start images to what the attack returns (`postprocess_reconstruction`).
 
         Args:
             inversion: What the attack declares.
@@ -360,7 +358,7 @@ class Clients:
         """
         pairs = zip(self.observations, generators, strict=True)
         starts = [start_images(start, trials, *pair) for pair in pairs] if isinstance(start, str) else start
-        inversion = replace(inversion, send=self.simulation.view.send, priors=_kept_in_range(inversion))
+        inversion = replace(inversion, send=self.simulation.view.transform_gradient, priors=_kept_in_range(inversion))
         outcomes = inversion.run(self._targets(inversion.parameters, starts, contexts, free), progress, compute)
         recovered = ["labels-recovered"] if self.observations[0].labels is None else []
         results: list[Reconstruction | Failure] = []
@@ -375,8 +373,8 @@ class Clients:
                 losses=outcome.losses,
                 steps=inversion.steps * trials,
                 trials=trials,
-                flags=(*view.flags, *recovered, *flags),
+                flags=(*recovered, *flags),
             )
             simulation = replace(self.simulation, view=view)
-            results.append(concluded(found, simulation, generator=generator))
+            results.append(postprocess_reconstruction(found, simulation, generator=generator))
         return results

@@ -106,7 +106,7 @@ def _gradients(
     victim: Victim, defense: Defense, given: ModelInput, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Gradient of one step by parameter name, as a defense on single samples leaves it."""
-    if not defense.takes_samples():
+    if not defense.uses_per_sample_gradients():
         return _of_batch(victim, given, labels)
     return defense.protect_samples(sample_gradients(victim, given, labels)[0], generator)
 

@@ -37,7 +37,7 @@ class Update:
 
     def view(self) -> AttackerView:
         """What the adversary makes of the observation."""
-        return self.defense.attacker_view(self.victim, self.observation)
+        return self.defense.view(self.victim, self.observation)
 
 
 def some_images(batch: int = 1, *, seed: int = 5) -> Tensor:
@@ -84,7 +84,9 @@ def simulated_gradients(observation: Observation, images: Tensor, labels: Tensor
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)(dict(simulation.model.named_parameters()))
     view = simulation.view
-    return gradients if view.send is None else view.send(gradients, observation.gradients, view.known)
+    return (
+        gradients if view.transform_gradient is None else view.transform_gradient(gradients, observation.gradients, view.known)
+    )
 
 
 def round_trip(component: Component) -> Component:

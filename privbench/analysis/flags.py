@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from privbench.runner.ensemble import FLAGS
+from privbench.undo import LOWER_BOUND
 
 __all__ = ["FLAG_MEANINGS"]
 
@@ -26,6 +27,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "relocation-does-not-apply": "the attack's search for the right place of patches does not apply here and was left out",
     "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
     "pixels-not-inferred": "the order of pixels was not inferred",
+    LOWER_BOUND: "a lower bound: the client changed its images, and this attacker could not undo it; on no front",
     "mixing-not-inferred": "the attack did not infer which images were mixed with which weights",
     "signs-not-inferred": "the attack did not infer which signs were flipped",
     "draw-inferred": "the client's random draw was inferred together with the image",

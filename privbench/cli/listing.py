@@ -38,14 +38,14 @@ class Entry:
         summary: What it is, in one line.
         parameters: Its hyper-parameters.
         presets: Named parameter sets of an attack; the first one is the default.
-        claim: What a defense promises at its defaults; None for everything else.
+        guarantee: What a defense promises at its defaults; None for everything else.
     """
 
     name: str
     summary: str
     parameters: tuple[Parameter, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    claim: str | None = None
+    guarantee: str | None = None
 
 
 @click.command(name="list")
@@ -84,10 +84,11 @@ def _ensembles() -> list[Entry]:
 
 def _defenses() -> list[Entry]:
     from privbench.core import DEFENSES, ComponentSpec
-    from privbench.core.labels import claim_text
+    from privbench.core.labels import guarantee_text
 
     return [
-        replace(_component(name, DEFENSES.get(name)), claim=claim_text([ComponentSpec(name=name)])) for name in DEFENSES.names()
+        replace(_component(name, DEFENSES.get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
+        for name in DEFENSES.names()
     ]
 
 
@@ -182,8 +183,8 @@ def _print(kind: str, entries: list[Entry]) -> None:
     table.add_column("")
     for entry in entries:
         table.add_row(entry.name, Text(entry.summary))
-        if entry.claim is not None:
-            table.add_row("", Text(f"Claim: {entry.claim}", style="italic"))
+        if entry.guarantee is not None:
+            table.add_row("", Text(f"Guarantee: {entry.guarantee}", style="italic"))
         for name, values in entry.presets.items():
             inside = ", ".join(f"{key}={value}" for key, value in values.items())
             table.add_row("", Text(f"preset {name}" + (f": {inside}" if inside else ""), style="cyan"))

@@ -10,7 +10,7 @@ from privbench.analysis.tables import case_table, defenses_table, footnotes, mem
 from privbench.cli.console import notes_console, results_console
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.core import Case, ComputeOptions, Record
-from privbench.core.labels import claim_text, defense_label
+from privbench.core.labels import defense_label, guarantee_text
 from privbench.plots.drawing import draw_case, draw_defenses
 from privbench.runner.ensemble import run
 from privbench.runner.execute import Suites, check_case
@@ -116,9 +116,9 @@ class Session:
         for record, label in zip(records, labels, strict=True):
             if record.members:
                 console.print(members_table(record, label))
-        claims = {label: claim_text(record.case.defense) for record, label in zip(records, labels, strict=True)}
-        for label, claim in claims.items():
-            click.echo(f"claim of {label}: {claim}")
+        guarantees = {label: guarantee_text(record.case.defense) for record, label in zip(records, labels, strict=True)}
+        for label, guarantee in guarantees.items():
+            click.echo(f"guarantee of {label}: {guarantee}")
         for line in footnotes(records, labels):
             click.echo(line)
         for record in records:

@@ -5,7 +5,6 @@ pixels) becomes the token `z = W x + b + PE`, the first block sees `u = γ ∘ C
 `δ` is the gradient of a token. Derivations: attacks/README.md.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +21,6 @@ __all__ = [
     "PatchEmbedding",
     "RowSpace",
     "Tokens",
-    "candidate_images",
     "centred",
     "channel_correlation",
     "class_token",
@@ -200,35 +198,6 @@ def class_token(model: Victim) -> Tensor:
 def sum_of_shared_row(model: Victim, observation: Observation) -> Tensor:
     """`[1, width]` float64: the sum of δ over the patches that share the unknown row (MJP)."""
     return observation.gradients[cast(str, model.parts().position)][0, -1:].double()
-
-
-def candidate_images(model: Victim, forward: Callable[[Tensor], Any], fed: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Undoes what the simulated client does to its images before its model sees them, where that is a rearrangement of pixels.
-
-    Args:
-        model: The simulated client's model.
-        forward: The simulated client, from candidate images to logits; it must run `model`.
-        fed: `[1, 3, height, width]`, the images that a closed form recovers: those that the client's model was fed.
-
-    Returns:
-        The candidate images, and no flag; or `fed` and the flag `fed-images-returned` where it cannot be undone.
-    """
-    seen: list[Tensor] = []
-    numbers = torch.arange(fed.numel(), device=fed.device, dtype=torch.float32)
-    # A power of two: float32 keeps every number exactly, and in [0, 1].
-    scale = 2.0 ** (fed.numel() - 1).bit_length()
-    hook = model.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    try:
-        with torch.no_grad():
-            forward((numbers / scale).view_as(fed))
-    finally:
-        hook.remove()
-    order = (seen[0].flatten() * scale).round().long()
-    if not torch.equal(order.sort().values, numbers.long()):
-        return fed, ("fed-images-returned",)
-    candidate = torch.empty_like(fed).flatten()
-    candidate[order] = fed.flatten()
-    return candidate.view_as(fed), ()
 
 
 def smooth_precision(patch_size: int) -> Tensor:

@@ -1,11 +1,13 @@
 """The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project."""
 
 from privbench.core.attack import Attack, GroupAttack
+from privbench.core.attacker_view import AttackerView, GradientTransform, InputTransform, ScrambledPixels, Undo
 from privbench.core.case import Case, DataSpec, VictimSpec, generator_for
+from privbench.core.choices import ChoiceRole, InferredChoices
 from privbench.core.component import Component
 from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.compute import ComputeOptions
-from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, ScrambledPixels, Send, TrainingRule
+from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
 from privbench.core.local_training import LocalTraining, UpdateDtype, gradient_of_delta
@@ -34,6 +36,7 @@ __all__ = [
     "BusyError",
     "Calibration",
     "Case",
+    "ChoiceRole",
     "Component",
     "ComponentSpec",
     "ComputeOptions",
@@ -43,10 +46,13 @@ __all__ = [
     "Ensemble",
     "FailedCase",
     "Failure",
+    "GradientTransform",
     "GroupAttack",
     "Identification",
     "ImageError",
     "ImageResult",
+    "InferredChoices",
+    "InputTransform",
     "Interval",
     "LocalTraining",
     "MemberResult",
@@ -64,12 +70,12 @@ __all__ = [
     "Registry",
     "ScrambledPixels",
     "Secret",
-    "Send",
     "Spec",
     "StoreError",
     "ThreatModel",
     "Training",
     "TrainingRule",
+    "Undo",
     "UpdateDtype",
     "UpdateKind",
     "UserError",

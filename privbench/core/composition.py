@@ -11,7 +11,9 @@ import torch
 from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
-from privbench.core.defense import AttackerView, Defense, Effect, ProtectedInput, TrainingRule
+from privbench.core.attacker_view import AttackerView, GradientTransform, InputTransform, Undo
+from privbench.core.choices import InferredChoices, choices_by_role
+from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.errors import UserError
 from privbench.core.model_input import ModelInput
 from privbench.core.observation import Observation
@@ -96,15 +98,15 @@ class Composition(Defense):
         losses = [loss for part in self.parts if (loss := part.extra_loss(model)) is not None]
         return _SumOfLosses(losses) if losses else None
 
-    def takes_samples(self) -> bool:
+    def uses_per_sample_gradients(self) -> bool:
         """Whether one of the parts does; a second one cannot follow it."""
-        return any(part.takes_samples() for part in self.parts)
+        return any(part.uses_per_sample_gradients() for part in self.parts)
 
     def protect_samples(
         self, samples: dict[str, Tensor], generator: torch.Generator, expected: int | None = None
     ) -> dict[str, Tensor]:
         """Applies the part that takes samples; the others' gradient hooks come after it, as the order is checked."""
-        taking = next((part for part in self.parts if part.takes_samples()), None)
+        taking = next((part for part in self.parts if part.uses_per_sample_gradients()), None)
         protect = super().protect_samples if taking is None else taking.protect_samples
         return protect(samples, generator, expected)
 
@@ -118,42 +120,21 @@ class Composition(Defense):
             gradients = part.protect_gradients(gradients, generator)
         return gradients
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+    def scored_choices(self, choices: Mapping[str, Tensor]) -> InferredChoices:
+        """Those of all parts; orders one after another are one order."""
+        return choices_by_role(choices, [pair for part in self.parts for pair in part.scored])
+
+    def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The parts' views, one after another."""
-        views = [part.attacker_view(model, observation) for part in self.parts]
-        sending = [view for view in views if view.send is not None]
-        sends = [view.within or view.send for view in sending[:-1]] + [view.send for view in sending[-1:]]
+        return _one_view([part.unaware(model, observation) for part in self.parts])
 
-        def feed(model_input: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
-            for view in views:
-                model_input = _kept(model_input, view.feed(model_input, known))
-            return model_input
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The parts' views, one after another."""
+        return _one_view([part.aware(model, observation) for part in self.parts])
 
-        def send(
-            simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
-        ) -> dict[str, Tensor]:
-            for one in filter(None, sends):
-                simulated = one(simulated, observed, known)
-            return dict(simulated)
-
-        def expected(names: Iterable[str]) -> dict[str, Tensor]:
-            names = list(names)
-            return {name: value for view in views for name, value in view.expected(names).items()}
-
-        known = {name: value for view in views for name, value in view.known.items()}
-        movable = [view.movable for view in views if view.movable is not None]
-        return AttackerView(
-            feed,
-            known,
-            tuple(flag for view in views for flag in view.flags),
-            torch.stack(movable).any(dim=0) if movable else None,
-            inferred=tuple(name for view in views for name in view.inferred),
-            order=next((view.order for view in views if view.order is not None), None),
-            scrambled=next((view.scrambled for view in views if view.scrambled is not None), None),
-            send=send if sends else None,
-            exact=all(view.exact for view in views),
-            expected=expected,
-        )
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """The parts' views, one after another."""
+        return _one_view([part.oracle(model, observation) for part in self.parts])
 
     def accounted(self, *, steps: int, sample_rate: float) -> Defense:
         """Every part, accounted."""
@@ -163,9 +144,80 @@ class Composition(Defense):
         """Whether one of the parts is."""
         return any(part.is_simulated() for part in self.parts)
 
-    def claim(self) -> str:
-        """Every part's claim."""
-        return " ".join(part.claim() for part in self.parts)
+    def guarantee(self) -> str:
+        """Every part's."""
+        return " ".join(part.guarantee() for part in self.parts)
+
+
+def _one_view(views: Sequence[AttackerView]) -> AttackerView:
+    """What an adversary simulates of several defenses in a row."""
+
+    def expected(names: Iterable[str]) -> dict[str, Tensor]:
+        names = list(names)
+        return {name: value for view in views for name, value in view.expected(names).items()}
+
+    movable = [view.movable for view in views if view.movable is not None]
+    found = [view.inferred for view in views]
+    return AttackerView(
+        transform_input=_transform_input(views),
+        known={name: value for view in views for name, value in view.known.items()},
+        remarks=tuple(remark for view in views for remark in view.remarks),
+        movable=torch.stack(movable).any(dim=0) if movable else None,
+        inferred=InferredChoices(
+            *(next((value for one in found if (value := getattr(one, role)) is not None), None) for role in _ROLES)
+        ),
+        scrambled=next((view.scrambled for view in views if view.scrambled is not None), None),
+        undo=_undo(views),
+        transform_gradient=_transform_gradient(views),
+        entries_are_exact=all(view.entries_are_exact for view in views),
+        expected=expected,
+    )
+
+
+_ROLES = ("mask", "order", "pixel_order")
+
+
+def _transform_input(views: Sequence[AttackerView]) -> InputTransform | None:
+    if all(view.transform_input is None for view in views):
+        return None
+
+    def transform_input(batch: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
+        for view in views:
+            batch = _kept(batch, view.fed(batch, known))
+        return batch
+
+    return transform_input
+
+
+def _undo(views: Sequence[AttackerView]) -> Undo | None:
+    """The parts' ways back in reverse; None where one that changes the input has none."""
+    changing = [view for view in views if view.transform_input is not None]
+    if not changing or any(view.undo is None for view in changing):
+        return None
+
+    def undo(fed: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+        for one in reversed(changing):
+            fed = one.undo(fed, known) if one.undo else fed
+        return fed
+
+    return undo
+
+
+def _transform_gradient(views: Sequence[AttackerView]) -> GradientTransform | None:
+    changing = [view for view in views if view.transform_gradient is not None]
+    inside = [view.transform_gradient_inside or view.transform_gradient for view in changing[:-1]]
+    transforms = [*inside, *(view.transform_gradient for view in changing[-1:])]
+    if not transforms:
+        return None
+
+    def transform_gradient(
+        simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor], known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        for one in filter(None, transforms):
+            simulated = one(simulated, observed, known)
+        return dict(simulated)
+
+    return transform_gradient
 
 
 def resolve_defense(text: str) -> tuple[ComponentSpec, ...]:
@@ -197,7 +249,7 @@ def build_defense(specs: Sequence[ComponentSpec]) -> Defense:
 
 def _effects(part: Defense) -> set[Effect]:
     own: set[Effect] = set(part.effects)
-    if part.takes_samples() or type(part).protect_gradients is not Defense.protect_gradients:
+    if part.uses_per_sample_gradients() or type(part).protect_gradients is not Defense.protect_gradients:
         own.add("batch-gradient")
     return own
 

@@ -1,7 +1,7 @@
 """The contract of a defense: hooks with no-op defaults, so that one file says one idea."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -9,12 +9,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from privbench.core.attacker_view import AttackerView
+from privbench.core.choices import ChoiceRole, InferredChoices, choices_by_role
 from privbench.core.component import Component
 from privbench.core.errors import UserError
 from privbench.core.model_input import ModelInput
 from privbench.core.observation import Observation
 
-__all__ = ["AttackerView", "Defense", "Effect", "Estimate", "ProtectedInput", "ScrambledPixels", "Send", "TrainingRule"]
+__all__ = ["Defense", "Effect", "ProtectedInput", "TrainingRule"]
 
 Effect = Literal["batch-gradient", "noise-of-given-size", "mixed-samples"]
 """What a defense does that another may not stand (`Defense.not_after`).
@@ -25,27 +27,6 @@ what one sample gives depends on the others (one is made of several, or one mask
 computed and so wherever it is written.
 """
 
-Send = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
-"""What an adversary does to one candidate's gradient before it is compared: `(simulated, observed, known) -> sent`.
-
-Gradients are by parameter name, `[*shape]`, of the parameters that an attack matches, which need not be all; `known` is as in
-`AttackerView`. Differentiable in the simulated gradients (straight through where the true derivative is zero), and a function
-of its arguments alone without control flow that depends on values.
-"""
-
-
-Estimate = Callable[[Iterable[str]], Mapping[str, Tensor]]
-"""From names of parameters to what an adversary takes their gradients to have been before they were sent, of those of them
-that sending changed in a way that it can partly undo. Made when an attack asks for it, because it may take seconds."""
-
-
-def _as_sent(_names: Iterable[str]) -> Mapping[str, Tensor]:
-    return {}
-
-
-def _unchanged(model_input: ModelInput, _known: Mapping[str, Tensor]) -> ModelInput:
-    return model_input
-
 
 @dataclass(frozen=True)
 class ProtectedInput:
@@ -53,65 +34,11 @@ class ProtectedInput:
 
     Attributes:
         model_input: What the model is fed.
-        choices: By name, `defense.choice`. Two endings have a form, and what an attack infers of them is scored:
-            `defense.mask`, `[patches]` bool, the places of the fed image whose patches use the shared "unknown" row, and
-            `defense.order`, `[patches]` int64, the place in the private image of the patch at each place of the fed one.
+        choices: By name, `defense.choice`; which of them are scored is declared (`Defense.scored`).
     """
 
     model_input: ModelInput
     choices: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ScrambledPixels:
-    """That the client permuted the pixels inside patches, in all channels alike, in an order that the adversary does not know.
-
-    Attributes:
-        per: One permutation for all patches of a batch, or one for each place of the patch grid.
-        choice: Name of the choice, by which an attack states what it found: `[patches, pixels]` int64, the pixel of the private
-            patch that each place of the fed one holds.
-    """
-
-    per: Literal["batch", "patch"]
-    choice: str
-
-
-@dataclass(frozen=True)
-class AttackerView:
-    """How an attacker's simulation of the client differs from the plain forward pass.
-
-    Attributes:
-        feed: Applied to candidate images and `known` before the simulated forward pass; differentiable in the images, and a
-            function of its arguments alone, so that several clients can be simulated in one pass.
-        known: What the adversary was told or has inferred of the client's random choices, by name as in `ProtectedInput`.
-        flags: What the reader of a score should know about this view, such as `order-not-inferred`.
-        movable: `[patches]` bool, the places whose patches the client may have permuted among themselves in an order that the
-            adversary knows of and does not know; None where there are none. An attack that finds the order replaces the flag
-            `order-not-inferred` by `order-inferred`.
-        inferred: Names in `known` of what the adversary found out about the client's random choices without being told.
-        order: Name of the choice that permuted them, by which an attack states what it found; None where there is none.
-        scrambled: How pixels inside patches were permuted, as far as the adversary knows; None where they were not. An attack
-            that finds the permutation replaces the flag `pixels-not-inferred` by `pixels-inferred`.
-        send: Applied to a simulated gradient before it is compared with the observed one; None: compared as it is.
-        within: Stands for `send` where a later part of a composition changes what this one sent, so that it cannot look at what
-            was observed entry by entry; None: `send` itself.
-        exact: Whether the adversary takes single entries of the observed gradient at their word; not where it knows them to be
-            noisy, rounded or set to zero. Attacks that read something off an entry look here.
-        expected: The adversary's estimate of the gradient behind the observed one, which attacks take in its place. Entries of
-            an estimate are not to be taken at their word either.
-    """
-
-    feed: Callable[[ModelInput, Mapping[str, Tensor]], ModelInput] = _unchanged
-    known: Mapping[str, Tensor] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()
-    movable: Tensor | None = None
-    inferred: tuple[str, ...] = ()
-    order: str | None = None
-    scrambled: ScrambledPixels | None = None
-    send: Send | None = None
-    within: Send | None = None
-    exact: bool = True
-    expected: Estimate = _as_sent
 
 
 @dataclass(frozen=True)
@@ -139,6 +66,8 @@ class Defense(Component, ABC):
     """What it does that another defense may not stand, besides `batch-gradient`, which shows by itself."""
     not_after: ClassVar[Mapping[Effect, str]] = MappingProxyType({})
     """After what it may not come, and why: there it would not do what it claims, or spoil what the other one claims."""
+    scored: ClassVar[tuple[tuple[str, ChoiceRole], ...]] = ()
+    """Names of the choices that are a mask or an order, and which: what an attack infers of them is scored."""
 
     def trained_as(self) -> str:
         """Which embedded victim this defense runs on: the name of the defense that it was trained with."""
@@ -211,7 +140,7 @@ class Defense(Component, ABC):
         """
         return {name: values.sum(0) / (expected or len(values)) for name, values in samples.items()}
 
-    def takes_samples(self) -> bool:
+    def uses_per_sample_gradients(self) -> bool:
         """Whether it works on the gradients of single samples."""
         return type(self).protect_samples is not Defense.protect_samples
 
@@ -220,7 +149,7 @@ class Defense(Component, ABC):
         return ()
 
     def accounted(self, *, steps: int, sample_rate: float) -> "Defense":
-        """The same defense, its claim counted for a run of so many updates; by default it does not depend on them.
+        """The same defense, its guarantee counted for a run of so many updates; by default it does not depend on them.
 
         Args:
             steps: Number of updates.
@@ -232,17 +161,52 @@ class Defense(Component, ABC):
         """Changes the update before it is sent (clip, noise, prune, quantise)."""
         return gradients
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """The forward pass that an attacker of `observation.threat_model.adversary` would simulate.
+    def scored_choices(self, choices: Mapping[str, Tensor]) -> InferredChoices:
+        """Those of a client's choices that are scored when an attack infers them.
 
-        It may use whatever the observation holds, and `observation.disclosed` where the adversary is an oracle.
+        Args:
+            choices: By name, as in `ProtectedInput`.
         """
+        return choices_by_role(choices, self.scored)
+
+    def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """What an adversary simulates who does not know of the defense: the plain pass, but for the public architecture."""
         return AttackerView()
+
+    def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """What an adversary simulates who knows the defense and its parameters, and infers what it can of the random choices.
+
+        It may use whatever the observation holds. By default it has no better than the unaware's.
+        """
+        return self.unaware(model, observation)
+
+    def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """What an adversary simulates who is also told the choices: `observation.disclosed`. By default there are none to tell.
+
+        Raises:
+            UserError: The client changes its input, and the defense does not say how an oracle simulates that.
+        """
+        if type(self).prepare_batch is not Defense.prepare_batch and type(self).aware is Defense.aware:
+            raise UserError(
+                f"defense {self.name} changes the client's input and simulates it for no adversary; override its method oracle "
+                "(and aware, where something can be inferred)"
+            )
+        return self.aware(model, observation)
+
+    def view(self, model: nn.Module, observation: Observation) -> AttackerView:
+        """What the adversary of `observation.threat_model` simulates; final.
+
+        Args:
+            model: The attacker's copy of the client's model.
+            observation: What it saw.
+        """
+        adversary: Callable[[nn.Module, Observation], AttackerView] = getattr(self, observation.threat_model.adversary)
+        return adversary(model, observation)
 
     def is_simulated(self) -> bool:
         """Whether an attacker who knows of the defense simulates something else than one who does not."""
-        return type(self).attacker_view is not Defense.attacker_view
+        return any(getattr(type(self), name) is not getattr(Defense, name) for name in ("unaware", "aware", "oracle"))
 
     @abstractmethod
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         """What the defense promises and under which assumption, in one sentence; epsilon only where it is valid."""

@@ -1,4 +1,4 @@
-"""What tables, figures and notes call a defense and an attack (what differs from the defaults, and nothing else); claims."""
+"""What tables, figures and notes call a defense and an attack: what differs from the defaults, and nothing else; guarantees."""
 
 from collections.abc import Iterable, Sequence, Set
 
@@ -9,7 +9,7 @@ from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, DEFENSES, Registry
 from privbench.core.spec import ComponentSpec
 
-__all__ = ["attack_label", "claim_text", "defense_label", "defense_labels"]
+__all__ = ["attack_label", "defense_label", "defense_labels", "guarantee_text"]
 
 
 def defense_label(case: Case) -> str:
@@ -31,12 +31,12 @@ def attack_label(case: Case) -> str:
     return case.attack.name if is_ensemble(case) else str(_changed(case.attack, ATTACKS))
 
 
-def claim_text(defense: Sequence[ComponentSpec]) -> str:
+def guarantee_text(defense: Sequence[ComponentSpec]) -> str:
     """What the composed defense promises, in one line; or why that cannot be said, such as a package that is not installed."""
     try:
-        return build_defense(defense).claim()
+        return build_defense(defense).guarantee()
     except UserError as error:
-        return f"claim not stated: {error}"
+        return f"guarantee not stated: {error}"
 
 
 def _changed(part: ComponentSpec, registry: Registry) -> ComponentSpec:

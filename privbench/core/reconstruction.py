@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from privbench.core.choices import InferredChoices
+
 __all__ = ["Failure", "Progress", "Reconstruction"]
 
 
@@ -20,9 +22,8 @@ class Reconstruction:
         steps: Optimisation steps taken, restarts included; 0 for a closed form.
         trials: Independent trials run side by side.
         flags: Reliability remarks, such as `labels-guessed`.
-        inferred: What the attacker believes of the client's random choices without having been told, by name and form as in
-            `ProtectedInput.choices`; an order may also be `[batch, patches]`, one for each image. Scored where the client
-            made a choice of that name.
+        inferred: What the attacker believes of the client's mask and orders without having been told. Scored where the client
+            chose one.
     """
 
     images: Tensor
@@ -31,7 +32,7 @@ class Reconstruction:
     steps: int = 0
     trials: int = 1
     flags: tuple[str, ...] = ()
-    inferred: Mapping[str, Tensor] = field(default_factory=dict)
+    inferred: InferredChoices = field(default_factory=InferredChoices)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privbench.core import ComputeOptions, Failure, Progress, Send
+from privbench.core import ComputeOptions, Failure, Progress, GradientTransform
 from privbench.inversion.plan import Plan, settings_at
 from privbench.inversion.relocation import Relocation, relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision
@@ -131,7 +131,7 @@ class Inversion:
     free: Mapping[str, Variable] = field(default_factory=dict)
     relocation: Relocation | None = None
     phase: Callable[[float], str] = lambda _: "matching"
-    send: Send | None = None
+    send: GradientTransform | None = None
 
     def run(
         self, targets: Sequence[Target], progress: Progress | None = None, compute: ComputeOptions | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from privbench.core import Send
+from privbench.core import GradientTransform
 from privbench.inversion.terms import MatchingTerm, PriorTerm
 from privbench.inversion.variables import Moving, Parametrisation, Variable
 
@@ -60,7 +60,7 @@ def parameter_gradients(
 
 
 def sent_gradients(
-    send: Send | None, gradients: dict[str, Tensor], observed: Mapping[str, Tensor], context: Mapping[str, Tensor]
+    send: GradientTransform | None, gradients: dict[str, Tensor], observed: Mapping[str, Tensor], context: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """What the simulated client would have sent, trial by trial.
 
@@ -98,7 +98,7 @@ class Objective:
     matching: Sequence[MatchingTerm]
     priors: Sequence[PriorTerm]
     parametrisation: Parametrisation
-    send: Send | None = None
+    send: GradientTransform | None = None
 
     @property
     def names(self) -> list[str]:

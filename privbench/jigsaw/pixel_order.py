@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.algebra import grid_correlation
-from privbench.core.defense import ScrambledPixels
+from privbench.core import ScrambledPixels
 from privbench.core.patches import from_patches, to_patches
 
 __all__ = ["pixel_order", "pixel_orders", "unscrambled"]

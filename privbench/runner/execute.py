@@ -50,6 +50,7 @@ from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
 from privbench.store.files import check_output
 from privbench.store.layout import CASE, COMPARISON, TRACE
 from privbench.store.trace import scored_trace, trace_csv
+from privbench.undo import LOWER_BOUND, explains_input
 
 __all__ = ["Suites", "check_case", "run_case", "summarise"]
 
@@ -361,20 +362,31 @@ class _Run:
     def _score(self, group: _Group, results: Sequence[Reconstruction | Failure], seconds: float) -> None:
         """Scores and keeps each batch of a group, with its share of the attack's time."""
         channel = group.channel
-        parts = zip(group.batches, group.secrets, results, channel.traces, channel.pictures, strict=True)
-        for batch, secret, result, reported, shown in parts:
+        clients = zip(group.batches, group.observations, group.secrets, strict=True)
+        parts = zip(clients, results, channel.traces, channel.pictures, strict=True)
+        for (batch, observation, secret), result, reported, shown in parts:
             if batch in self.finished:
                 continue
             images = (
                 self._failed(batch, secret, result.reason, seconds)
                 if isinstance(result, Failure)
-                else self._scored(batch, secret, result, seconds)
+                else self._scored(batch, secret, self._bounded(result, observation, secret), seconds)
             )
             trace = scored_trace(reported, shown, secret.images.float().cpu())
             self.finished[batch] = FinishedBatch(images, trace, seconds, len(group.batches))
             self.checkpoints.save_batch(batch, self.finished[batch])
             self.listener.batch(self.case, batch)
         self.checkpoints.drop_checkpoint(group.slot)
+
+    def _bounded(self, result: Reconstruction, observation: Observation, secret: Secret) -> Reconstruction:
+        """The same, flagged where this adversary could not have found the private images: its score is a lower bound."""
+        prepared = self.prepared
+        if torch.equal(secret.fed, secret.images):
+            return result
+        view = prepared.defense.view(prepared.victim, observation.to(prepared.device))
+        if explains_input(view, secret.images, secret.fed, prepared.victim.patch_size):
+            return result
+        return replace(result, flags=tuple(dict.fromkeys((*result.flags, LOWER_BOUND))))
 
     def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> tuple[ImageResult, ...]:
         images = reconstruction.images.detach().float().cpu()
@@ -383,7 +395,7 @@ class _Run:
         scored = score_batch(images, truth, self.suite)
         found = score_choices(
             reconstruction.inferred,
-            secret.choices,
+            self.prepared.defense.scored_choices(secret.choices),
             images,
             truth,
             self.prepared.victim.patch_size,

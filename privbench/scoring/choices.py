@@ -1,10 +1,10 @@
 """How much of the client's random choices an attack inferred: which patches were masked, and in which order patches stood.
 
-Both scores compare with the secret, so they judge an attack and never steer one. The choices that are scored, by the ending of
-their name, are described at `core.ProtectedInput`.
+Both scores compare with the secret, so they judge an attack and never steer one. Masks and orders are those of
+`core.InferredChoices`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -13,11 +13,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from privbench.core import InferredChoices
 from privbench.core.patches import to_patches
 
 __all__ = ["ChoiceScores", "mask_accuracy", "order_accuracy", "score_choices"]
 
-_MASK, _ORDER = ".mask", ".order"
 _SAME = 0.5 / 255
 """Patches that differ by no more than this in any value look the same with 8 bits."""
 
@@ -60,7 +60,7 @@ def order_accuracy(
     A fed patch is known by its place, because every place has a position row of its own. The patches that share the unknown
     row (MJP) are interchangeable, and the attacker's numbering of them cannot be the client's: such a patch of the
     reconstruction is taken for the private patch that it resembles most, by the assignment with the least squared error among
-    them. Only these count then, since the others were not moved. A place is right also where a patch stands that is
+    them. Only these count where the others were not moved. A place is right also where a patch stands that is
     identical, to half a grey level, to the one that belongs there. A random order of `n` different patches has 1/n in
     expectation.
 
@@ -70,8 +70,7 @@ def order_accuracy(
         reconstruction: `[3, height, width]`, patches in the inferred order.
         original: `[3, height, width]`.
         patch_size: Side of a patch in pixels.
-        shared: `[patches]` bool, which share the unknown row and were permuted among themselves; None: all were permuted, and
-            each has its own row.
+        shared: `[patches]` bool, which share the unknown row and were permuted among themselves; None: each has its own row.
 
     Returns:
         In [0, 1]; None where no patch was moved.
@@ -84,14 +83,17 @@ def order_accuracy(
             return None
         fed = to_patches(reconstruction[None], patch_size)[0].double().flatten(1).cpu()[inferred[places]]
         resembles = linear_sum_assignment(cdist(fed.numpy(), private[places].numpy(), "sqeuclidean"))[1]
-        inferred, belongs = inferred[places], places[torch.as_tensor(resembles)]
+        belongs = belongs.clone()
+        belongs[places] = places[torch.as_tensor(resembles)]
+        if torch.equal(truth.cpu()[~shared.cpu()], (~shared.cpu()).nonzero().flatten()):
+            inferred, belongs = inferred[places], belongs[places]
     same = (private[inferred] - private[belongs]).abs().amax(dim=1) <= _SAME
     return float(same.double().mean())
 
 
 def score_choices(
-    inferred: Mapping[str, Tensor],
-    truth: Mapping[str, Tensor],
+    inferred: InferredChoices,
+    truth: InferredChoices,
     reconstruction: Tensor,
     original: Tensor,
     patch_size: int | None,
@@ -101,47 +103,41 @@ def score_choices(
     """Scores what an attack inferred about a batch.
 
     Args:
-        inferred: By name, as in `Reconstruction.inferred`; masks and orders are scored.
-        truth: The client's choices by name, one for the whole batch.
+        inferred: As in `Reconstruction.inferred`; mask and order are scored.
+        truth: What the client chose, one for the whole batch.
         reconstruction: `[batch, 3, height, width]` in [0, 1].
         original: The same shape and range.
         patch_size: Side of a patch in pixels; None where the victim has none, and then nothing is scored.
         source: Which reconstruction is paired with each original (`pair`).
 
     Returns:
-        One entry per original. Of several masks, or orders, the mean.
+        One entry per original.
 
     Raises:
         RuntimeError: An attack broke its contract: a mask that is none, or an order that is no permutation.
     """
     results = []
     for image, paired in enumerate(source):
-        masks, orders = [], []
-        scored = sorted(name for name in inferred.keys() & truth.keys() if name.endswith((_MASK, _ORDER)))
-        for name in scored if patch_size else []:
-            guess = inferred[name] if inferred[name].ndim == 1 else inferred[name][paired]
-            _check(name, guess, truth[name])
-            if name.endswith(_MASK):
-                masks.append(mask_accuracy(guess, truth[name]))
-            else:
-                shared = truth.get(name.removesuffix(_ORDER) + _MASK)
-                pictures = reconstruction[paired], original[image]
-                orders.append(order_accuracy(guess, truth[name], *pictures, patch_size or 0, shared=shared))
-        results.append(ChoiceScores(_mean(masks), _mean(orders)))
+        mask = order = None
+        if patch_size and inferred.mask is not None and truth.mask is not None:
+            mask = mask_accuracy(_checked("mask", inferred.mask, truth.mask, paired), truth.mask)
+        if patch_size and inferred.order is not None and truth.order is not None:
+            guess = _checked("order", inferred.order, truth.order, paired)
+            pictures = reconstruction[paired], original[image]
+            order = order_accuracy(guess, truth.order, *pictures, patch_size, shared=truth.mask)
+        results.append(ChoiceScores(mask, order))
     return results
 
 
-def _mean(values: list[float] | list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def _check(name: str, guess: Tensor, truth: Tensor) -> None:
+def _checked(kind: str, inferred: Tensor, truth: Tensor, image: int) -> Tensor:
+    """What was inferred of one image, if it has the form of a choice."""
+    guess = inferred if inferred.ndim == 1 else inferred[image]
     fits = guess.shape == truth.shape and guess.dtype == truth.dtype
-    if fits and name.endswith(_ORDER):
+    if fits and kind == "order":
         fits = torch.equal(guess.cpu().sort().values, torch.arange(len(truth)))
     if not fits:
         raise RuntimeError(
-            f"inferred {name} is {guess.dtype} {tuple(guess.shape)}; expected {truth.dtype} {tuple(truth.shape)}, "
+            f"inferred {kind} is {guess.dtype} {tuple(guess.shape)}; expected {truth.dtype} {tuple(truth.shape)}, "
             "and of an order each place once"
         )
+    return guess

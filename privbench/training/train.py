@@ -150,7 +150,7 @@ class _Run:
         A defense on single samples gets every image independently with the same probability (Poisson sampling), as its
         accountant assumes; the size of a batch then varies and may be 0.
         """
-        if self.defense.takes_samples():
+        if self.defense.uses_per_sample_gradients():
             for _ in range(count // batch_size):
                 yield (torch.rand(count, generator=self.generator) < batch_size / count).nonzero().flatten()
             return
@@ -188,7 +188,7 @@ class _Run:
 
     def _update(self, fed: ModelInput, labels: Tensor, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
         """The gradient by parameter name, as far as the defense takes single samples protected, and the mean loss."""
-        if not self.defense.takes_samples():
+        if not self.defense.uses_per_sample_gradients():
             return self.gradient(fed, labels)
         # A cache of casts would outlive the functional transform.
         with mixed_precision(fed.images.device.type, cache=False):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from privbench.attacks.dlg import DeepLeakage
 from privbench.attacks.gradvit import GradViT
@@ -14,6 +15,12 @@ from privbench.scoring import mask_accuracy, order_accuracy
 from tests.attacks.closed_forms import attacked, update
 
 FEW = GradViT(steps=2, bn_prior=0, relocation=False)
+
+
+def stated(choice: Tensor | None) -> Tensor:
+    """What an attack must have stated."""
+    assert choice is not None
+    return choice
 
 
 def with_noise(observation: Observation, relative: float) -> Observation:
@@ -35,13 +42,13 @@ def test_the_mask_is_inferred_exactly_with_and_without_noise(mask_ratio: float, 
     result = attacked(FEW, with_noise(observation, noise))
     truth = secret.choices["mjp.mask"]
     assert truth.any()
-    assert torch.equal(result.inferred["mjp.mask"], truth)
+    assert torch.equal(stated(result.inferred.mask), truth)
     assert "mask-inferred" in result.flags
 
 
 def test_noise_larger_than_the_gradient_hides_the_mask_in_part() -> None:
     observation, secret = update("mjp:mask_ratio=0.5", adversary="aware")
-    found = attacked(FEW, with_noise(observation, 1.0)).inferred["mjp.mask"]
+    found = stated(attacked(FEW, with_noise(observation, 1.0)).inferred.mask)
     assert 0.4 < mask_accuracy(found, secret.choices["mjp.mask"]) < 1
 
 
@@ -49,23 +56,23 @@ def test_no_mask_is_inferred_where_the_client_drew_none() -> None:
     observation, secret = update("mjp:mask_ratio=0", adversary="aware")
     for given in (observation, with_noise(observation, 1e-2)):
         result = attacked(FEW, given)
-        assert torch.equal(result.inferred["mjp.mask"], secret.choices["mjp.mask"])
-        assert "mjp.order" not in result.inferred
+        assert torch.equal(stated(result.inferred.mask), secret.choices["mjp.mask"])
+        assert result.inferred.order is None
         assert not {"order-inferred", "order-not-inferred"} & set(result.flags)
 
 
 def test_under_a_shuffle_the_order_stated_is_the_one_that_was_undone() -> None:
     aware, unaware = (attacked(FEW, update("naive-shuffle", adversary=adversary)[0]) for adversary in ("aware", "unaware"))
     # The same optimisation: the forward pass of the shuffled image is all that both of them simulate.
-    assert torch.equal(rearrange(aware.images, aware.inferred["naive-shuffle.order"], 4), unaware.images)
+    assert torch.equal(rearrange(aware.images, stated(aware.inferred.order), 4), unaware.images)
     assert "order-inferred" in aware.flags
     assert aware.losses["order_cost"] < 0
-    assert unaware.inferred == {}
+    assert unaware.inferred.roles == frozenset()
 
 
 def test_the_engine_orders_masked_patches_alone() -> None:
     observation, secret = update("mjp:mask_ratio=0.27", photo=1, adversary="aware")
-    order = attacked(GradViT(steps=30, bn_prior=0), observation).inferred["mjp.order"][0]
+    order = stated(attacked(GradViT(steps=30, bn_prior=0), observation).inferred.order)[0]
     kept = ~secret.choices["mjp.mask"]
     assert torch.equal(order[kept], torch.arange(64)[kept])
 
@@ -74,7 +81,7 @@ def test_a_perfect_recovery_of_a_shuffled_photo_is_put_in_order() -> None:
     observation, secret = update("naive-shuffle", photo=1, adversary="aware")
     result = attacked(Subspace(), observation)
     truth = secret.choices["naive-shuffle.order"]
-    accuracy = order_accuracy(result.inferred["naive-shuffle.order"], truth, result.images[0], secret.images[0], 4)
+    accuracy = order_accuracy(stated(result.inferred.order), truth, result.images[0], secret.images[0], 4)
     assert accuracy is not None
     assert accuracy > 0.7
 
@@ -83,16 +90,16 @@ def test_subspace_states_its_own_mask_and_where_the_masked_patches_belong() -> N
     observation, secret = update("mjp:mask_ratio=0.1", photo=1, adversary="aware")
     result = attacked(Subspace(), observation)
     mask = secret.choices["mjp.mask"]
-    assert torch.equal(result.inferred["mjp.mask"], mask)
+    assert torch.equal(stated(result.inferred.mask), mask)
     pictures = result.images[0], secret.images[0]
-    assert order_accuracy(result.inferred["mjp.order"], secret.choices["mjp.order"], *pictures, 4, shared=mask) == 1
+    assert order_accuracy(stated(result.inferred.order), secret.choices["mjp.order"], *pictures, 4, shared=mask) == 1
 
 
 def test_the_images_of_a_shuffled_batch_stand_in_one_order_and_masked_patches_in_one_for_each() -> None:
     shuffled = attacked(FEW, update("naive-shuffle", batch=2, adversary="aware")[0])
-    assert shuffled.inferred["naive-shuffle.order"].shape == (64,)
+    assert stated(shuffled.inferred.order).shape == (64,)
     masked = attacked(FEW, update("mjp:mask_ratio=0.27", batch=2, adversary="aware")[0])
-    assert masked.inferred["mjp.order"].shape == (2, 64)
+    assert stated(masked.inferred.order).shape == (2, 64)
 
 
 @pytest.mark.parametrize("defense", ["naive-shuffle", "mjp:mask_ratio=0.27"])
@@ -101,6 +108,6 @@ def test_the_images_of_a_shuffled_batch_stand_in_one_order_and_masked_patches_in
 )
 def test_who_is_told_or_does_not_know_of_a_choice_infers_none(attack: GradViT, defense: str) -> None:
     for adversary in ("unaware", "oracle"):
-        assert attacked(attack, update(defense, adversary=adversary)[0]).inferred == {}
-    observation, secret = update(defense, adversary="aware")
-    assert attacked(attack, observation).inferred.keys() == secret.choices.keys()
+        assert attacked(attack, update(defense, adversary=adversary)[0]).inferred.roles == frozenset()
+    chosen = {"naive-shuffle": {"order"}, "mjp:mask_ratio=0.27": {"mask", "order"}}
+    assert attacked(attack, update(defense, adversary="aware")[0]).inferred.roles == chosen[defense]

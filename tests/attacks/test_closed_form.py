@@ -70,7 +70,9 @@ def test_who_knows_of_the_mask_gets_the_other_patches_clean_and_fills_the_masked
     assert psnr(found[adversary].images, secret.images) > psnr(found["unaware"].images, secret.images) + 2
     assert "masked-patches-filled-in" in found[adversary].flags
     if adversary == "aware":
-        assert torch.equal(found[adversary].inferred["mjp.mask"], mask)
+        inferred = found[adversary].inferred.mask
+        assert inferred is not None
+        assert torch.equal(inferred, mask)
 
 
 def test_a_single_masked_patch_is_no_riddle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,10 +195,10 @@ def test_every_defense_and_adversary_can_be_attacked(name: str, defense: str, ad
     private = update.secret.images
     assert result.images.shape == private.shape
     # Only an aware adversary infers, only what the client chose, and in the form of the choice.
-    choices = update.secret.choices
-    assert result.inferred.keys() <= (choices.keys() if adversary == "aware" else set())
+    choices = update.defense.scored_choices(update.secret.choices)
+    assert result.inferred.roles <= (choices.roles if adversary == "aware" else frozenset())
     for found in score_choices(result.inferred, choices, result.images, private, 4, source=list(range(len(private)))):
-        assert (found.mask_accuracy is not None) == any(key.endswith(".mask") for key in result.inferred)
+        assert (found.mask_accuracy is not None) == ("mask" in result.inferred.roles)
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)

@@ -75,7 +75,7 @@ def test_defenses_say_what_they_claim(privbench: Callable[..., Result]) -> None:
     entries = listed(privbench, "defenses")
     assert all(entry["claim"].endswith(".") for entry in entries.values())
     assert "epsilon 4.729 at delta 1e-05" in entries["dpsgd"]["claim"]
-    assert "Claim: Promises nothing." in privbench("list", "defenses").stdout
+    assert "Guarantee: Promises nothing." in privbench("list", "defenses").stdout
     assert listed(privbench, "attacks")["gradvit"]["claim"] is None
 
 

@@ -73,15 +73,15 @@ def test_the_picture_of_several_defenses_has_its_own_name(small_run: Callable[..
     assert len(list((tmp_path / "out").glob("comparison-*.png"))) == 2
 
 
-def test_what_each_defense_claims_is_one_line(small_run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_each_defense_guarantees_is_one_line(small_run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--defense", "none,dpsgd:noise_multiplier=2.0")
     lines = small_run(*arguments).stdout.splitlines()
-    assert lines.count("claim of none: Promises nothing.") == 1
-    (claim,) = [line for line in lines if line.startswith("claim of dpsgd:noise_multiplier=2.0: ")]
-    assert "epsilon 2.166 at delta 1e-05" in claim
+    assert lines.count("guarantee of none: Promises nothing.") == 1
+    (guarantee,) = [line for line in lines if line.startswith("guarantee of dpsgd:noise_multiplier=2.0: ")]
+    assert "epsilon 2.166 at delta 1e-05" in guarantee
     # What is finished is shown again where the accountant is not installed.
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    assert ": claim not stated: defense dpsgd needs the package opacus" in small_run(*arguments).stdout
+    assert ": guarantee not stated: defense dpsgd needs the package opacus" in small_run(*arguments).stdout
 
 
 def test_repeating_a_command_uses_the_record(small_run: Callable[..., Result], tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_composition_applies_hooks_in_order_and_merges_choices() -> None:
         def protect_gradients(self, gradients: Any, generator: torch.Generator) -> Any:
             return {name: value * 2 + self.amount for name, value in gradients.items()}
 
-        def claim(self) -> str:
+        def guarantee(self) -> str:
             return "Adds."
 
     composed = Composition(parts=(Adds(amount=1.0), Adds(amount=5.0)))

@@ -50,10 +50,10 @@ class Ramp(Defense):
     def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
         return ProtectedInput(self.darken(batch))
 
-    def attacker_view(self, model: nn.Module, observation: Observation) -> AttackerView:
+    def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
         return AttackerView(lambda given, _: self.darken(given))
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         return "Promises nothing."
 
 
@@ -87,7 +87,7 @@ def relative_error(ours: dict[str, Tensor], observation: Observation) -> float:
 
 
 def protects_gradients(defense: Defense) -> bool:
-    return defense.takes_samples() or type(defense).protect_gradients is not Defense.protect_gradients
+    return defense.uses_per_sample_gradients() or type(defense).protect_gradients is not Defense.protect_gradients
 
 
 def draws_on_gradients(spec: str) -> bool:
@@ -132,12 +132,12 @@ def test_parameters_are_keyword_only_frozen_and_stored_unchanged(spec: str) -> N
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_claim_is_a_sentence(spec: str) -> None:
-    claim = built(spec).claim()
-    assert claim[0].isupper()
-    assert claim.endswith(".")
-    assert "\n" not in claim
-    assert 2 <= len(claim.split()) <= 60
+def test_the_guarantee_is_a_sentence(spec: str) -> None:
+    guarantee = built(spec).guarantee()
+    assert guarantee[0].isupper()
+    assert guarantee.endswith(".")
+    assert "\n" not in guarantee
+    assert 2 <= len(guarantee.split()) <= 60
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -231,10 +231,10 @@ def test_every_adversary_has_a_forward_pass_that_is_differentiable_in_the_images
     count = len(update.secret.images)
     images = some_images(count, seed=9).requires_grad_(True)
     simulation = simulate(update.observation)
-    choices, view = update.secret.choices, simulation.view
-    assert set(view.inferred) <= choices.keys() & view.known.keys()
-    assert (view.order is None) == (view.movable is None)
-    assert view.order is None or choices[view.order].dtype == torch.int64
+    chosen, view = update.defense.scored_choices(update.secret.choices), simulation.view
+    assert view.inferred.roles <= chosen.roles
+    assert view.movable is None or chosen.order is not None
+    assert chosen.order is None or chosen.order.dtype == torch.int64
     logits = simulation.logits(images)
     assert logits.shape == (count, 10)
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.arange(count)), [images])
@@ -249,7 +249,7 @@ def test_the_oracle_at_the_true_images_computes_the_observed_gradient(spec: str,
     if draws_on_gradients(spec):
         pytest.skip(f"{spec} sends noise or random rounding, of which only the expectation can be simulated")
     skip_where_estimated(spec, update.observation)
-    if "per-sample-clipping-not-simulated" in simulate(update.observation).view.flags:
+    if "per-sample-clipping-not-simulated" in simulate(update.observation).view.remarks:
         pytest.skip(f"{spec} clips every sample, and only the batch's gradient is simulated")
     ours = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
     assert relative_error(ours, update.observation) < 1e-5
@@ -271,10 +271,12 @@ def test_a_batch_that_was_changed_is_not_explained_by_the_undefended_pass(spec: 
 def test_what_the_simulated_client_sends_can_be_differentiated_in_a_single_pass_over_several(spec: str, adversary: str) -> None:
     update = client_update(spec, adversary=adversary)
     view = simulate(update.observation).view
-    assert adversary != "unaware" or (view.send is None and view.exact and not view.expected(["network.pos_embed"]))
-    if view.send is None:
+    assert adversary != "unaware" or (
+        view.transform_gradient is None and view.entries_are_exact and not view.expected(["network.pos_embed"])
+    )
+    if view.transform_gradient is None:
         return
-    send = view.send
+    send = view.transform_gradient
     observed = {name: value for name, value in update.observation.gradients.items() if "blocks.0" in name}
     simulated = {name: torch.randn(2, *value.shape) for name, value in observed.items()}
 
@@ -308,7 +310,7 @@ def test_composition_acts_in_the_order_written(spec: str, first: bool, ramp: Def
     assert torch.equal(both.model_input.images, expected.images)
     assert both.choices.keys() == alone.choices.keys()
     assert composed.trained_as() == update.defense.trained_as()
-    assert all(part.claim() in composed.claim() for part in (update.defense, ramp))
+    assert all(part.guarantee() in composed.guarantee() for part in (update.defense, ramp))
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])

@@ -200,7 +200,7 @@ def test_epsilon_is_that_of_the_integrals_and_a_little_above_the_tight_one(
 def test_a_large_delta_leaves_an_epsilon_of_zero_and_not_less() -> None:
     assert epsilon(delta=0.999) == 0
     assert epsilon(delta=0.5, noise_multiplier=3) == 0
-    assert "epsilon 0 at delta 0.5" in build_defense(resolve_defense("dpsgd:delta=0.5,noise_multiplier=3")).claim()
+    assert "epsilon 0 at delta 0.5" in build_defense(resolve_defense("dpsgd:delta=0.5,noise_multiplier=3")).guarantee()
 
 
 @pytest.mark.parametrize("rate", [1e-300, 1e-6, 0.01, 1.0])
@@ -220,11 +220,11 @@ def test_epsilon_falls_with_noise_and_subsampling_and_rises_with_steps() -> None
 
 def test_the_claim_states_epsilon_with_what_it_depends_on() -> None:
     text = "dpsgd:noise_multiplier=1.1,delta=1e-6,sample_rate=0.02,steps=500"
-    claim = build_defense(resolve_defense(text)).claim()
+    claim = build_defense(resolve_defense(text)).guarantee()
     expected = epsilon(noise_multiplier=1.1, delta=1e-6, sample_rate=0.02, steps=500)
     for words in (f"epsilon {expected:.4g}", "delta 1e-06", "500 updates", "rate 0.02"):
         assert words in claim
-    assert "infinite" in build_defense(resolve_defense("dpsgd:noise_multiplier=0")).claim()
+    assert "infinite" in build_defense(resolve_defense("dpsgd:noise_multiplier=0")).guarantee()
 
 
 # What an attacker simulates
@@ -235,26 +235,26 @@ def test_who_knows_of_it_clips_what_is_longer_than_the_bound_and_trusts_no_entry
     bound = 0.1
     update = client_update(f"dpsgd:noise_multiplier=0.01,max_grad_norm={bound}", adversary=adversary)
     view = update.view()
-    assert not view.exact
-    assert view.send is not None
+    assert not view.entries_are_exact
+    assert view.transform_gradient is not None
     observed = update.observation.gradients
     longer = {name: torch.ones_like(value) for name, value in observed.items()}
-    sent = view.send(longer, observed, view.known)
+    sent = view.transform_gradient(longer, observed, view.known)
     # A sum of millions of equal squares loses digits in float32.
     assert float(torch.cat([value.flatten() for value in sent.values()]).double().norm()) == pytest.approx(bound, rel=0.01)
     # One factor for all of them: the direction is that of the plain gradient.
     assert len({round(float(value.mean()), 9) for value in sent.values()}) == 1
     shorter = {name: 1e-6 * value for name, value in longer.items()}
-    kept = view.send(shorter, observed, view.known)
+    kept = view.transform_gradient(shorter, observed, view.known)
     assert all(torch.equal(kept[name], shorter[name]) for name in shorter)
-    assert client_update("dpsgd:noise_multiplier=0", adversary=adversary).view().exact
+    assert client_update("dpsgd:noise_multiplier=0", adversary=adversary).view().entries_are_exact
 
 
 def test_who_does_not_know_of_it_compares_the_plain_gradient_and_takes_it_at_its_word() -> None:
     view = client_update("dpsgd", adversary="unaware").view()
-    assert view.send is None
-    assert view.exact
-    assert not view.flags
+    assert view.transform_gradient is None
+    assert view.entries_are_exact
+    assert not view.remarks
 
 
 def test_at_the_private_image_the_expected_update_is_simulated() -> None:
@@ -267,7 +267,7 @@ def test_at_the_private_image_the_expected_update_is_simulated() -> None:
         distances[adversary] = float(torch.cat(apart).norm())
     assert distances["aware"] < 1e-5
     assert distances["unaware"] > 0.1
-    assert client_update(text, batch=2, adversary="aware").view().flags == ("per-sample-clipping-not-simulated",)
+    assert client_update(text, batch=2, adversary="aware").view().remarks == ("per-sample-clipping-not-simulated",)
 
 
 # Refusals
@@ -302,7 +302,7 @@ def test_without_opacus_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch
     for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opacus", None)
-    for use in (lambda: update_of(small_victim(), "dpsgd"), build_defense(resolve_defense("dpsgd")).claim):
+    for use in (lambda: update_of(small_victim(), "dpsgd"), build_defense(resolve_defense("dpsgd")).guarantee):
         with pytest.raises(UserError, match=r"not installed.*privbench\[dp\]") as caught:
             use()
         assert "\n" not in str(caught.value)

@@ -83,8 +83,8 @@ def test_a_part_of_the_gradient_is_clipped_as_the_client_clipped_the_whole(max_n
     update = client_update(f"clipping:max_norm={max_norm}", adversary="aware")
     view, plain = simulate(update.observation).view, client_update().observation.gradients
     observed = {name: value for name, value in update.observation.gradients.items() if "blocks.1" in name}
-    assert view.send is not None
-    ours = view.send({name: plain[name] for name in observed}, observed, view.known)
+    assert view.transform_gradient is not None
+    ours = view.transform_gradient({name: plain[name] for name in observed}, observed, view.known)
     for name, value in observed.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-9)
 
@@ -187,7 +187,7 @@ def test_orders_that_would_void_a_claim_are_refused_in_one_line(text: str) -> No
     ],
 )
 def test_orders_that_keep_every_claim_compose(text: str) -> None:
-    assert "epsilon" in build_defense(resolve_defense(text)).claim()
+    assert "epsilon" in build_defense(resolve_defense(text)).guarantee()
 
 
 class Mixing(Defense):
@@ -269,7 +269,7 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
             return nn.functional.cross_entropy(simulation.logits(images, context, parameters), context["labels"])  # noqa: B023
 
         objective = Objective(
-            loss, [MatchingTerm("gradient", Constant(1.0), SquaredError())], [], Pixels(), simulation.view.send
+            loss, [MatchingTerm("gradient", Constant(1.0), SquaredError())], [], Pixels(), simulation.view.transform_gradient
         )
         parameters = {name: value.detach() for name, value in simulation.model.named_parameters()}
         context = {**simulation.view.known, "labels": update.secret.labels}
@@ -297,7 +297,8 @@ def test_the_aware_objective_is_zero_at_the_truth_and_the_unaware_one_is_not(def
 )
 def test_who_knows_that_entries_were_changed_does_not_take_them_at_their_word(defense: str, trusted: bool) -> None:
     found = {
-        adversary: client_update(defense, adversary=adversary).view().exact for adversary in ("unaware", "aware", "oracle")
+        adversary: client_update(defense, adversary=adversary).view().entries_are_exact
+        for adversary in ("unaware", "aware", "oracle")
     }
     assert found == {"unaware": True, "aware": trusted, "oracle": trusted}
 
@@ -310,7 +311,7 @@ def test_the_shortest_bound_still_sends_every_entry(gradients: dict[str, Tensor]
 
 def _compared(defense: str, simulated: Tensor, observed: Tensor) -> Tensor:
     """What an aware attacker compares with the observed gradient."""
-    send = simulate(client_update(defense, adversary="aware").observation).view.send
+    send = simulate(client_update(defense, adversary="aware").observation).view.transform_gradient
     assert send is not None
     return send({"weight": simulated}, {"weight": observed}, {})["weight"]
 

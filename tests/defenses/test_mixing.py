@@ -35,7 +35,7 @@ def test_coefficients_follow_the_beta_distribution_and_the_aware_knows_their_mea
     expected = torch.distributions.Beta(alpha, alpha)
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.04)
     assert float(shares.var()) == pytest.approx(float(expected.variance), rel=0.1)
-    fed = simulate(client_update(f"mixup:alpha={alpha}", batch=2, adversary="aware").observation).view.feed(
+    fed = simulate(client_update(f"mixup:alpha={alpha}", batch=2, adversary="aware").observation).view.fed(
         ModelInput(some_images(2)), {}
     )
     assert fed.label_mixing is not None
@@ -126,7 +126,7 @@ def test_the_aware_explains_the_encoded_images_better_than_the_unaware(text: str
     errors = {}
     for adversary in ("unaware", "aware"):
         update = client_update(text, batch=4, adversary=adversary)
-        assert set(simulate(update.observation).view.flags) == (flags if adversary == "aware" else set())
+        assert set(simulate(update.observation).view.remarks) == (flags if adversary == "aware" else set())
         # What both recover is what the model was fed; the order is that of the heaviest image, as the aware names them.
         ours = simulated_gradients(update.observation, update.secret.fed, update.secret.labels)
         errors[adversary] = sum(

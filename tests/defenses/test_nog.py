@@ -131,11 +131,11 @@ def test_whoever_knows_of_it_comes_nearer_to_the_gradient_behind_it(batch: int) 
         # Its size too, which the factor does not have.
         assert 0.2 < float(found[name].norm() / plain[name].norm()) < 5, name
     assert fmean(gains) > 0.2
-    assert view.flags == ("singular-values-expected",)
+    assert view.remarks == ("singular-values-expected",)
     assert all(torch.equal(view.expected(names)[name], found[name]) for name in names)
     unaware = simulate(client_update("nog", images=images, adversary="unaware").observation).view
     assert not unaware.expected(names)
-    assert not unaware.flags
+    assert not unaware.remarks
 
 
 def test_only_chosen_layers_are_estimated_in_a_composition_too() -> None:

@@ -50,11 +50,12 @@ def test_aware_of_one_permutation_an_attack_finds_it_and_the_photo_is_back(attac
     left = attacked(attack, unaware)
     assert psnr(left.images, secret.fed) > 60
     assert psnr(left.images, secret.images) < 20
-    assert (left.flags, left.inferred) == ((), {})
+    assert (left.flags, left.inferred.roles) == ((), frozenset())
     found = attacked(attack, update("pixel-shuffle", photo=1, adversary="aware")[0])
     assert psnr(found.images, secret.images) > 60
     assert found.flags == ("pixels-inferred",)
-    assert torch.equal(found.inferred["pixel-shuffle.pixels"], secret.choices["pixel-shuffle.pixels"])
+    assert found.inferred.pixel_order is not None
+    assert torch.equal(found.inferred.pixel_order, secret.choices["pixel-shuffle.pixels"])
 
 
 def test_aware_of_a_permutation_for_each_patch_an_attack_gets_nearer_and_keeps_all_colours() -> None:
@@ -72,7 +73,8 @@ def test_gradient_matching_puts_the_pixels_of_a_batch_in_order_at_its_end() -> N
         observation, _ = update("pixel-shuffle", batch=2, adversary=adversary)
         found = attacked(GradViT(steps=2, bn_prior=0, relocation=False), observation)
         images[adversary] = found.images
-    undone = found.inferred["pixel-shuffle.pixels"]
+    undone = found.inferred.pixel_order
+    assert undone is not None
     assert "pixels-inferred" in found.flags
     # The same optimisation, and then one order for all patches of both images.
     fed = _patches(images["aware"]).gather(3, undone[None, :, None].expand(2, -1, 3, -1))
@@ -97,7 +99,7 @@ def test_where_it_is_not_known_which_patches_are_neighbours_pixels_stay_where_th
 ) -> None:
     found = attacked(attack, update(spec, adversary="aware")[0])
     assert "pixels-not-inferred" in found.flags
-    assert "pixel-shuffle.pixels" not in found.inferred
+    assert found.inferred.pixel_order is None
 
 
 def test_a_jigsaw_that_masked_no_patch_keeps_nobody_from_finding_the_pixels() -> None:

@@ -59,7 +59,7 @@ def test_the_noise_of_one_image_is_read_off_the_update(beta: float) -> None:
     update = client_update(f"precode:beta={beta}", adversary="aware")
     assert dict(update.observation.disclosed) == {}
     view = simulate(update.observation).view
-    assert view.flags == ("draw-inferred",)
+    assert view.remarks == ("draw-inferred",)
     assert torch.allclose(view.known[CHOICE], update.secret.choices[CHOICE], atol=1e-3)
     ours = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
     for name, observed in update.observation.gradients.items():
@@ -70,11 +70,11 @@ def test_the_noise_of_one_image_is_read_off_the_update(beta: float) -> None:
 def test_where_the_noise_cannot_be_read_the_stochastic_gradients_are_left_out(text: str, batch: int) -> None:
     update = client_update(text, batch=batch, adversary="aware")
     view = simulate(update.observation).view
-    assert "draw-not-inferred" in view.flags
+    assert "draw-not-inferred" in view.remarks
     assert CHOICE not in view.known
-    assert view.send is not None
+    assert view.transform_gradient is not None
     observed = update.observation.gradients
-    sent = view.send({name: torch.zeros_like(value) for name, value in observed.items()}, observed, view.known)
+    sent = view.transform_gradient({name: torch.zeros_like(value) for name, value in observed.items()}, observed, view.known)
     for name, value in sent.items():
         left_out = name.startswith((BOTTLENECK, "network.head."))
         assert torch.equal(value, observed[name]) if left_out else not value.any()

@@ -102,7 +102,7 @@ def test_each_adversary_simulates_what_it_knows(form: str) -> None:
     assert torch.allclose(logits("oracle"), update.victim(images, None, drawn), atol=1e-6)
     aware = client_update(text, adversary="aware").observation
     assert not aware.disclosed
-    assert "draw-not-inferred" in simulate(aware).view.flags
+    assert "draw-not-inferred" in simulate(aware).view.remarks
     assert torch.equal(logits("aware"), logits("aware"))
     # The mean over many draws is nearer to the mean network than one draw is.
     names = ("unaware", "oracle", "aware")

@@ -9,7 +9,7 @@ from privbench.core.patches import from_patches, to_patches
 from privbench.data import open_images
 from privbench.jigsaw import unscrambled
 
-ONE, EACH = ScrambledPixels("batch", "test.pixels"), ScrambledPixels("patch", "test.pixels")
+ONE, EACH = ScrambledPixels("batch"), ScrambledPixels("patch")
 
 
 def smooth(height: int, width: int) -> Tensor:

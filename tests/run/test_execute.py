@@ -16,6 +16,7 @@ from privbench.core import (
     Attack,
     Case,
     Failure,
+    InferredChoices,
     Observation,
     Progress,
     Reconstruction,
@@ -138,7 +139,7 @@ def test_what_an_attack_inferred_is_scored_by_the_pairing_and_kept(
     (truth,) = secrets(case)
     order = truth.choices["naive-shuffle.order"]
     orders = torch.stack([order.roll(1), order])
-    answer = Reconstruction(images=truth.images.flip(0), inferred={"naive-shuffle.order": orders})
+    answer = Reconstruction(images=truth.images.flip(0), inferred=InferredChoices(order=orders))
     monkeypatch.setattr(acting, "act", lambda *_: answer)
     first, second = compute(case).images
     assert (first.order_accuracy, first.mask_accuracy) == (1.0, None)

@@ -1,11 +1,14 @@
 """What an attack inferred of the client's choices: exact answers score 1, guesses chance, what cannot be known is not asked."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from privbench.core import ChoiceRole, InferredChoices
+from privbench.core.choices import choices_by_role
 from privbench.core.patches import rearrange
 from privbench.scoring import ChoiceScores, mask_accuracy, order_accuracy, score_choices
 
@@ -115,28 +118,42 @@ def test_patches_that_share_a_row_have_no_numbers_but_a_place_in_the_image(photo
 
 def test_a_batch_is_scored_as_it_is_paired(photos: Photos, generator: torch.Generator) -> None:
     images = photos(32)[1:3]
-    truth = {"a.order": torch.randperm(PATCHES, generator=generator)}
-    wrong = truth["a.order"].roll(1)
-    inferred = {"a.order": torch.stack([truth["a.order"], wrong])}
+    order = torch.randperm(PATCHES, generator=generator)
+    truth = InferredChoices(order=order)
+    inferred = InferredChoices(order=torch.stack([order, order.roll(1)]))
     right = ChoiceScores(order_accuracy=1)
     for source in ([0, 1], [1, 0]):
         found = score_choices(inferred, truth, images[source], images, SIZE, source=source)
         assert found[source.index(0)] == right
         assert found[source.index(1)].order_accuracy == pytest.approx(0, abs=0.05)
-    assert score_choices({"a.order": truth["a.order"]}, truth, images, images, SIZE, source=[0, 1]) == [right, right]
+    assert score_choices(truth, truth, images, images, SIZE, source=[0, 1]) == [right, right]
 
 
 def test_what_nobody_inferred_or_chose_has_no_score(photos: Photos) -> None:
-    images, order = photos(32)[:1], torch.arange(PATCHES)
-    nothing = [ChoiceScores()]
-    assert score_choices({}, {"a.order": order}, images, images, SIZE, source=[0]) == nothing
-    assert score_choices({"a.order": order}, {}, images, images, SIZE, source=[0]) == nothing
-    assert score_choices({"a.order": order}, {"b.order": order}, images, images, SIZE, source=[0]) == nothing
-    assert score_choices({"a.order": order}, {"a.order": order}, images, images, None, source=[0]) == nothing
+    images, order = photos(32)[:1], InferredChoices(order=torch.arange(PATCHES))
+    empty, mask = InferredChoices(), InferredChoices(mask=torch.ones(PATCHES, dtype=torch.bool))
+    for inferred, truth, size in ((empty, order, SIZE), (order, empty, SIZE), (order, mask, SIZE), (order, order, None)):
+        assert score_choices(inferred, truth, images, images, size, source=[0]) == [ChoiceScores()]
 
 
 @pytest.mark.parametrize("guess", [torch.zeros(PATCHES, dtype=torch.int64), torch.arange(9), torch.rand(PATCHES)])
 def test_an_order_that_is_none_breaks_the_contract(guess: Tensor, photos: Photos) -> None:
-    images = photos(32)[:1]
-    with pytest.raises(RuntimeError, match=r"inferred a\.order"):
-        score_choices({"a.order": guess}, {"a.order": torch.arange(PATCHES)}, images, images, SIZE, source=[0])
+    images, truth = photos(32)[:1], InferredChoices(order=torch.arange(PATCHES))
+    with pytest.raises(RuntimeError, match="inferred order"):
+        score_choices(InferredChoices(order=guess), truth, images, images, SIZE, source=[0])
+
+
+def test_a_shuffle_before_a_jigsaw_is_one_order_of_all_patches(photos: Photos, generator: torch.Generator) -> None:
+    image, shared = photos(32)[1], masked(12, generator)
+    shuffle, jigsaw = torch.randperm(PATCHES, generator=generator), permuted(shared, generator)
+    roles: tuple[tuple[str, ChoiceRole], ...] = (("a.order", "order"), ("b.mask", "mask"), ("b.order", "order"))
+    truth = choices_by_role({"a.order": shuffle, "b.mask": shared, "b.order": jigsaw}, roles)
+    fed = rearrange(rearrange(image[None], shuffle, SIZE), jigsaw, SIZE)
+    assert truth.order is not None
+    assert torch.equal(rearrange(image[None], truth.order, SIZE), fed)
+    assert score_choices(truth, truth, image[None], image[None], SIZE, source=[0]) == [ChoiceScores(1, 1)]
+    # The shuffle left as it was: next to no patch stands where it belongs.
+    wrong = replace(truth, order=jigsaw)
+    (found,) = score_choices(wrong, truth, image[None], image[None], SIZE, source=[0])
+    assert found.order_accuracy is not None
+    assert found.order_accuracy < 0.3

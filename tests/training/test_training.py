@@ -305,7 +305,7 @@ def test_under_dpsgd_an_interrupted_run_ends_with_the_same_weights_and_its_own_e
     card = json.loads((tmp_path / "whole" / "vit_mini_patch4_32.dpsgd.json").read_text())
     # 64 images in batches of 16 for two epochs.
     counted = build_defense(resolve_defense("dpsgd:noise_multiplier=0.7,steps=8,sample_rate=0.25"))
-    assert card["claim"] == counted.claim()
+    assert card["claim"] == counted.guarantee()
     assert "8 updates sent, sampling rate 0.25" in card["claim"]
 
 
