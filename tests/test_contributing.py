@@ -77,6 +77,24 @@ def test_both_examples_run_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(("adversary", "bound"), [("unaware", True), ("aware", True), ("oracle", False)])
+def test_no_row_of_the_example_reports_privacy_that_the_oracle_does_not_see(
+    adversary: str, bound: bool, tmp_path: Path
+) -> None:
+    arguments = [*("--attack", "closed-form", "--defense", "mirror:probability=1", "--adversary", adversary, "--weights", "random")]
+    arguments += ["--limit", "1", "--device", "cpu", "--no-download", "--output", str(tmp_path / "runs")]
+    result = CliRunner().invoke(main, ["run", *arguments])
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+    record = Record.load(path)
+    assert ("input-not-undone" in record.flags) is bound
+    assert ("a lower bound" in result.output) is bound
+    assert (record.summary["psnr"].mean > 60) is not bound
+    drawn = CliRunner().invoke(main, ["figure", "front", str(tmp_path / "runs"), "-o", str(tmp_path / "front.png")])
+    assert ("every row is a lower bound" in drawn.output) is bound
+
+
+@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(("adversary", "explained"), [("oracle", True), ("unaware", False)])
 def test_the_oracle_sees_through_the_example_and_the_unaware_does_not(adversary: str, explained: bool) -> None:
     update = client_update("mirror:probability=1", adversary=adversary)

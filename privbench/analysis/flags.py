@@ -1,11 +1,11 @@
 """What the flags of records mean, for whoever reads a row without having run it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from privbench.runner.ensemble import FLAGS
 from privbench.undo import LOWER_BOUND
 
-__all__ = ["FLAG_MEANINGS"]
+__all__ = ["FLAG_MEANINGS", "is_lower_bound", "marked"]
 
 FLAG_MEANINGS: Mapping[str, str] = {
     **FLAGS,
@@ -36,3 +36,13 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "per-sample-clipping-not-simulated": "the attack did not simulate the clipping of single samples",
 }
 """Flag to its meaning; a component from elsewhere may set others."""
+
+
+def is_lower_bound(flags: Iterable[str]) -> bool:
+    """Whether a row's scores say no more than what its attacker found at least."""
+    return LOWER_BOUND in set(flags)
+
+
+def marked(label: str, flags: Iterable[str]) -> str:
+    """What a table calls a row: its label, and that it is a lower bound where it is."""
+    return f"{label} (lower bound)" if is_lower_bound(flags) else label

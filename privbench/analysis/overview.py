@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from privbench.analysis.cases import case_table
+from privbench.analysis.flags import is_lower_bound
 from privbench.core.labels import defense_labels
 from privbench.store.files import atomic_write, refuse_folder
 
@@ -17,6 +18,8 @@ __all__ = ["overview", "write_overview"]
 
 _GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode")
 """Columns in which the rows of one table are alike."""
+_AT_LEAST = "≥ "
+"""Before a score that is a lower bound."""
 _ADVERSARIES = ("unaware", "aware", "oracle")
 
 
@@ -29,7 +32,8 @@ def overview(folder: Path) -> str:
     Returns:
         Markdown: for each group of cases with the same model, images, batches and labels a table. A row is a defense on a
         victim, with the parameters in which the table's rows differ, best first by its worst case, the highest mean of the
-        row; a cell is the mean PSNR in dB with its 95 % interval, of several settings of an attack that with the highest mean.
+        row; a cell is the mean PSNR in dB with its 95 % interval, of several settings of an attack that with the highest mean,
+        with a mark where it is a lower bound.
         Then, where measured, the row's highest mean PSNR-patch and least mean LPIPS, the accuracy of the attacked victim, and
         that of a victim trained under the defense beside an undefended one's by the same recipe.
 
@@ -70,7 +74,7 @@ def _section(rows: pd.DataFrame) -> str:
     table = [
         {
             "defense": f"`{defense}`" + ("" if weights == usual else f" on `{weights}`"),
-            "worst case": f"{part['psnr_mean'].max():.1f}",
+            "worst case": f"{_bound(part.loc[part['psnr_mean'].idxmax()])}{part['psnr_mean'].max():.1f}",
             **{f"`{attack}`, {adversary}": _cell(part, attack, adversary) for attack, adversary in attacks},
             "PSNR-patch": _over(part, "psnr_patch_mean", "max", 1),
             "LPIPS": _over(part, "lpips_mean", "min", 3),
@@ -79,7 +83,7 @@ def _section(rows: pd.DataFrame) -> str:
         }
         for (defense, weights), part in rows.groupby([names, "weights"], sort=True)
     ]
-    table.sort(key=lambda row: float(row["worst case"]))
+    table.sort(key=lambda row: float(row["worst case"].removeprefix(_AT_LEAST)))
     heads = [head for head in table[0] if any(row[head] for row in table)]
     lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in table)]
     others = "" if (rows["weights"] == usual).all() else " where no others are named"
@@ -101,7 +105,11 @@ def _cell(rows: pd.DataFrame, attack: str, adversary: str) -> str:
     if rows.empty:
         return ""
     row: Any = rows.sort_values("psnr_mean", kind="stable").iloc[-1]
-    return f"{row['psnr_mean']:.1f} [{row['psnr_ci_low']:.1f}, {row['psnr_ci_high']:.1f}]"
+    return f"{_bound(row)}{row['psnr_mean']:.1f} [{row['psnr_ci_low']:.1f}, {row['psnr_ci_high']:.1f}]"
+
+
+def _bound(row: Any) -> str:
+    return _AT_LEAST if is_lower_bound(str(row.get("flags") or "").split()) else ""
 
 
 def _over(rows: pd.DataFrame, column: str, how: Literal["max", "min"], digits: int) -> str:

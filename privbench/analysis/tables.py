@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from privbench.analysis.compare import Comparison
+from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
 from privbench.core.labels import defense_label
 from privbench.runner.ensemble import FLAGS
@@ -210,7 +211,7 @@ def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: 
     for one in comparisons:
         case, interval = one.record.case, one.difference.interval
         table.add_row(
-            defense_label(case),
+            marked(defense_label(case), one.record.flags),
             case.attack.name,
             case.threat_model.adversary,
             f"{interval.mean:+.3f}",
@@ -264,7 +265,7 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
     for record, label in zip(records, labels, strict=True):
         accuracy = record.victim_accuracy
         table.add_row(
-            label,
+            marked(label, record.flags),
             *(interval_text(name, record.summary.get(name)) for name in METRICS),
             f"{_seconds(record):.1f}",
             _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
@@ -284,8 +285,8 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
             if member.skipped:
                 lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
         for flag in record.flags:
-            if flag in FLAGS:
-                lines[f"{label}: {flag}: {FLAGS[flag]}"] = None
+            if flag in FLAGS or is_lower_bound([flag]):
+                lines[f"{label}: {flag}: {FLAG_MEANINGS[flag]}"] = None
         failed = [image for image in record.images if image.failure]
         if failed:
             share = f"{len(failed)} of {len(record.images)} images"

@@ -186,7 +186,7 @@ class Defense(Component, ABC):
         Raises:
             UserError: The client changes its input, and the defense does not say how an oracle simulates that.
         """
-        if type(self).prepare_batch is not Defense.prepare_batch and type(self).aware is Defense.aware:
+        if type(self).prepare_batch is not Defense.prepare_batch and not self.is_simulated():
             raise UserError(
                 f"defense {self.name} changes the client's input and simulates it for no adversary; override its method oracle "
                 "(and aware, where something can be inferred)"

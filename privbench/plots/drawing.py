@@ -326,7 +326,7 @@ def _front(request: FigureRequest) -> _Drawn:
     points = front_points(rows, metric=request.metric, higher_is_leakier=described.higher_is_leakier)
     unpriced = sorted(set(points.loc[points["source"] == "card", "defense"]))
     left_out = sorted(set(rows["defense"]) - set(points["defense"]))
-    away = int(points["given_away"].sum())
+    away = int(points["recovered"].sum())
     notes = [f"{len(points)} points, {int(points['on_front'].sum())} on the front, {away} give the image away"]
     if unpriced:
         notes.append(

@@ -10,10 +10,12 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from privbench.analysis.flags import is_lower_bound
 from privbench.core import Ensemble, UserError
 from privbench.plots.labels import label_points
 from privbench.plots.strengths import by_strength, number_in
 from privbench.plots.style import TEXT_WIDTH, coloured_look, literal_legend, styled
+from privbench.undo import LOWER_BOUND
 
 __all__ = ["FRONT_SETTING", "front_figure", "front_points", "share_interval"]
 
@@ -55,7 +57,7 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     Returns:
         By defense and strength: the columns of the setting, `defense`, `defense_params`, `parameter` and `strength` (that in
         which the rows of a defense differ, and its value; else its first number), `attack`, `adversary`, `leakage`, `low`,
-        `high`, `n`, `given_away` (by PSNR, after the best rearrangement of patches for a metric that allows it, the image is
+        `high`, `n`, `recovered` (by PSNR, after the best rearrangement of patches for a metric that allows it, the image is
         back), `accuracy`, `accuracy_low`, `accuracy_high`, `accuracy_n` (NaN where unknown), `source`, `kind`, and `on_front`:
         no other point is at least as accurate and less leaky. Where any row has the accuracy of a victim that was trained under
         its defense by a recipe that an undefended one shares, the accuracy is that share of the undefended victim's, so that
@@ -63,9 +65,12 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         names the recipe. Else it is what was measured of the attacked victim (`price`), the same under all defenses that it is
         attacked under, or else that of its card (`card`).
 
+        Rows that are a lower bound, because their attacker could not undo what the client did to its images, are left out.
+
     Raises:
-        UserError: The metric is not there, rows do not compare, or no row has an accuracy.
+        UserError: The metric is not there, rows do not compare, no row has an accuracy, or all are lower bounds.
     """
+    rows = _without_lower_bounds(rows)
     columns = {f"{metric}_mean": "leakage", f"{metric}_ci_low": "low", f"{metric}_ci_high": "high"}
     if f"{metric}_mean" not in rows:
         known = [name.removesuffix("_mean") for name in map(str, rows) if name.endswith("_mean")]
@@ -89,7 +94,7 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     if points.empty:
         raise UserError("no row has an accuracy; measure it with `privbench evaluate --defense SPEC`, into the same folder")
     setting = ["defense", "defense_params"]
-    points["given_away"] = points.groupby(setting)["psnr"].transform("max") >= _AWAY
+    points["recovered"] = points.groupby(setting)["psnr"].transform("max") >= _AWAY
     points = points.sort_values("leakage", ascending=not higher_is_leakier, kind="stable").drop_duplicates(setting)
     leakage = points["leakage"].to_numpy() * (1 if higher_is_leakier else -1)
     accuracy = points["accuracy"].to_numpy()
@@ -100,9 +105,19 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     every = rows["defense_params"].fillna("").groupby(rows["defense"]).unique()
     parts = [by_strength(group, list(every[name])) for name, group in points.groupby("defense", sort=True)]
     points = pd.concat(parts, ignore_index=True)
-    named = [*setting, "parameter", "strength", "attack", "adversary", *columns.values(), "n", "given_away"]
+    named = [*setting, "parameter", "strength", "attack", "adversary", *columns.values(), "n", "recovered"]
     accuracies = ["accuracy", "accuracy_low", "accuracy_high", "accuracy_n", "source", "kind"]
     return points[[*FRONT_SETTING, *named, *accuracies, "on_front"]]
+
+
+def _without_lower_bounds(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = ~rows["flags"].fillna("").str.split().map(is_lower_bound)
+    if not kept.any():
+        raise UserError(
+            f"every row is a lower bound (flag {LOWER_BOUND}): its attacker could not undo what the client did to its images; "
+            "run the defense with --adversary oracle, or give it the hook undo"
+        )
+    return rows[kept]
 
 
 def _shares(rows: pd.DataFrame) -> dict[str, Any]:
@@ -168,7 +183,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool) -
         where leakage is a number beside it: they differ in accuracy alone.
     """
     points = points.reset_index(drop=True)
-    away, rest = points[points["given_away"]], points[~points["given_away"]]
+    away, rest = points[points["recovered"]], points[~points["recovered"]]
     # What a row names needs no marker of its own, so that those below differ without colour as long as possible.
     places = {name: place for place, name in enumerate(dict.fromkeys([*rest["defense"], *away["defense"]]))}
     kinds = _kinds(points)

@@ -164,7 +164,7 @@ def test_what_gives_the_image_away_stands_in_rows_with_its_number_and_presses_no
 
 def test_a_metric_that_allows_any_order_of_patches_says_by_it_what_is_given_away() -> None:
     rows = pd.DataFrame([row("x", 12, 0.7, psnr_patch_mean=80.0, psnr_patch_ci_low=70.0, psnr_patch_ci_high=90.0)])
-    found = [front_points(rows, metric=name, higher_is_leakier=True)["given_away"].to_list() for name in ("psnr", "psnr_patch")]
+    found = [front_points(rows, metric=name, higher_is_leakier=True)["recovered"].to_list() for name in ("psnr", "psnr_patch")]
     assert found == [[False], [True]]
 
 
