@@ -81,8 +81,8 @@ def test_both_examples_run_from_the_command_line(tmp_path: Path) -> None:
 def test_no_row_of_the_example_reports_privacy_that_the_oracle_does_not_see(
     adversary: str, bound: bool, tmp_path: Path
 ) -> None:
-    arguments = [*("--attack", "closed-form", "--defense", "mirror:probability=1", "--adversary", adversary, "--weights", "random")]
-    arguments += ["--limit", "1", "--device", "cpu", "--no-download", "--output", str(tmp_path / "runs")]
+    arguments = ["--attack", "closed-form", "--defense", "mirror:probability=1", "--adversary", adversary]
+    arguments += ["--weights", "random", "--limit", "1", "--device", "cpu", "--no-download", "--output", str(tmp_path / "runs")]
     result = CliRunner().invoke(main, ["run", *arguments])
     assert result.exit_code == 0, result.output
     (path,) = (tmp_path / "runs").glob("*/record.json")

@@ -13,6 +13,7 @@ _COMMANDS = {
     "status": ("privbench.cli.status:status", "Say where the cases of a folder stand."),
     "show": ("privbench.cli.show:show", "Show one case: numbers, flags, pictures, or why it failed."),
     "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
+    "check": ("privbench.cli.check:check", "Check a plug-in, an attack or a defense, against the rules of its kind."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
     "report": ("privbench.cli.report:report", "Make one HTML page of all records below a folder."),
     "compare": ("privbench.cli.compare:compare", "Compare defenses on the same images, with interval and test."),

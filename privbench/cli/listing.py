@@ -62,65 +62,74 @@ def list_components(kind: str, as_json: bool) -> None:
 
 def entries(kind: str) -> list[Entry]:
     """What is registered of a kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics` or `datasets`."""
-    return _ENTRIES[kind]()
+    return [_entry_or_reason(name, describe) for name, describe in _ENTRIES[kind]()]
 
 
-def _attacks() -> list[Entry]:
+def _entry_or_reason(name: str, describe: Callable[[str], Entry]) -> Entry:
+    """A component; one that cannot be imported is a line that says why, and not the end of the list."""
+    from privbench.core import UserError
+
+    try:
+        return describe(name)
+    except UserError as error:
+        return Entry(name, f"not available: {error}")
+
+
+_Described = list[tuple[str, Callable[[str], Entry]]]
+
+
+def _attacks() -> _Described:
     from privbench.core import ATTACKS
 
-    return [_component(name, ATTACKS.get(name)) for name in ATTACKS.names()]
+    return [(name, lambda name: _component(name, ATTACKS.get(name))) for name in ATTACKS.names()]
 
 
-def _ensembles() -> list[Entry]:
+def _ensembles() -> _Described:
     from privbench.core import ENSEMBLES
 
-    entries = []
-    for name in ENSEMBLES.names():
+    def describe(name: str) -> Entry:
         ensemble = ENSEMBLES.get(name)
-        members = f"{', '.join(ensemble.attacks)}; an image is given away from {ensemble.given_away:g} dB of PSNR on."
-        entries.append(Entry(name, f"{ensemble.summary} Attacks, in this order: {members}"))
-    return entries
+        members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.given_away:g} dB of PSNR on."
+        return Entry(name, f"{ensemble.summary} Attacks, in this order: {members}")
+
+    return [(name, describe) for name in ENSEMBLES.names()]
 
 
-def _defenses() -> list[Entry]:
+def _defenses() -> _Described:
     from privbench.core import DEFENSES, ComponentSpec
     from privbench.core.labels import guarantee_text
 
-    return [
-        replace(_component(name, DEFENSES.get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
-        for name in DEFENSES.names()
-    ]
+    def describe(name: str) -> Entry:
+        return replace(_component(name, DEFENSES.get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
+
+    return [(name, describe) for name in DEFENSES.names()]
 
 
-def _models() -> list[Entry]:
+def _models() -> _Described:
     from privbench.core import MODELS
 
-    return [Entry(name, MODELS.get(name).summary) for name in MODELS.names()]
+    return [(name, lambda name: Entry(name, MODELS.get(name).summary)) for name in MODELS.names()]
 
 
-def _metrics() -> list[Entry]:
+def _metrics() -> _Described:
     from privbench.core import METRICS
     from privbench.scoring import registered_metric
 
-    entries = []
-    for name in METRICS.names():
+    def describe(name: str) -> Entry:
         metric = registered_metric(name)
         direction = "Higher means leakier." if metric.higher_is_leakier else "Lower means leakier."
-        entries.append(
-            Entry(
-                name, " ".join(part for part in (metric.summary, f"[{metric.unit}]" if metric.unit else "", direction) if part)
-            )
-        )
-    return entries
+        return Entry(name, " ".join(filter(None, (metric.summary, f"[{metric.unit}]" if metric.unit else "", direction))))
+
+    return [(name, describe) for name in METRICS.names()]
 
 
-def _datasets() -> list[Entry]:
+def _datasets() -> _Described:
     from privbench.core import DATASETS
 
-    return [Entry(name, _first_line(DATASETS.get(name))) for name in DATASETS.names()]
+    return [(name, lambda name: Entry(name, _first_line(DATASETS.get(name)))) for name in DATASETS.names()]
 
 
-_ENTRIES: Mapping[str, Callable[[], list[Entry]]] = {
+_ENTRIES: Mapping[str, Callable[[], _Described]] = {
     "attacks": _attacks,
     "ensembles": _ensembles,
     "defenses": _defenses,

@@ -6,7 +6,8 @@ installed packages for entry points of its group. A name claimed twice is an err
 
 import importlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from privbench.core.errors import UserError, unknown_name
@@ -36,7 +37,7 @@ class Registry:
             for name, target in built_in.items():
                 table[name] = (target, lambda target=target: _load(target))  # type: ignore[misc]
             for point in entry_points(group=self.group):
-                self._add(table, point.name, point.value, point.load)
+                self._add(table, point.name, point.value, partial(self._load_plugin, point))
             self._table = table
         return self._table
 
@@ -44,6 +45,17 @@ class Registry:
         if name in table:
             raise UserError(f"{self.kind} '{name}' is registered twice: by {table[name][0]} and by {target}; rename one")
         table[name] = (target, load)
+
+    def _load_plugin(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except Exception as error:  # a plug-in's module may raise anything
+            package = point.dist.name if point.dist else "an unknown package"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(
+                f"{self.kind} '{point.name}' ({point.value}, of {package}) cannot be imported: {reason}; repair or uninstall "
+                f"{package}"
+            ) from None
 
     def names(self) -> list[str]:
         """The registered names, sorted."""
@@ -57,7 +69,7 @@ class Registry:
         """The component registered under a name.
 
         Raises:
-            UserError: No such name; the message lists near misses and all names.
+            UserError: No such name (the message lists near misses and all names), or a plug-in that cannot be imported.
         """
         return self._entry(name)[1]()
 
