@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privbench.core import ComputeOptions, Failure, Progress, GradientTransform
+from privbench.core import ComputeOptions, Failure, GradientTransform, Progress
 from privbench.inversion.plan import Plan, settings_at
 from privbench.inversion.relocation import Relocation, relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision

@@ -82,9 +82,9 @@ def order_accuracy(
         if not len(places):
             return None
         fed = to_patches(reconstruction[None], patch_size)[0].double().flatten(1).cpu()[inferred[places]]
-        resembles = linear_sum_assignment(cdist(fed.numpy(), private[places].numpy(), "sqeuclidean"))[1]
+        resembles = linear_sum_assignment(cdist(fed.numpy(), private[truth.cpu()[places]].numpy(), "sqeuclidean"))[1]
         belongs = belongs.clone()
-        belongs[places] = places[torch.as_tensor(resembles)]
+        belongs[places] = truth.cpu()[places][torch.as_tensor(resembles)]
         if torch.equal(truth.cpu()[~shared.cpu()], (~shared.cpu()).nonzero().flatten()):
             inferred, belongs = inferred[places], belongs[places]
     same = (private[inferred] - private[belongs]).abs().amax(dim=1) <= _SAME

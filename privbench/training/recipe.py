@@ -104,7 +104,7 @@ class TrainingPlan(BaseModel):
             raise UserError(f"{images} training images are fewer than one batch of {self.batch_size}; lower --batch-size")
         defense = build_defense(self.defense)
         defense.require_batch(self.batch_size)
-        if defense.takes_samples() and (self.mixing or self.teacher):
+        if defense.uses_per_sample_gradients() and (self.mixing or self.teacher):
             raise UserError(
                 f"defense {self.defense_name} bounds what each image adds, which mixed images and a teacher that has seen them "
                 "would spoil; leave out --mixing and --teacher"

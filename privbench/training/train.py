@@ -56,7 +56,7 @@ class _Run:
             self.defense.initialise_training(victim)
             self.extra_loss: nn.Module | None = self.defense.extra_loss(victim)
         self.victim: Victim = victim.to(device)
-        if device.type == "cuda" and not self.defense.takes_samples():
+        if device.type == "cuda" and not self.defense.uses_per_sample_gradients():
             _use_fused_attention(self.victim)
         exempt = {"network.pos_embed", "network.cls_token"} - set(self.defense.decayed_weights())
         groups = param_groups_weight_decay(victim, plan.weight_decay, no_weight_decay_list=tuple(exempt))

@@ -71,12 +71,12 @@ def test_the_table_shows_parameters_and_presets(privbench: Callable[..., Result]
     assert "preset long: steps=60" in shown
 
 
-def test_defenses_say_what_they_claim(privbench: Callable[..., Result]) -> None:
+def test_defenses_say_what_they_guarantee(privbench: Callable[..., Result]) -> None:
     entries = listed(privbench, "defenses")
-    assert all(entry["claim"].endswith(".") for entry in entries.values())
-    assert "epsilon 4.729 at delta 1e-05" in entries["dpsgd"]["claim"]
+    assert all(entry["guarantee"].endswith(".") for entry in entries.values())
+    assert "epsilon 4.729 at delta 1e-05" in entries["dpsgd"]["guarantee"]
     assert "Guarantee: Promises nothing." in privbench("list", "defenses").stdout
-    assert listed(privbench, "attacks")["gradvit"]["claim"] is None
+    assert listed(privbench, "attacks")["gradvit"]["guarantee"] is None
 
 
 @pytest.mark.parametrize("kind", ["attacks", "defenses"])

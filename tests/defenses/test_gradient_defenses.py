@@ -199,7 +199,7 @@ class Mixing(Defense):
     def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
         return ProtectedInput(ModelInput(batch.images.mean(0, keepdim=True).expand_as(batch.images)))
 
-    def claim(self) -> str:
+    def guarantee(self) -> str:
         return "Promises nothing."
 
 
