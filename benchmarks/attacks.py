@@ -38,8 +38,9 @@ from privbench.core import (
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, Victim, default_spec, load_victim, resolve_victim
 from privbench.models.zoo import Architecture
-from privbench.runner.prepare import prepare
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.context import load_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
 from privbench.scoring import bootstrap_interval
 
 __all__ = ["COMPARISONS", "April", "Comparison", "main"]
@@ -138,7 +139,7 @@ class April:
 def updates(photos: int) -> list[Update]:
     """The embedded victim's update for each of the embedded photos, labels known."""
     case = resolve_cases(RunOptions(defense="none", labels="known", limit=photos))[0]
-    prepared = prepare(case, torch.device("cpu"))
+    prepared = load_case(case, torch.device("cpu"))
     return [
         Update(prepared.victim, *prepared.observe(number), generator_for(case, "attack", number).initial_seed())
         for number in range(photos)

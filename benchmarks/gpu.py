@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -27,9 +27,10 @@ from benchmarks.ours import WARM_UP, run_ours
 from benchmarks.timing import machine
 from benchmarks.victims import problems_of
 from privbench.core import ComputeOptions, Failure, Progress, generator_for
-from privbench.runner.execute import Suites
-from privbench.runner.prepare import prepare
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.context import load_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
+from privbench.runner.suites import Suites
 from privbench.scoring import score_batch
 
 __all__ = ["Plan", "main", "run_parts"]
@@ -212,7 +213,9 @@ def _quality(plan: Plan, add: _Add, left: Callable[[], float]) -> None:
     if plan.weights is None or plan.data is None:
         add({"left out": "no weights or no photos were given"})
         return
-    for defense, adversary in (("none", "unaware"), ("mjp", "aware")):
+    plain: tuple[str, Literal["unaware"]] = ("none", "unaware")
+    hidden: tuple[str, Literal["aware"]] = ("mjp", "aware")
+    for defense, adversary in (plain, hidden):
         if left() < 30:
             add({"defense": defense, "left out": "the budget is spent"})
             continue
@@ -225,7 +228,7 @@ def _quality(plan: Plan, add: _Add, left: Callable[[], float]) -> None:
             limit=plan.photos,
         )
         (case,) = resolve_cases(options)
-        prepared = prepare(case, plan.device)
+        prepared = load_case(case, plan.device)
         updates = [prepared.observe(batch) for batch in range(prepared.batches)]
         suite = Suites().suite(prepared)
         watch = _Watch()

@@ -28,8 +28,9 @@ from privbench.inversion.plain import plain_step
 from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.step import Step
 from privbench.inversion.variables import Moving
-from privbench.runner.prepare import Prepared, prepare
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.context import CaseContext, load_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
 
 __all__ = ["main"]
 
@@ -63,7 +64,7 @@ def peers(
     device = torch.device("cpu")
     model, problems = problems_of("vit_mini_patch4_32", 1, photos, device)
     case = resolve_cases(RunOptions(defense="none", labels="known", limit=photos))[0]
-    truths = [prepare(case, device).observe(number)[1].images for number in range(photos)]
+    truths = [load_case(case, device).observe(number)[1].images for number in range(photos)]
     settings: dict[str, Any] = {"learning_rate": learning_rate, "variation": variation}
     rows = []
     for steps in counts:
@@ -106,7 +107,7 @@ def ways(photos: int, defenses: Sequence[str], chosen: Sequence[str], threads: i
     rows = []
     for defense in defenses:
         options = RunOptions(defense=defense, limit=photos, attack=f"gradvit:steps={steps}")
-        prepared = prepare(resolve_cases(options)[0], torch.device("cpu"))
+        prepared = load_case(resolve_cases(options)[0], torch.device("cpu"))
         for way in chosen or _WAYS:
             scores = _attack(prepared, way)
             rows.append(
@@ -122,7 +123,7 @@ def ways(photos: int, defenses: Sequence[str], chosen: Sequence[str], threads: i
     append_rows(output, rows, threads)
 
 
-def _attack(prepared: Prepared, way: str) -> list[float]:
+def _attack(prepared: CaseContext, way: str) -> list[float]:
     updates = [prepared.observe(batch) for batch in range(prepared.batches)]
     generators = [generator_for(prepared.case, "attack", batch) for batch in range(prepared.batches)]
     observations = [observation for observation, _ in updates]

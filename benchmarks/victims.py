@@ -5,8 +5,9 @@ import torch
 from benchmarks.ours import Problem
 from privbench.core import generator_for
 from privbench.models import Victim
-from privbench.runner.prepare import prepare
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.context import load_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
 
 __all__ = ["problems_of"]
 
@@ -23,7 +24,7 @@ def problems_of(model: str, batch: int, count: int, device: torch.device) -> tup
     weights = "embedded" if model == "vit_mini_patch4_32" else "random"
     options = RunOptions(defense="none", model=model, weights=weights, labels="known", batch_size=batch, limit=8)
     case = resolve_cases(options)[0]
-    prepared = prepare(case, device)
+    prepared = load_case(case, device)
     problems = []
     for number in range(count):
         observation, _ = prepared.observe(number % prepared.batches)

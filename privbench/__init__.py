@@ -1,3 +1,60 @@
-"""privbench: how much of a private image a vision transformer's gradient gives away, and what each defense is worth."""
+"""privbench: how much of a private image a vision transformer's gradient gives away, and what each defense is worth.
+
+    import privbench
+
+    results = privbench.run(defense="none,mjp", attack="closed-form", limit=2)
+    results.leaderboard()
+
+Everything is imported when it is used, so that the import itself takes no time.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from privbench.api import attack, load_results, plan, run, score
+    from privbench.core import ATTACKS, DEFENSES, Observation, Reconstruction, UserError
+    from privbench.results import Results
+
+__all__ = [
+    "ATTACKS",
+    "DEFENSES",
+    "Observation",
+    "Reconstruction",
+    "Results",
+    "UserError",
+    "attack",
+    "load_results",
+    "plan",
+    "run",
+    "score",
+]
 
 __version__ = "0.1.0"
+
+_FRONT_DOOR = {
+    "ATTACKS": "privbench.core",
+    "DEFENSES": "privbench.core",
+    "Observation": "privbench.core",
+    "Reconstruction": "privbench.core",
+    "Results": "privbench.results",
+    "UserError": "privbench.core.errors",
+    "attack": "privbench.api",
+    "load_results": "privbench.api",
+    "plan": "privbench.api",
+    "run": "privbench.api",
+    "score": "privbench.api",
+}
+"""Name to the module that has it. No room of the package has one of these names, which would hide it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FRONT_DOOR:
+        raise AttributeError(f"module 'privbench' has no attribute '{name}'; it offers {', '.join(__all__)}")
+    found = getattr(importlib.import_module(_FRONT_DOOR[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

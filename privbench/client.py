@@ -25,7 +25,7 @@ from privbench.core import (
 )
 from privbench.models import Victim, client_loss
 
-__all__ = ["local_optimiser", "observe", "sample_gradients"]
+__all__ = ["as_seen", "local_optimiser", "observe", "sample_gradients"]
 
 _CHUNK, _CHUNK_ON_GPU = 16, 256
 """Samples whose gradients are computed at a time: on a CPU more are hardly faster and take more memory."""
@@ -100,6 +100,26 @@ def observe(
         normalisation=Normalisation(tuple(victim.mean.flatten().tolist()), tuple(victim.std.flatten().tolist())),
     )
     return observation, Secret(images, labels, protected.model_input.images.detach(), protected.choices)
+
+
+def as_seen(observation: Observation, secret: Secret, threat_model: ThreatModel, training: LocalTraining | None) -> Observation:
+    """What an attacker of another threat model sees of the same update.
+
+    Args:
+        observation: Of any threat model in which the client did the same (mode, server).
+        secret: What the client kept of it.
+        threat_model: Of the attacker in question.
+        training: What the client did.
+    """
+    if observation.threat_model == threat_model:
+        return observation
+    return replace(
+        observation,
+        threat_model=threat_model,
+        labels=secret.labels if threat_model.labels == "known" else None,
+        disclosed=secret.choices if threat_model.adversary == "oracle" else {},
+        training=training if threat_model.training == "known" else None,
+    )
 
 
 def _gradients(

@@ -10,7 +10,7 @@ from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
 from privbench.core.labels import defense_label
 from privbench.runner.ensemble import FLAGS
-from privbench.runner.external import ScoredPictures
+from privbench.runner.external import Scores
 from privbench.runner.verify import CAP, Check
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
 
@@ -155,7 +155,7 @@ def price_table(price: Price, label: str) -> Table:
     return table
 
 
-def score_table(scored: ScoredPictures) -> Table:
+def score_table(scored: Scores) -> Table:
     """One row per picture of another tool, their mean and its interval.
 
     Args:

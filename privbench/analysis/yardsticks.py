@@ -10,9 +10,8 @@ from privbench.core import Calibration, Case, Identification, Record, UserError
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_prior
 from privbench.models.prior_cnn import PriorCnn
-from privbench.runner.execute import summarise
 from privbench.runner.pictures import read_picture
-from privbench.scoring import CALIBRATION_ROWS, MetricSuite, calibration_pictures, from_uint8, score_batch
+from privbench.scoring import CALIBRATION_ROWS, MetricSuite, calibration_pictures, from_uint8, score_batch, summarise
 
 __all__ = ["calibrate", "identify"]
 

@@ -78,10 +78,10 @@ def evaluate(
     from privbench.analysis.flags import FLAG_MEANINGS
     from privbench.analysis.tables import price_table
     from privbench.cli.console import results_console
-    from privbench.cli.device import cpu_threads, resolve_device
     from privbench.core import Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
+    from privbench.runner.machine import cpu_threads, resolve_device
     from privbench.store.files import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_price
 

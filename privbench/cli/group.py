@@ -2,11 +2,14 @@
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import click
+
+from privbench.runner.interrupt import Interrupted, interruptible
 
 __all__ = ["LazyGroup", "OneLineError"]
 
@@ -15,6 +18,12 @@ class OneLineError(click.ClickException):
     """`Error: ...` on one line of stderr, exit code 2."""
 
     exit_code = 2
+
+
+class BrokenError(click.ClickException):
+    """`Error: ...` on one line of stderr, exit code 1: a fault of code, not of what was given."""
+
+    exit_code = 1
 
 
 class LazyGroup(click.Group):
@@ -62,9 +71,13 @@ class LazyGroup(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Parses and runs a command."""
-        with _one_line_errors():
-            return super().invoke(ctx)
+        """Parses and runs a command; a signal ends it in whatever phase it is, with the code that a shell expects."""
+        with interruptible():
+            try:
+                with _one_line_errors():
+                    return super().invoke(ctx)
+            except KeyboardInterrupt as stop:
+                raise click.exceptions.Exit(128 + (stop.number if isinstance(stop, Interrupted) else 2)) from None
 
 
 @contextmanager
@@ -81,6 +94,12 @@ def _one_line_errors() -> Iterator[None]:
 
         if isinstance(error, UserError):
             raise OneLineError(_joined(str(error))) from None
+        raise
+    except RuntimeError as error:
+        from privbench.core.errors import AttackError
+
+        if isinstance(error, AttackError) and not os.environ.get("PRIVBENCH_TRACEBACK"):
+            raise BrokenError(f"{_joined(str(error))} (PRIVBENCH_TRACEBACK=1 shows where)") from None
         raise
 
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from privbench.core import Case, Record
-from privbench.runner.listener import Listener, Standing
+from privbench.core.labels import defense_label
+from privbench.runner.listener import Listener, StepReport
 
-__all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock"]
+__all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock", "display"]
 
 _PLAIN_INTERVAL = 10.0
 _LIVE_INTERVAL = 0.2
@@ -51,7 +52,7 @@ class Position:
         self._began = time.perf_counter()
         self._start: float | None = None
 
-    def moved(self, at: Standing) -> None:
+    def moved(self, at: StepReport) -> None:
         """Takes a report of the attack on a group of batches."""
         self.group, self.step, self.total, self.phase = at.batches, at.step, max(at.total, 1), at.phase
         self.losses = _means(at.losses)
@@ -121,14 +122,28 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def _full_label(case: Case) -> str:
+    return f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"
+
+
 class _Display(Listener):
     """What the displays share."""
 
-    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
+    def __init__(self, console: Console, label: Callable[[Case], str] | None = None) -> None:
         self.console = console
-        self.label = label
+        self.label = label or self._label
+        self._planned: Mapping[str, str] = {}
         self.position: Position | None = None
         self._noted: set[str] = set()
+
+    def planned(self, cases: Sequence[Case]) -> None:
+        """Learns what tells the cases apart: their defenses, and where there are several attacks, these too."""
+        several = len({case.attack.name for case in cases}) > 1
+        self._planned = {case.identity: _full_label(case) if several else defense_label(case) for case in cases}
+
+    def _label(self, case: Case) -> str:
+        """What a case is called; the member of an ensemble, which nobody planned, also by its attack."""
+        return self._planned.get(case.identity) or _full_label(case)
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """Begins a new position."""
@@ -164,7 +179,7 @@ class QuietProgress(_Display):
 
     Args:
         console: Where to.
-        label: What to call a case.
+        label: What to call a case; None: what tells it from the others of the command.
     """
 
     def reused(self, record: Record) -> None:
@@ -176,12 +191,12 @@ class PlainProgress(_Display):
 
     Args:
         console: Where to.
-        label: What to call a case.
+        label: What to call a case; None: what tells it from the others of the command.
     """
 
-    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
+    def __init__(self, console: Console, label: Callable[[Case], str] | None = None) -> None:
         super().__init__(console, label)
-        self._said = 0.0
+        self._last_printed = 0.0
         self._phases: dict[tuple[int, ...], str] = {}
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
@@ -189,14 +204,14 @@ class PlainProgress(_Display):
         super().started(case, batches, finished)
         self._phases.clear()
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         """Prints a line where one is due."""
         if self.position is None:
             return
         self.position.moved(at)
         now = time.perf_counter()
-        if self._phases.get(at.batches) != at.phase or now - self._said >= _PLAIN_INTERVAL:
-            self._said, self._phases[at.batches] = now, at.phase
+        if self._phases.get(at.batches) != at.phase or now - self._last_printed >= _PLAIN_INTERVAL:
+            self._last_printed, self._phases[at.batches] = now, at.phase
             where = self.position
             self._print(f"{where.label}: {where.place}, {at.phase}, {where.loss_text}, {where.time_text}")
 
@@ -206,10 +221,10 @@ class LiveProgress(_Display):
 
     Args:
         console: Where to.
-        label: What to call a case.
+        label: What to call a case; None: what tells it from the others of the command.
     """
 
-    def __init__(self, console: Console, label: Callable[[Case], str]) -> None:
+    def __init__(self, console: Console, label: Callable[[Case], str] | None = None) -> None:
         super().__init__(console, label)
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._shown = 0.0
@@ -221,7 +236,7 @@ class LiveProgress(_Display):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._live.stop()
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         """Redraws the line, five times a second at most."""
         if self.position is None:
             return
@@ -253,3 +268,14 @@ class LiveProgress(_Display):
             where.loss_text,
         )
         return line
+
+
+def display(console: Console, *, quiet: bool) -> QuietProgress | LiveProgress | PlainProgress:
+    """The display that suits a console.
+
+    Args:
+        console: Where to.
+        quiet: Notes only.
+    """
+    kind = QuietProgress if quiet else LiveProgress if console.is_terminal else PlainProgress
+    return kind(console)

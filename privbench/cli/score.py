@@ -1,6 +1,7 @@
 """`privbench score`: any tool's reconstructions, scored by the protocol of the suite."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -34,7 +35,7 @@ def score(
     reconstructions: Path,
     batch_size: int,
     patch_size: int | None,
-    lpips_net: str,
+    lpips_net: Literal["alex", "vgg", "squeeze"],
     lpips_weights: Path | None,
     download: bool,
     seed: int,
@@ -45,24 +46,24 @@ def score(
     Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
     order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
     """
+    from privbench import api
     from privbench.analysis.tables import METRICS, score_table
     from privbench.cli.console import results_console
-    from privbench.data.pictures import read_pictures
-    from privbench.runner.external import score_pictures, scores_csv
-    from privbench.scoring import metric_suite
+    from privbench.runner.external import scores_csv
     from privbench.store.files import atomic_write
 
-    truth, found = read_pictures(originals), read_pictures(reconstructions)
-    suite = metric_suite(
+    scored = api.score(
+        originals,
+        reconstructions,
+        batch_size=batch_size,
         patch_size=patch_size,
-        image_size=truth.images.shape[-1],
         lpips_net=lpips_net,
         lpips_weights=lpips_weights,
         download=download,
+        seed=seed,
     )
-    scored = score_pictures(truth, found, suite, batch_size=batch_size, seed=seed)
     results_console().print(score_table(scored))
-    for name, reason in suite.unavailable.items():
+    for name, reason in scored.unavailable.items():
         if name in METRICS:
             click.echo(f"{METRICS[name]}: n/a, {reason}")
     if output is not None:

@@ -173,11 +173,11 @@ def _compute(
     import torch
 
     from privbench.cli.console import notes_console
-    from privbench.cli.device import resolve_devices
     from privbench.cli.sweep_progress import sweep_progress
     from privbench.core import ComputeOptions, UserError
     from privbench.plots.drawing import draw_case
     from privbench.runner.interrupt import Interrupted
+    from privbench.runner.machine import resolve_devices
     from privbench.store.files import write_locked
     from privbench.store.local import FolderStore
     from privbench.sweep.progress import SweepProgress

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from privbench.cli.progress import Position, clock
 from privbench.core import Case
 from privbench.core.labels import defense_label
-from privbench.runner.listener import Standing
+from privbench.runner.listener import StepReport
 from privbench.sweep.progress import SweepProgress
 from privbench.sweep.status import CaseState
 from privbench.sweep.work import SweepListener
@@ -41,7 +41,7 @@ class _Display(SweepListener):
         if case.identity in self.cases.states:
             self.positions[case.identity] = Position(case, _label(case), batches, finished)
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         if (position := self.positions.get(case.identity)) is not None:
             position.moved(at)
             self._moved(position)
@@ -91,10 +91,10 @@ class _Plain(_Display):
 
     def __init__(self, console: Console, cases: SweepProgress, workers: int) -> None:
         super().__init__(console, cases, workers)
-        self._said = time.monotonic()
+        self._last_printed = time.monotonic()
 
     def _say(self, line: str) -> None:
-        self._said = time.monotonic()
+        self._last_printed = time.monotonic()
         self.console.print(line, markup=False, soft_wrap=True)
 
     def ended(self, case: Case, state: CaseState, reason: str | None) -> None:
@@ -104,7 +104,7 @@ class _Plain(_Display):
             self._say(f"{_label(case)}: done; {self.text}")
 
     def _moved(self, position: Position) -> None:
-        if time.monotonic() - self._said >= _PLAIN_INTERVAL:
+        if time.monotonic() - self._last_printed >= _PLAIN_INTERVAL:
             self._say(f"{position.label}: {position.place}, {position.phase}; {self.text}")
 
 

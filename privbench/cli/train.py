@@ -79,10 +79,10 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from privbench.cli.device import resolve_device
     from privbench.core import resolve_defense
     from privbench.data import select
     from privbench.models import default_spec
+    from privbench.runner.machine import resolve_device
     from privbench.store.files import check_output
     from privbench.training import EpochReport, LabelledImages, TrainingPlan
     from privbench.training import train as run_training

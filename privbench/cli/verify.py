@@ -37,11 +37,11 @@ def verify(
 
     from privbench.analysis.tables import checks_table
     from privbench.cli.console import notes_console, results_console
-    from privbench.cli.device import cpu_threads, resolve_devices
     from privbench.cli.progress import PlainProgress, QuietProgress
-    from privbench.core import Record, UserError
+    from privbench.core import ComputeOptions, Record, UserError
     from privbench.core.labels import defense_label
-    from privbench.runner.execute import Suites
+    from privbench.runner.machine import cpu_threads, resolve_devices
+    from privbench.runner.suites import Suites
     from privbench.runner.verify import verify as compute
     from privbench.store.layout import RECORD
 
@@ -49,20 +49,24 @@ def verify(
         record = Record.load(path / RECORD)
     if record.case_id != record.case.identity:
         raise UserError(f"{name} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
-    devices, made = resolve_devices(device), record.provenance
+    made = record.provenance
+    where = ComputeOptions(devices=tuple(resolve_devices(device)))
     display = (QuietProgress if quiet else PlainProgress)(notes_console(), defense_label)
     threads = cpu_threads(made.threads, record.case.victim.model.image_size)
     with tempfile.TemporaryDirectory(prefix="privbench-verify-") as scratch, display as listener, threads:
         checks, equal = compute(
             record,
             scratch=Path(scratch),
-            devices=devices,
+            compute=where,
             suites=Suites(lpips_weights, download=download),
             listener=listener,
             factor=tolerance,
         )
     results_console().print(checks_table(record, checks, defense_label(record.case)))
-    click.echo(f"recorded with privbench {made.version}, torch {made.torch}, {made.device}; here torch {torch.__version__}")
+    click.echo(
+        f"recorded with privbench {made.version}, torch {made.torch}, {made.device}, threads {made.threads}; "
+        f"here torch {torch.__version__}, threads {made.threads}"
+    )
     wrong = [check.metric for check in checks if check.holds is False]
     if wrong:
         click.echo(f"does not hold: {', '.join(wrong)}")

@@ -43,8 +43,8 @@ def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> No
     from privbench.analysis.yardsticks import calibrate as compute
     from privbench.cli.console import results_console
     from privbench.core import UserError
-    from privbench.runner.execute import Suites
-    from privbench.runner.prepare import prepare
+    from privbench.runner.context import load_case
+    from privbench.runner.suites import Suites
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
     with folder.open(everything=False) as local:
@@ -54,7 +54,7 @@ def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> No
         if name in seen:
             continue
         seen.add(name)
-        prepared = prepare(record.case, torch.device("cpu"))
+        prepared = load_case(record.case, torch.device("cpu"))
         if prepared.victim.patch_size is None:
             raise UserError(f"case {record.case_id} has a model without patches; calibration shuffles patches")
         found = compute(record.case, patch_size=prepared.victim.patch_size, suite=suites.suite(prepared))
@@ -82,15 +82,15 @@ def identify(folder: "Store", candidates: int | None, lpips_weights: Path | None
     from privbench.analysis.leaderboard import read_records
     from privbench.analysis.yardstick_files import IDENTIFICATION
     from privbench.analysis.yardsticks import identify as compute
-    from privbench.runner.execute import Suites
-    from privbench.runner.prepare import prepare
+    from privbench.runner.context import load_case
+    from privbench.runner.suites import Suites
     from privbench.store.layout import find_records
 
     suites = Suites(lpips_weights, download=download)
     with folder.open() as local:
         folders = [path.parent for path in find_records(local)]
         for path, record in zip(folders, read_records(local), strict=True):
-            suite = suites.suite(prepare(record.case, torch.device("cpu")))
+            suite = suites.suite(load_case(record.case, torch.device("cpu")))
             found = compute(record, path, candidates=candidates, suite=suite)
             name = (path.relative_to(local) / IDENTIFICATION).as_posix()
             folder.write({name: found.to_json().encode()})

@@ -9,7 +9,7 @@ from privbench.core.composition import build_defense, resolve_defense
 from privbench.core.compute import ComputeOptions
 from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
-from privbench.core.errors import BusyError, ImageError, StoreError, UserError, unknown_name
+from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
 from privbench.core.local_training import LocalTraining, UpdateDtype, gradient_of_delta
 from privbench.core.metric import Metric
 from privbench.core.model_input import ModelInput, ModelSpec, Normalisation
@@ -32,6 +32,7 @@ __all__ = [
     "MODELS",
     "Adversary",
     "Attack",
+    "AttackError",
     "AttackerView",
     "BusyError",
     "Calibration",

@@ -12,7 +12,10 @@ from privbench.core.errors import UserError
 from privbench.core.observation import Observation
 from privbench.core.reconstruction import Failure, Progress, Reconstruction
 
-__all__ = ["Attack", "GroupAttack"]
+__all__ = ["EFFORTS", "Attack", "GroupAttack"]
+
+EFFORTS = ("default", "quick", "standard")
+"""Names of presets that every attack accepts; they say how much is computed."""
 
 
 class Attack(Component, ABC):
@@ -118,17 +121,24 @@ class Attack(Component, ABC):
 
     @classmethod
     def from_preset(cls, preset: str | None, parameters: Mapping[str, Any]) -> "Attack":
-        """Builds the attack from a preset (None: the first) with parameters on top.
+        """Builds the attack from a preset with parameters on top.
+
+        Every attack knows the names in `EFFORTS`, so that a loop over all attacks needs no table: where it has no preset of
+        that name, its first one is meant, and without presets its parameters as they are. All other names (`paper`) say what
+        an attack is, and are accepted by the attacks alone that have them.
+
+        Args:
+            preset: Its name; None: `default`.
+            parameters: By name; they go before those of the preset.
 
         Raises:
             UserError: The preset or a parameter is unknown, or a value is not accepted.
         """
-        if preset is None:
-            preset = next(iter(cls.presets), None)
-        elif preset not in cls.presets:
-            accepted = ", ".join(cls.presets) or "none, this attack has no presets"
-            raise UserError(f"unknown preset '{preset}' of attack {cls.name}; accepted: {accepted}")
-        return cls.configured({**(cls.presets[preset] if preset else {}), **parameters})
+        names = dict.fromkeys((*cls.presets, *EFFORTS))
+        if preset is not None and preset not in names:
+            raise UserError(f"unknown preset '{preset[:60]}' of attack {cls.name}; accepted: {', '.join(names)}")
+        first = next(iter(cls.presets.values()), {})
+        return cls.configured({**cls.presets.get(preset or "default", first), **parameters})
 
 
 class GroupAttack(Attack):

@@ -7,7 +7,7 @@ given, what is accepted and what to do; the command line prints that line and ex
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BusyError", "ImageError", "StoreError", "UserError", "unknown_name"]
+__all__ = ["AttackError", "BusyError", "ImageError", "StoreError", "UserError", "unknown_name"]
 
 
 class UserError(ValueError):
@@ -20,6 +20,10 @@ class StoreError(UserError):
 
 class ImageError(UserError):
     """A private image cannot be read: damaged, gone, no image. It says nothing about cases of other images."""
+
+
+class AttackError(RuntimeError):
+    """An attack broke for another reason than numbers that fail: a fault of its code or of the set-up, no measurement."""
 
 
 class BusyError(UserError):

@@ -1,12 +1,19 @@
 """What an attack returns, and the channel through which it reports and saves its progress."""
 
+import base64
+import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from privbench.core.choices import InferredChoices
+from privbench.core.errors import StoreError
 
 __all__ = ["Failure", "Progress", "Reconstruction"]
 
@@ -33,6 +40,67 @@ class Reconstruction:
     trials: int = 1
     flags: tuple[str, ...] = ()
     inferred: InferredChoices = field(default_factory=InferredChoices)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Writes the guess into a folder, which is made: `image-0.png` and so on, the exact floats, and what is known of them.
+
+        Args:
+            folder: Where to; files of these names are replaced.
+
+        Returns:
+            The files: pictures, `images.safetensors` (`images`, float32), `reconstruction.json`.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        folder = Path(folder)
+        pictures = [folder / f"image-{number}.png" for number in range(len(self.images))]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, picture in zip(pictures, self._pictures(), strict=True):
+                picture.save(path)
+            save_file({"images": self.images.detach().float().cpu().contiguous()}, str(folder / "images.safetensors"))
+            (folder / "reconstruction.json").write_text(json.dumps(self._described(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from None
+        return [*pictures, folder / "images.safetensors", folder / "reconstruction.json"]
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "labels": None if self.labels is None else self.labels.tolist(),
+            "losses": {name: float(value) for name, value in self.losses.items()},
+            "steps": self.steps,
+            "trials": self.trials,
+            "flags": list(self.flags),
+        }
+
+    def _pictures(self) -> list[Image.Image]:
+        # The rounding of `scoring.to_uint8`.
+        levels = (self.images.detach().cpu().double().clamp(0, 1) * 255 + 0.5).floor().byte()
+        return [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in levels]
+
+    def _repr_html_(self) -> str:
+        """The pictures, for a notebook."""
+        shown = []
+        for picture in self._pictures()[:_SHOWN]:
+            buffer = io.BytesIO()
+            picture.save(buffer, format="PNG")
+            data = base64.b64encode(buffer.getvalue()).decode("ascii")
+            style = "image-rendering: pixelated; margin: 2px; height: 160px"
+            shown.append(f'<img alt="reconstruction" style="{style}" src="data:image/png;base64,{data}">')
+        return f"<div>{''.join(shown)}</div><div>{_facts(self._described())}</div>"
+
+
+_SHOWN = 16
+"""At most so many pictures appear in a notebook."""
+
+
+def _facts(described: Mapping[str, Any]) -> str:
+    """One line of plain words and numbers; flags and names of losses are escaped."""
+    losses = ", ".join(f"{name} {value:.3g}" for name, value in described["losses"].items())
+    flags = ", ".join(described["flags"])
+    text = "; ".join(part for part in (f"labels {described['labels']}", losses, f"flags: {flags}" if flags else "") if part)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 @dataclass(frozen=True)

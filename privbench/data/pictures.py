@@ -13,7 +13,7 @@ from torch import Tensor
 from privbench.core.errors import UserError
 from privbench.data.pixels import decode, first_line
 
-__all__ = ["Pictures", "read_pictures"]
+__all__ = ["Pictures", "pictures_of", "read_pictures"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
 _ARRAYS = (".npz", ".npy", ".pt", ".pth", ".safetensors")
@@ -109,7 +109,16 @@ def _tables(path: Path) -> dict[str, Any]:
         return {name: content[name] for name in content.files}
 
 
-def _from_array(array: Tensor, path: Path) -> Pictures:
+def pictures_of(array: Tensor) -> Pictures:
+    """Pictures that a program holds: `[n, 3, height, width]` or `[n, height, width, 3]`, uint8 or float in [0, 1].
+
+    Raises:
+        UserError: They are no pictures.
+    """
+    return _from_array(array.detach().cpu(), "the tensor")
+
+
+def _from_array(array: Tensor, path: Path | str) -> Pictures:
     if array.ndim != 4 or not {array.shape[1], array.shape[3]} & {1, 3} or 0 in array.shape:
         raise UserError(
             f"{path}: pictures have the shape {tuple(array.shape)}; accepted: [n, 3, height, width] or [n, height, width, 3]"

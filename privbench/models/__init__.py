@@ -14,6 +14,7 @@ from privbench.models.loading import (
     victim_accuracy,
 )
 from privbench.models.loss import PenalisedLayer, client_loss, forward
+from privbench.models.own import register_module
 from privbench.models.victim import TransformerParts, Victim
 from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
 
@@ -43,6 +44,7 @@ __all__ = [
     "load_victim",
     "position_rows",
     "read_card",
+    "register_module",
     "resolve_victim",
     "victim_accuracy",
 ]

@@ -11,7 +11,7 @@ from privbench.core import ComputeOptions
 from privbench.inversion.runner import matmul_precision
 from privbench.runner.interrupt import Interrupted, Interruption
 
-__all__ = ["spread"]
+__all__ = ["run_on_devices"]
 
 _GRACE = 5.0
 """Seconds that a thread gets to end itself; Python cannot end it."""
@@ -19,7 +19,7 @@ _GRACE = 5.0
 Result = TypeVar("Result")
 
 
-def spread(
+def run_on_devices(
     jobs: Sequence[Callable[[], Result]],
     devices: Sequence[torch.device],
     *,

@@ -5,7 +5,6 @@ receives observations, a generator for each, and a channel for its progress. Cli
 each device at a time.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,161 +14,92 @@ from pathlib import Path
 import torch
 
 from privbench.core import (
-    Attack,
     Case,
     ComputeOptions,
     Failure,
-    GroupAttack,
-    ImageResult,
-    Interval,
     Observation,
     Reconstruction,
     Record,
     Secret,
     generator_for,
 )
-from privbench.models import victim_accuracy
-from privbench.runner.channel import Channel, Outlet
-from privbench.runner.devices import spread
+from privbench.runner.attacking import GroupOutcome, attack_group
+from privbench.runner.context import CaseContext, load_case
+from privbench.runner.devices import run_on_devices
+from privbench.runner.grouping import group_size
+from privbench.runner.image_results import ResultScorer
 from privbench.runner.interrupt import Interruption, interruptible
-from privbench.runner.listener import Listener, Standing
-from privbench.runner.pictures import Draw, picture_names, png, shown_results
-from privbench.runner.prepare import Prepared, prepare
-from privbench.runner.provenance import take_provenance
-from privbench.scoring import (
-    MetricSuite,
-    bootstrap_interval,
-    failed_scores,
-    metric_suite,
-    score_batch,
-    score_choices,
-    to_uint8,
-)
+from privbench.runner.listener import Listener, StepReport
+from privbench.runner.pictures import Draw, shown_results
+from privbench.runner.progress import AttackProgress, ProgressSinks
+from privbench.runner.recording import finished_record
+from privbench.runner.suites import Suites
+from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder
 from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
 from privbench.store.files import check_output
 from privbench.store.layout import CASE, COMPARISON, TRACE
 from privbench.store.trace import scored_trace, trace_csv
-from privbench.undo import LOWER_BOUND, explains_input
 
-__all__ = ["Suites", "check_case", "run_case", "summarise"]
-
-
-class Suites:
-    """The metrics of a series of cases: each suite is built once, so that a download is tried once.
-
-    Args:
-        lpips_weights: A local file with the trunk of LPIPS; None looks in torchvision's cache.
-        download: Whether a missing trunk may be fetched.
-    """
-
-    def __init__(self, lpips_weights: Path | None = None, *, download: bool = True) -> None:
-        self._lpips_weights = lpips_weights
-        self._download = download
-        self._built: dict[tuple[int | None, int, str], MetricSuite] = {}
-
-    def suite(self, prepared: Prepared) -> MetricSuite:
-        """The metrics for one case.
-
-        Raises:
-            UserError: The weights of LPIPS are not what they should be.
-        """
-        victim, net = prepared.victim, prepared.case.lpips
-        key = (victim.patch_size, victim.image_size, net)
-        if key not in self._built:
-            self._built[key] = metric_suite(
-                patch_size=victim.patch_size,
-                image_size=victim.image_size,
-                lpips_net=net,
-                lpips_weights=self._lpips_weights,
-                download=self._download,
-            )
-        return self._built[key]
-
-
-def check_case(case: Case, *, device: torch.device, suites: Suites) -> None:
-    """Finds what would keep a case from running, before anything runs or is written.
-
-    Args:
-        case: What is to be run.
-        device: Where.
-        suites: What it will be scored by.
-
-    Raises:
-        UserError: Something is missing, is not what the case says, or does not fit.
-    """
-    suites.suite(prepare(case, device))
+__all__ = ["run_case"]
 
 
 def run_case(
     case: Case,
     *,
     output: Path,
-    devices: Sequence[torch.device],
+    compute: ComputeOptions | None = None,
     force: bool = False,
     listener: Listener | None = None,
     suites: Suites | None = None,
-    checkpoint_interval: float = 20.0,
     draw: Draw | None = None,
-    group: int | None = None,
-    compute: ComputeOptions | None = None,
+    context: CaseContext | None = None,
 ) -> Record:
     """Computes a case, or takes it from the output folder where it is finished, or continues it where it was interrupted.
 
     Args:
         case: What to run.
         output: Folder of all cases.
-        devices: Where to compute, at least one, all of one type: the client on the first, groups of attacks on all of them.
+        compute: Where and how; the number of groups is set here.
         force: Compute from the beginning what is finished or begun.
         listener: Who watches.
         suites: What to score by; None: everything that can be had.
-        checkpoint_interval: Seconds between checkpoints at least.
         draw: Makes the comparison picture; None for none.
-        group: How many client batches are attacked together; None: what the attack finds best, and for a case that was
-            interrupted, what it began with.
-        compute: How the attack computes; the number of runs is set here.
+        context: What the case names, where somebody has loaded it.
 
     Returns:
         The record, as it lies in the case's folder.
 
     Raises:
         UserError: Something does not fit, or the output folder cannot be written.
+        AttackError: The attack broke; there is no record.
         Interrupted: Stopped by a signal; what is needed to continue is saved.
     """
-    listener = listener or Listener()
+    listener, compute = listener or Listener(), compute or ComputeOptions()
     check_output(output)
     folder = CaseFolder(output, case)
     if not force and (record := folder.record()) is not None:
         listener.reused(record)
         return record
     started = time.perf_counter()
-    prepared = prepare(case, devices[0])
-    suite = (suites or Suites()).suite(prepared)
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-    with folder.locked():
-        # Another process may have finished the case while this one was preparing.
-        if not force and (record := folder.record()) is not None:
-            listener.reused(record)
-            return record
-        unusable = folder.has_unusable_record()
-        if unusable:
-            listener.note(f"the record in {folder.path} is damaged or of another version; the case is computed again")
-        if force or unusable:
-            folder.clear()
-        way = _Way(tuple(devices), group, compute or ComputeOptions(), checkpoint_interval)
-        return _Run(prepared, suite, folder, listener, way, draw, started).complete()
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How the user wants a case computed."""
-
-    devices: tuple[torch.device, ...]
-    group: int | None
-    compute: ComputeOptions
-    interval: float
+    with interruptible() as interruption:
+        context = context or load_case(case, compute.device)
+        context.require()
+        suite = (suites or Suites()).suite(context)
+        for device in compute.devices:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+        with folder.locked():
+            # Another process may have finished the case while this one was preparing.
+            if not force and (record := folder.record()) is not None:
+                listener.reused(record)
+                return record
+            unusable = folder.has_unusable_record()
+            if unusable:
+                listener.note(f"the record in {folder.path} is damaged or of another version; the case is computed again")
+            if force or unusable:
+                folder.clear()
+            return CaseRunner(context, suite, folder, listener, compute, interruption).complete(draw, started)
 
 
 @dataclass(frozen=True)
@@ -180,341 +110,186 @@ class _Group:
     batches: tuple[int, ...]
     observations: tuple[Observation, ...]
     secrets: tuple[Secret, ...]
-    channel: Channel
+    progress: AttackProgress
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """How the attack on a group ended; no results where the memory was too small for the group."""
+class CaseRunner:
+    """One case being computed, under the lock of its folder.
 
-    results: Sequence[Reconstruction | Failure] | None
-    seconds: float
-
-
-class _Run:
-    """One case being computed, under the lock of its folder."""
+    Args:
+        context: The case.
+        suite: What to score by.
+        folder: Where it goes.
+        listener: Who watches.
+        compute: Where and how.
+        interruption: Whether to stop.
+    """
 
     def __init__(
         self,
-        prepared: Prepared,
+        context: CaseContext,
         suite: MetricSuite,
         folder: CaseFolder,
         listener: Listener,
-        way: _Way,
-        draw: Draw | None,
-        started: float,
+        compute: ComputeOptions,
+        interruption: Interruption,
     ) -> None:
-        self.prepared = prepared
-        self.case = prepared.case
-        self.suite = suite
-        self.folder = folder
-        self.checkpoints = Checkpoints(folder.path, self.case)
-        self.listener = listener
-        self.way = way
-        self.draw = draw
-        self.started = started
-        self.attacked_here = 0.0
-        self.finished: dict[int, FinishedBatch] = {}
-        self.speaking = threading.Lock()
-        self.names = picture_names([prepared.images.image_name(index) for index in prepared.case.data.indices])
+        self._context = context
+        self._case = context.case
+        self._suite = suite
+        self._scorer = ResultScorer(context, suite)
+        self._folder = folder
+        self._checkpoints = Checkpoints(folder.path, self._case)
+        self._listener = listener
+        self._compute = compute
+        self._interruption = interruption
+        self._attacked_here = 0.0
+        self._finished: dict[int, FinishedBatch] = {}
+        self._listener_lock = threading.Lock()
 
-    def complete(self) -> Record:
-        for batch in range(self.prepared.batches):
+    def complete(self, draw: Draw | None, started: float) -> Record:
+        """Computes what is not finished, and writes the record.
+
+        Args:
+            draw: Makes the comparison picture; None for none.
+            started: When the work on the case began (`time.perf_counter`).
+        """
+        for batch in range(self._context.batches):
             self._take_finished(batch)
-        self.listener.started(self.case, self.prepared.batches, sorted(self.finished))
-        for name, reason in self.suite.unavailable.items():
-            self.listener.note(f"{name} will be n/a: {reason}")
-        self.folder.write(CASE, self.case.to_yaml().encode())
-        self._compute(self._pending())
-        batches = [self.finished[batch] for batch in range(self.prepared.batches)]
-        self.folder.write(TRACE, trace_csv([batch.trace for batch in batches]).encode())
-        results = tuple(image for batch in batches for image in batch.images)
-        if self.draw is not None:
-            self.folder.write(COMPARISON, self.draw(shown_results(self.prepared, results, self.folder.path)))
-        record = self._record(results, sum(batch.seconds for batch in batches))
-        record = self.folder.finish(record)
-        self.listener.finished(record)
+        self._listener.started(self._case, self._context.batches, sorted(self._finished))
+        for name, reason in self._suite.unavailable.items():
+            self._listener.note(f"{name} will be n/a: {reason}")
+        self._folder.write(CASE, self._case.to_yaml().encode())
+        self._attack_pending()
+        batches = [self._finished[batch] for batch in range(self._context.batches)]
+        self._folder.write(TRACE, trace_csv([batch.trace for batch in batches]).encode())
+        if draw is not None:
+            results = tuple(image for batch in batches for image in batch.images)
+            self._folder.write(COMPARISON, draw(shown_results(self._context, results, self._folder.path)))
+        # Attack time counts over all sessions, everything else as this session measured it.
+        seconds = sum(batch.seconds for batch in batches) + time.perf_counter() - started - self._attacked_here
+        record = self._folder.finish(finished_record(self._context, self._suite, self._compute, batches, seconds))
+        self._listener.finished(record)
         return record
 
     def _take_finished(self, batch: int) -> None:
-        finished, problem = self.checkpoints.load_batch(batch)
+        finished, problem = self._checkpoints.load_batch(batch)
         if problem:
-            self.listener.note(f"{problem}; the batch starts over")
+            self._listener.note(f"{problem}; the batch starts over")
         if finished is not None:
-            self.finished[batch] = finished
+            self._finished[batch] = finished
 
     def _pending(self) -> list[int]:
-        return [batch for batch in range(self.prepared.batches) if batch not in self.finished]
+        return [batch for batch in range(self._context.batches) if batch not in self._finished]
 
-    def _compute(self, pending: list[int]) -> None:
+    def _attack_pending(self) -> None:
         """Attacks and scores what is not finished: as many groups at a time as there are devices."""
+        pending = self._pending()
         if not pending:
             return
-        size = self._group_size(pending)
+        size = group_size(self._context, self._checkpoints, pending, self._compute, self._listener)
         groups = len({BatchGroup.of(batch, size) for batch in pending})
-        compute = replace(self.way.compute, expected_groups=groups)
-        with interruptible() as interruption:
-            while pending:
-                slots = sorted({BatchGroup.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
-                size = self._round(slots[: len(self.way.devices)], compute, interruption, size)
-                interruption.honour()
-                pending = self._pending()
+        compute = replace(self._compute, expected_groups=groups)
+        while pending:
+            slots = sorted({BatchGroup.of(batch, size) for batch in pending}, key=lambda slot: slot.first)
+            size = self._round(slots[: len(compute.devices)], compute, size)
+            self._interruption.raise_if_requested()
+            pending = self._pending()
 
-    def _round(self, slots: Sequence[BatchGroup], compute: ComputeOptions, interruption: Interruption, size: int) -> int:
+    def _round(self, slots: Sequence[BatchGroup], compute: ComputeOptions, size: int) -> int:
         """Attacks a group on each device and scores them; returns the group size to go on with.
 
         Client and scoring run while no attack does: they share the process's random state and precision with the attacks.
         """
-        devices = self.way.devices[: len(slots)]
-        groups = [self._begin(slot, device, interruption) for slot, device in zip(slots, devices, strict=True)]
-        jobs = [self._job(group, compute, interruption) for group in groups]
-        endings, error = spread(jobs, devices, compute=compute, interruption=interruption)
-        size = self._end(groups, endings, size)
+        devices = compute.devices[: len(slots)]
+        groups = [self._begin(slot, device) for slot, device in zip(slots, devices, strict=True)]
+        jobs = [self._job(group, compute) for group in groups]
+        outcomes, error = run_on_devices(jobs, devices, compute=compute, interruption=self._interruption)
+        size = self._end(groups, outcomes, size)
         if error is not None:
             raise error
         return size
 
-    def _group_size(self, pending: list[int]) -> int:
-        """How many batches are attacked together; says which checkpoints that leaves without use."""
-        attack = self.prepared.attack
-        interrupted = [slot for slot in self.checkpoints.interrupted() if not set(slot.batches).isdisjoint(pending)]
-        if not isinstance(attack, GroupAttack):
-            if self.way.group not in {None, 1}:
-                self.listener.note(f"attack {attack.name} takes one client batch at a time; --group changes nothing")
-            size = 1
-        elif self.way.group is not None:
-            size = self.way.group
-        elif interrupted:
-            size = interrupted[0].size
-        else:
-            share = math.ceil(self.prepared.batches / len(self.way.devices))
-            size = min(attack.group_size(self.prepared.observe(0)[0]), share)
-        size = min(size, self.prepared.batches)
-        for slot in interrupted:
-            if slot.size != size:
-                self.listener.note(
-                    f"the checkpoint {slot.file_name} is of groups of {slot.size}, these are groups of {size}; "
-                    "the attack on these batches starts over"
-                )
-        return size
-
-    def _begin(self, slot: BatchGroup, device: torch.device, interruption: Interruption) -> _Group:
-        pending = tuple(batch for batch in slot.batches if batch < self.prepared.batches and batch not in self.finished)
-        checkpoint, problem = self.checkpoints.load_checkpoint(slot, device)
+    def _begin(self, slot: BatchGroup, device: torch.device) -> _Group:
+        pending = tuple(batch for batch in slot.batches if batch < self._context.batches and batch not in self._finished)
+        checkpoint, problem = self._checkpoints.load_checkpoint(slot, device)
         if checkpoint is not None and not set(pending) <= set(checkpoint.batches):
             problem = f"the checkpoint {slot.file_name} lacks a batch of its group"
             checkpoint = None
         if problem:
-            self.listener.note(f"{problem}; the attack on these batches starts over")
+            self._listener.note(f"{problem}; the attack on these batches starts over")
         # A checkpoint is continued as it is, with batches that were scored before the interruption: their results are there.
         batches = checkpoint.batches if checkpoint else pending
-        self.listener.group(self.case, batches)
-        observed = [self.prepared.observe(batch) for batch in batches]
+        self._listener.group(self._case, batches)
+        observed = [self._context.observe(batch) for batch in batches]
+        sinks = self._sinks(slot, batches, device)
         return _Group(
             slot,
             batches,
             tuple(observation.to(device) for observation, _ in observed),
             tuple(secret for _, secret in observed),
-            Channel(batches, checkpoint, self._outlet(slot, batches, device), interruption, self.way.interval),
+            AttackProgress(batches, checkpoint, sinks, self._interruption, self._compute.checkpoint_interval),
         )
 
-    def _outlet(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device) -> Outlet:
-        checkpoints, case, listener, speaking = self.checkpoints, self.case, self.listener, self.speaking
+    def _sinks(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device) -> ProgressSinks:
+        checkpoints, case, listener, lock = self._checkpoints, self._case, self._listener, self._listener_lock
 
         def show(step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
-            with speaking:
-                listener.step(case, Standing(batches, step, total, phase, tuple(losses)))
+            with lock:
+                listener.step(case, StepReport(batches, step, total, phase, tuple(losses)))
 
         def say(message: str) -> None:
-            with speaking:
+            with lock:
                 listener.note(message)
 
-        return Outlet(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say)
+        return ProgressSinks(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say)
 
-    def _job(self, group: _Group, compute: ComputeOptions, interruption: Interruption) -> Callable[[], _Ending]:
-        generators = [generator_for(self.case, "attack", batch) for batch in group.batches]
+    def _job(self, group: _Group, compute: ComputeOptions) -> Callable[[], GroupOutcome]:
+        attack, interruption = self._context.attack, self._interruption
+        generators = [generator_for(self._case, "attack", batch) for batch in group.batches]
 
-        def job() -> _Ending:
-            with interruption.attack(group.channel):
-                results = _attack(self.prepared.attack, group.observations, generators, group.channel, compute)
-            return _Ending(results, group.channel.seconds())
+        def job() -> GroupOutcome:
+            with interruption.attack(group.progress):
+                results = attack_group(
+                    attack, group.observations, generators=generators, progress=group.progress, compute=compute
+                )
+            return GroupOutcome(results, group.progress.seconds())
 
         return job
 
-    def _end(self, groups: Sequence[_Group], endings: Sequence[_Ending | None], size: int) -> int:
+    def _end(self, groups: Sequence[_Group], outcomes: Sequence[GroupOutcome | None], size: int) -> int:
         """Scores what was attacked; returns the group size to go on with."""
-        for group, ending in zip(groups, endings, strict=True):
-            if ending is None:
+        for group, outcome in zip(groups, outcomes, strict=True):
+            if outcome is None:
                 continue
-            self.attacked_here += ending.seconds - group.channel.seconds_before
-            if ending.results is not None:
-                self._score(group, ending.results, ending.seconds / len(group.batches))
+            self._attacked_here += outcome.seconds - group.progress.seconds_before
+            if outcome.results is not None:
+                self._score(group, outcome.results, outcome.seconds / len(group.batches))
                 continue
-            self.checkpoints.drop_checkpoint(group.slot)
-            if self.prepared.device.type == "cuda":
+            self._checkpoints.drop_checkpoint(group.slot)
+            if self._context.device.type == "cuda":
                 torch.cuda.empty_cache()
             smaller = len(group.batches) // 2
             if smaller < size:
-                self.listener.note(f"out of memory with groups of {len(group.batches)}; continuing with groups of {smaller}")
+                self._listener.note(f"out of memory with groups of {len(group.batches)}; continuing with groups of {smaller}")
                 size = smaller
         return size
 
     def _score(self, group: _Group, results: Sequence[Reconstruction | Failure], seconds: float) -> None:
         """Scores and keeps each batch of a group, with its share of the attack's time."""
-        channel = group.channel
+        progress = group.progress
         clients = zip(group.batches, group.observations, group.secrets, strict=True)
-        parts = zip(clients, results, channel.traces, channel.pictures, strict=True)
+        parts = zip(clients, results, progress.traces, progress.pictures, strict=True)
         for (batch, observation, secret), result, reported, shown in parts:
-            if batch in self.finished:
+            if batch in self._finished:
                 continue
-            images = (
-                self._failed(batch, secret, result.reason, seconds)
-                if isinstance(result, Failure)
-                else self._scored(batch, secret, self._bounded(result, observation, secret), seconds)
-            )
+            if isinstance(result, Failure):
+                self._listener.note(f"batch {batch} of {self._case.defense_text} failed: {result.reason}")
+            scored = self._scorer.score(batch, observation, secret, result, seconds)
+            for name, content in scored.pictures.items():
+                self._folder.write(name, content)
             trace = scored_trace(reported, shown, secret.images.float().cpu())
-            self.finished[batch] = FinishedBatch(images, trace, seconds, len(group.batches))
-            self.checkpoints.save_batch(batch, self.finished[batch])
-            self.listener.batch(self.case, batch)
-        self.checkpoints.drop_checkpoint(group.slot)
-
-    def _bounded(self, result: Reconstruction, observation: Observation, secret: Secret) -> Reconstruction:
-        """The same, flagged where this adversary could not have found the private images: its score is a lower bound."""
-        prepared = self.prepared
-        if torch.equal(secret.fed, secret.images):
-            return result
-        view = prepared.defense.view(prepared.victim, observation.to(prepared.device))
-        if explains_input(view, secret.images, secret.fed, prepared.victim.patch_size):
-            return result
-        return replace(result, flags=tuple(dict.fromkeys((*result.flags, LOWER_BOUND))))
-
-    def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> tuple[ImageResult, ...]:
-        images = reconstruction.images.detach().float().cpu()
-        recovered = None if reconstruction.labels is None else reconstruction.labels.tolist()
-        truth = secret.images.float().cpu()
-        scored = score_batch(images, truth, self.suite)
-        found = score_choices(
-            reconstruction.inferred,
-            self.prepared.defense.scored_choices(secret.choices),
-            images,
-            truth,
-            self.prepared.victim.patch_size,
-            source=[scores.source for scores in scored],
-        )
-        saved = to_uint8(images)
-        results = []
-        for position, (scores, choices) in enumerate(zip(scored, found, strict=True)):
-            picture = self.names[batch * self.case.batch_size + position]
-            self.folder.write(picture, png(saved[scores.source]))
-            results.append(
-                ImageResult(
-                    image=self._image_name(batch, position),
-                    batch=batch,
-                    label=int(secret.labels[position]),
-                    recovered_label=None if recovered is None else int(recovered[scores.source]),
-                    mask_accuracy=choices.mask_accuracy,
-                    order_accuracy=choices.order_accuracy,
-                    scores=dict(scores.scores),
-                    scores_saved=dict(scores.scores_saved),
-                    losses={name: float(value) for name, value in reconstruction.losses.items()},
-                    steps=reconstruction.steps,
-                    seconds=seconds / self.case.batch_size,
-                    reconstruction=picture,
-                    flags=tuple(reconstruction.flags),
-                )
-            )
-        return tuple(results)
-
-    def _failed(self, batch: int, secret: Secret, failure: str, seconds: float) -> tuple[ImageResult, ...]:
-        self.listener.note(f"batch {batch} of {self.case.defense_text} failed: {failure}")
-        worst = failed_scores(self.suite)
-        return tuple(
-            ImageResult(
-                image=self._image_name(batch, position),
-                batch=batch,
-                label=int(label),
-                recovered_label=None,
-                scores=worst,
-                scores_saved=worst,
-                losses={},
-                steps=0,
-                seconds=seconds / self.case.batch_size,
-                reconstruction=None,
-                failure=failure,
-            )
-            for position, label in enumerate(secret.labels)
-        )
-
-    def _image_name(self, batch: int, position: int) -> str:
-        return self.prepared.images.image_name(self.prepared.indices(batch)[position])
-
-    def _record(self, results: tuple[ImageResult, ...], attacked: float) -> Record:
-        # Attack time counts over all sessions, everything else as this session measured it.
-        seconds = attacked + time.perf_counter() - self.started - self.attacked_here
-        return Record(
-            case_id=self.case.identity,
-            case=self.case,
-            images=results,
-            summary=summarise([image.scores for image in results], self.case.seed),
-            summary_saved=summarise([image.scores_saved for image in results], self.case.seed),
-            unavailable=dict(self.suite.unavailable),
-            victim_accuracy=victim_accuracy(self.case.victim, self.prepared.defense),
-            flags=self._flags(results),
-            provenance=take_provenance(
-                self.way.devices,
-                seconds,
-                compute=self.way.compute,
-                group=max(batch.group for batch in self.finished.values()),
-            ),
-        )
-
-    def _flags(self, results: tuple[ImageResult, ...]) -> tuple[str, ...]:
-        flags = {flag for image in results for flag in image.flags} | self.prepared.flags
-        if any(image.failure for image in results):
-            flags.add("failed-images")
-        return tuple(sorted(flags))
-
-
-def _attack(
-    attack: Attack,
-    observations: Sequence[Observation],
-    generators: Sequence[torch.Generator],
-    channel: Channel,
-    compute: ComputeOptions,
-) -> Sequence[Reconstruction | Failure] | None:
-    """Attacks a group; what goes wrong with all of it is a failure of each, None where the memory is too small for so many."""
-    try:
-        results = attack.together(observations, generators=generators, progress=channel, compute=compute)
-    except (RuntimeError, ArithmeticError) as error:
-        # torch.OutOfMemoryError is a RuntimeError, FloatingPointError an ArithmeticError.
-        if _out_of_memory(error) and len(observations) > 1:
-            return None
-        return [Failure(_one_line(error))] * len(observations)
-    return [_finite(result) for result in results]
-
-
-def _finite(result: Reconstruction | Failure) -> Reconstruction | Failure:
-    if isinstance(result, Failure):
-        return result
-    broken = [name for name, value in result.losses.items() if not math.isfinite(value)]
-    return Failure(f"the loss {broken[0]} is not finite") if broken else result
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
-
-
-def summarise(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Interval]:
-    """The mean of each metric over images, with its interval.
-
-    Args:
-        scores: Metric name to value, one mapping per image.
-        seed: Of the bootstrap.
-    """
-    return {name: bootstrap_interval([image[name] for image in scores], seed=seed) for name in scores[0]}
-
-
-def _one_line(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"[:300] if first else type(error).__name__
+            self._finished[batch] = FinishedBatch(scored.images, trace, seconds, len(group.batches))
+            self._checkpoints.save_batch(batch, self._finished[batch])
+            self._listener.batch(self._case, batch)
+        self._checkpoints.drop_checkpoint(group.slot)

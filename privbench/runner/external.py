@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
 
 from privbench.core import Interval, UserError
-from privbench.data.pictures import Pictures
-from privbench.runner.execute import summarise
-from privbench.scoring import MetricSuite, score_batch
+from privbench.data.pictures import Pictures, pictures_of, read_pictures
+from privbench.scoring import MetricSuite, score_batch, summarise
 
-__all__ = ["ScoredPictures", "score_pictures", "scores_csv"]
+__all__ = ["Scores", "as_pictures", "score_pictures", "scores_csv"]
 
 
 @dataclass(frozen=True)
-class ScoredPictures:
+class Scores:
     """Scores of pictures, one row per original.
 
     Attributes:
@@ -24,6 +24,7 @@ class ScoredPictures:
         matched: For each original, the name of the reconstruction that it was compared with.
         scores: For each original, metric name to value.
         summary: Metric name to mean and interval.
+        unavailable: Metric name to the reason why it was not computed.
     """
 
     pixels: str
@@ -31,9 +32,25 @@ class ScoredPictures:
     matched: tuple[str, ...]
     scores: tuple[Mapping[str, float], ...]
     summary: Mapping[str, Interval]
+    unavailable: Mapping[str, str]
+
+    def table(self) -> pd.DataFrame:
+        """One row per original: its name, the reconstruction, what pixels that holds, and the scores."""
+        return pd.DataFrame(
+            [
+                {"original": name, "reconstruction": other, "pixels": self.pixels, **scores}
+                for name, other, scores in zip(self.names, self.matched, self.scores, strict=True)
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        """The table and the means, for a notebook."""
+        means = {name: [one.mean, one.low, one.high, one.n] for name, one in self.summary.items()}
+        summary = pd.DataFrame(means, index=["mean", "95 % low", "95 % high", "n"])
+        return f"{self.table().to_html(index=False)}{summary.to_html()}"
 
 
-def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batch_size: int, seed: int) -> ScoredPictures:
+def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batch_size: int, seed: int) -> Scores:
     """Scores reconstructions against originals.
 
     Args:
@@ -62,7 +79,7 @@ def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batc
             scores.append(scored.scores)
             matched.append(names[start + scored.source])
     pixels = "8-bit" if found.eight_bit else "float"
-    return ScoredPictures(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed))
+    return Scores(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed), suite.unavailable)
 
 
 def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]:
@@ -80,13 +97,23 @@ def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]
     return found.images, found.names
 
 
-def scores_csv(scored: ScoredPictures) -> str:
-    """One row per original: its name, the reconstruction, what pixels it holds, and the scores, exactly."""
-    rows = [
-        {"original": name, "reconstruction": other, "pixels": scored.pixels, **scores}
-        for name, other, scores in zip(scored.names, scored.matched, scored.scores, strict=True)
-    ]
-    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+def scores_csv(scored: Scores) -> str:
+    """The table, with exact numbers."""
+    return scored.table().to_csv(index=False, lineterminator="\n")
+
+
+def as_pictures(given: Path | str | Tensor) -> Pictures:
+    """Pictures from wherever they are.
+
+    Args:
+        given: A folder, an image, an array file, or `[n, 3, height, width]` in [0, 1] (or uint8).
+
+    Raises:
+        UserError: They cannot be read, or are no pictures.
+    """
+    if isinstance(given, Tensor):
+        return pictures_of(given)
+    return read_pictures(Path(given))
 
 
 def _size(shape: tuple[int, ...]) -> str:

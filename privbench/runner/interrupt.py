@@ -1,4 +1,4 @@
-"""Interruptions on purpose: Ctrl-C and a scheduler's SIGTERM wait for the next checkpoint instead of losing the work."""
+"""Interruptions on purpose: Ctrl-C, a scheduler's SIGTERM and a hang-up wait for the next checkpoint, and no work is lost."""
 
 import signal
 import sys
@@ -9,8 +9,12 @@ from types import FrameType
 
 __all__ = ["SIGNALS", "Interrupted", "Interruption", "interruptible"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Those that ask to stop."""
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+)
+"""Those that ask to stop: Ctrl-C, a scheduler, a terminal that was closed."""
 _AGAIN = 0.01
 """Seconds after which a signal that met code whose exceptions Python drops is sent once more."""
 
@@ -28,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """A request to stop, kept until somebody can honour it.
+    """A request to stop, kept until somebody can act on it.
 
     While every running attack saves now and then, a first signal only sets `requested`, so that each can reach its next
     checkpoint; a second one, or one that comes while something will not be saved, stops at once.
@@ -72,28 +76,40 @@ class Interruption:
         """Asks the attacks to stop wherever they are, without a checkpoint."""
         self.requested, self.at_once = number, True
 
-    def honour(self) -> None:
+    def raise_if_requested(self) -> None:
         """Stops now if a stop was requested; call it where everything is saved."""
         if self.requested is not None:
             raise Interrupted(self.requested)
 
-    def honour_at_once(self) -> None:
+    def raise_if_at_once(self) -> None:
         """Stops now if nothing is to be saved any more."""
         if self.at_once:
-            self.honour()
+            self.raise_if_requested()
+
+
+_active: Interruption | None = None
+"""Whoever has taken the signals over, in the main thread."""
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Takes over SIGINT and SIGTERM inside the block; outside the main thread, where Python allows no handlers, it does not.
+    """Takes over the signals inside the block; outside the main thread, where Python allows no handlers, it does not.
 
-    A signal can arrive in a finaliser or a weak reference's callback, out of which Python lets no exception; it is sent again.
+    Blocks nest: a command takes the signals over before it loads anything, and the cases in it share its interruption. A
+    signal can arrive in a finaliser or a weak reference's callback, out of which Python lets no exception; it is sent again.
     """
+    global _active
+    if _active is not None and threading.current_thread() is threading.main_thread():
+        yield _active
+        return
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    previous = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
+    # A signal that is ignored, as `nohup` ignores SIGHUP, stays ignored.
+    taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interruption.handle) for number in taken}
+    _active = interruption
     report, timers = sys.unraisablehook, list[threading.Timer]()
 
     def send_again(dropped: "sys.UnraisableHookArgs") -> None:
@@ -108,6 +124,7 @@ def interruptible() -> Iterator[Interruption]:
     try:
         yield interruption
     finally:
+        _active = None
         sys.unraisablehook = report
         for timer in timers:
             timer.cancel()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from privbench.core import Case, Record
 
-__all__ = ["Listener", "Standing"]
+__all__ = ["Listener", "StepReport"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class StepReport:
     """Where the attack on a group of client batches stands.
 
     Attributes:
@@ -30,6 +30,9 @@ class Standing:
 class Listener:
     """Whoever watches a run; the defaults do nothing. No two of these are called at the same time."""
 
+    def planned(self, cases: Sequence[Case]) -> None:
+        """What is to be computed, before the first case begins."""
+
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """A case begins or continues; it has so many client batches, and some may be finished already."""
 
@@ -39,7 +42,7 @@ class Listener:
     def group(self, case: Case, batches: Sequence[int]) -> None:
         """The attack on some client batches, taken together, begins or continues."""
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         """The attack on a group got further; with several devices, reports of several groups come in turn."""
 
     def batch(self, case: Case, batch: int) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from privbench.core import Case, ImageResult, Record, UserError
-from privbench.runner.prepare import Prepared, prepare
+from privbench.runner.context import CaseContext, load_case
 from privbench.scoring import to_uint8
 from privbench.store.layout import RECONSTRUCTIONS
 
@@ -78,19 +78,19 @@ def shown_case(record: Record, *, folder: Path, device: torch.device) -> ShownCa
     Raises:
         UserError: Data, weights or pictures of the case are gone.
     """
-    return shown_results(prepare(record.case, device), record.images, folder)
+    return shown_results(load_case(record.case, device), record.images, folder)
 
 
-def shown_results(prepared: Prepared, results: tuple[ImageResult, ...], folder: Path) -> ShownCase:
+def shown_results(context: CaseContext, results: tuple[ImageResult, ...], folder: Path) -> ShownCase:
     """The same for a case that is loaded already.
 
     Raises:
         UserError: Pictures of the case are gone.
     """
     shown = results[:SHOWN_IMAGES]
-    secrets = [prepared.observe(batch)[1] for batch in range(shown[-1].batch + 1)]
+    secrets = [context.secret(batch) for batch in range(shown[-1].batch + 1)]
     return ShownCase(
-        case=prepared.case,
+        case=context.case,
         originals=tuple(_each(secret.images for secret in secrets))[: len(shown)],
         fed=tuple(_each(secret.fed for secret in secrets))[: len(shown)],
         reconstructions=tuple(

@@ -17,13 +17,12 @@ from privbench.core import ComputeOptions, Provenance
 __all__ = ["repository_commit", "take_provenance"]
 
 
-def take_provenance(devices: Sequence[torch.device], seconds: float, *, compute: ComputeOptions, group: int) -> Provenance:
+def take_provenance(compute: ComputeOptions, seconds: float, *, group: int) -> Provenance:
     """Describes the present process.
 
     Args:
-        devices: Where the case was computed.
+        compute: Where and how the case was computed.
         seconds: How long it took.
-        compute: How the attack was asked to compute.
         group: The largest number of client batches that were attacked together.
     """
     return Provenance(
@@ -31,15 +30,15 @@ def take_provenance(devices: Sequence[torch.device], seconds: float, *, compute:
         commit=repository_commit(Path(__file__).parents[2]),
         torch=str(torch.__version__),
         python=platform.python_version(),
-        device=_device_names(devices),
+        device=_device_names(compute.devices),
         threads=torch.get_num_threads(),
         compile=compute.compile,
         # TF32 exists on CUDA alone.
-        precision=compute.precision if devices[0].type == "cuda" else "fp32",
+        precision=compute.precision if compute.device.type == "cuda" else "fp32",
         group=group,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
-        peak_memory_mib=max(map(_peak_memory_mib, devices)),
+        peak_memory_mib=max(map(_peak_memory_mib, compute.devices)),
     )
 
 

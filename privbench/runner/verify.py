@@ -1,15 +1,13 @@
 """A finished case computed once more: does its record hold on this machine and version?"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from privbench.core import ComputeOptions, Record
 from privbench.runner.ensemble import run
-from privbench.runner.execute import Suites
 from privbench.runner.listener import Listener
+from privbench.runner.suites import Suites
 
 __all__ = ["CAP", "TOLERANCES", "Check", "verify"]
 
@@ -51,7 +49,7 @@ def verify(
     record: Record,
     *,
     scratch: Path,
-    devices: Sequence[torch.device],
+    compute: ComputeOptions,
     suites: Suites,
     listener: Listener,
     factor: float = 1.0,
@@ -61,7 +59,7 @@ def verify(
     Args:
         record: The record to verify.
         scratch: An empty folder for the new case.
-        devices: Where to compute.
+        compute: Where; how is taken from the record.
         suites: What to score by.
         listener: Who watches.
         factor: Multiplies the tolerances.
@@ -72,16 +70,14 @@ def verify(
     Raises:
         UserError: Data or weights of the case are not here, or not the same.
     """
-    compute = ComputeOptions(compile=record.provenance.compile, precision=record.provenance.precision)  # type: ignore[arg-type]
-    again = run(
-        record.case,
-        output=scratch,
-        devices=devices,
-        listener=listener,
-        suites=suites,
-        group=record.provenance.group if not record.members else None,
-        compute=compute,
+    made = record.provenance
+    compute = replace(
+        compute,
+        compile=made.compile,  # type: ignore[arg-type]
+        precision=made.precision,  # type: ignore[arg-type]
+        group=made.group if not record.members else None,
     )
+    again = run(record.case, output=scratch, listener=listener, suites=suites, compute=compute)
     checks = [
         Check(name, record.summary[name].mean, again.summary[name].mean if name in again.summary else None, limit * factor)
         for name, limit in TOLERANCES.items()

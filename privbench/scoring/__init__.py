@@ -17,7 +17,7 @@ from privbench.scoring.pixels import from_uint8, to_uint8
 from privbench.scoring.positions import POSITION_FOLDS, position_errors
 from privbench.scoring.score import ImageScores, failed_scores, score_batch
 from privbench.scoring.suite import BUILT_IN, MetricSuite, metric_suite, registered_metric
-from privbench.scoring.summary import bootstrap_interval
+from privbench.scoring.summary import bootstrap_interval, summarise
 
 __all__ = [
     "BUILT_IN",
@@ -54,5 +54,6 @@ __all__ = [
     "score_batch",
     "score_choices",
     "ssim",
+    "summarise",
     "to_uint8",
 ]

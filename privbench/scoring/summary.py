@@ -1,13 +1,13 @@
 """From scores per image to a number in a table: the mean with its 95 % bootstrap interval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import bootstrap
 
 from privbench.core.record import Interval
 
-__all__ = ["RESAMPLES", "bootstrap_interval"]
+__all__ = ["RESAMPLES", "bootstrap_interval", "summarise"]
 
 RESAMPLES = 9999
 """Bootstrap samples per interval."""
@@ -54,3 +54,13 @@ def bootstrap_interval(values: Sequence[float], *, seed: int) -> Interval:
     mean = float(sample.mean())
     low, high = (float(bound) for bound in result.confidence_interval)
     return Interval(mean=mean, low=min(low, mean), high=max(high, mean), n=sample.size)
+
+
+def summarise(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Interval]:
+    """The mean of each metric over images, with its interval.
+
+    Args:
+        scores: Metric name to value, one mapping per image.
+        seed: Of the bootstrap.
+    """
+    return {name: bootstrap_interval([image[name] for image in scores], seed=seed) for name in scores[0]}

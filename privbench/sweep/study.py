@@ -4,23 +4,22 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
 from privbench.core.stored import yaml_fields
-from privbench.runner.resolve import SETTINGS, RunOptions, resolve_cases
+from privbench.runner.options import OPTIONS, SETTINGS, RunOptions
+from privbench.runner.resolve import resolve_cases
 
 __all__ = ["Study", "StudyFile", "read_study"]
 
 _LARGEST = 100_000
 """So many combinations at most: more is a slip in the file."""
-
-_OPTIONS = tuple(field.name for field in fields(RunOptions) if field.name not in {"config", "settings"})
 
 Value = str | int | float | bool | None
 """What an axis may hold; None is the default."""
@@ -141,9 +140,9 @@ def _parse(path: Path) -> StudyFile:
 
 def _require_known(key: str, path: Path) -> None:
     kind, dot, parameter = key.partition(".")
-    if key in _OPTIONS or key in SETTINGS or (dot and parameter and kind in {"attack", "defense"}):
+    if key in OPTIONS or key in SETTINGS or (dot and parameter and kind in {"attack", "defense"}):
         return
-    raise UserError(f"{path}: {unknown_name('setting', key, [*_OPTIONS, 'attack.PARAMETER', 'defense.PARAMETER'])}")
+    raise UserError(f"{path}: {unknown_name('setting', key, [*OPTIONS, 'attack.PARAMETER', 'defense.PARAMETER'])}")
 
 
 def _overridden(combination: Mapping[str, Value], overrides: Mapping[str, Value]) -> dict[str, Value]:
@@ -160,9 +159,9 @@ def _different(combinations: Sequence[dict[str, Value]]) -> list[dict[str, Value
 
 def _options(combination: Mapping[str, Value]) -> RunOptions:
     said = {key: value for key, value in combination.items() if value is not None}
-    named: dict[str, Any] = {key: _text(value) for key, value in said.items() if key in _OPTIONS}
-    settings = tuple(f"{key}={_text(value)}" for key, value in said.items() if key not in _OPTIONS)
-    return RunOptions(**named, settings=settings)
+    named: dict[str, Any] = {key: _text(value) for key, value in said.items() if key in OPTIONS}
+    settings = tuple(f"{key}={_text(value)}" for key, value in said.items() if key not in OPTIONS)
+    return cast(RunOptions, {**named, "settings": settings})
 
 
 def _text(value: Value) -> str:

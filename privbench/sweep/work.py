@@ -14,9 +14,9 @@ import torch
 
 from privbench.core import BusyError, Case, ComputeOptions, FailedCase, StoreError, UserError
 from privbench.runner.ensemble import run
-from privbench.runner.execute import Suites
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw
+from privbench.runner.suites import Suites
 from privbench.store.base import Store
 from privbench.store.case_folder import CaseFolder
 from privbench.sweep.status import CaseState, state_in
@@ -114,11 +114,9 @@ def _compute_here(case: Case, options: SweepOptions, suites: Suites, listener: S
         run(
             case,
             output=output,
-            devices=[options.compute.device],
             listener=listener,
             suites=suites,
             draw=options.draw,
-            checkpoint_interval=options.compute.checkpoint_interval,
             compute=options.compute,
         )
     except (BusyError, StoreError):

@@ -22,7 +22,7 @@ import torch
 
 from privbench.core import Case, StoreError, UserError
 from privbench.runner.interrupt import SIGNALS, Interrupted, interruptible
-from privbench.runner.listener import Standing
+from privbench.runner.listener import StepReport
 from privbench.sweep.status import CaseState
 from privbench.sweep.work import SweepListener, SweepOptions, fail, work
 
@@ -89,7 +89,7 @@ class _Messenger(SweepListener):
     def __init__(self, connection: Connection, cases: Sequence[Case]) -> None:
         self._connection = connection
         self._place = {case.identity: place for place, case in enumerate(cases)}
-        self._said = 0.0
+        self._last_printed = 0.0
 
     def _send(self, *message: Any) -> None:
         try:
@@ -107,10 +107,10 @@ class _Messenger(SweepListener):
         if case.identity in self._place:
             self._send("started", self._place[case.identity], batches, tuple(finished))
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         now = time.monotonic()
-        if case.identity in self._place and now - self._said >= _LOOK:
-            self._said = now
+        if case.identity in self._place and now - self._last_printed >= _LOOK:
+            self._last_printed = now
             plain = tuple(dict(mapping) for mapping in at.losses)
             self._send("step", self._place[case.identity], replace(at, losses=plain))
 

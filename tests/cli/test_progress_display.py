@@ -8,7 +8,7 @@ from rich.console import Console
 
 from privbench.cli.progress import LiveProgress, PlainProgress, Position, QuietProgress, clock
 from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, VictimSpec
-from privbench.runner.listener import Standing
+from privbench.runner.listener import StepReport
 
 CASE = Case(
     attack=ComponentSpec(name="test-walk"),
@@ -37,10 +37,10 @@ def test_clock(seconds: float, text: str) -> None:
 
 def test_the_pace_gives_the_remaining_time(now: list[float]) -> None:
     where = Position(CASE, "none", batches=2)
-    where.moved(Standing((0,), 0, 10, "early", ({},)))
+    where.moved(StepReport((0,), 0, 10, "early", ({},)))
     assert where.remaining is None
     now[0] += 5
-    where.moved(Standing((0,), 5, 10, "early", ({},)))
+    where.moved(StepReport((0,), 5, 10, "early", ({},)))
     assert where.fraction == 0.25
     assert where.elapsed == 5
     assert where.remaining == 15.0
@@ -49,9 +49,9 @@ def test_the_pace_gives_the_remaining_time(now: list[float]) -> None:
 def test_a_continued_case_counts_its_pace_from_where_it_continued(now: list[float]) -> None:
     where = Position(CASE, "none", batches=2, finished=[0])
     now[0] += 50
-    where.moved(Standing((1,), 0, 10, "early", ({},)))
+    where.moved(StepReport((1,), 0, 10, "early", ({},)))
     now[0] += 5
-    where.moved(Standing((1,), 5, 10, "early", ({},)))
+    where.moved(StepReport((1,), 5, 10, "early", ({},)))
     assert where.fraction == 0.75
     assert where.remaining == 5
 
@@ -59,7 +59,7 @@ def test_a_continued_case_counts_its_pace_from_where_it_continued(now: list[floa
 def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
     where = Position(CASE, "none", batches=8, finished=[7])
     where.moved(
-        Standing(
+        StepReport(
             (
                 0,
                 1,
@@ -74,7 +74,7 @@ def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
         )
     )
     where.moved(
-        Standing(
+        StepReport(
             (
                 2,
                 3,
@@ -92,7 +92,7 @@ def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
     )
     now[0] += 6
     where.moved(
-        Standing(
+        StepReport(
             (
                 0,
                 1,
@@ -107,7 +107,7 @@ def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
         )
     )
     where.moved(
-        Standing(
+        StepReport(
             (
                 2,
                 3,
@@ -128,7 +128,7 @@ def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
     assert where.remaining == pytest.approx(6 * 4.8 / 2.2)
     assert where.place == "images 3-4,6/8, step 4/10"
     # A smaller group after a lack of memory begins anew; one that fails is done all the same.
-    where.moved(Standing((0,), 1, 10, "early", ({},)))
+    where.moved(StepReport((0,), 1, 10, "early", ({},)))
     where.scored(5)
     assert where.fraction == pytest.approx((1 + 0.1 + 0.5 + 2 * 0.4 + 1) / 8)
 
@@ -136,7 +136,7 @@ def test_groups_that_run_at_once_add_up(now: list[float]) -> None:
 def test_losses_of_a_group_are_shown_as_their_mean() -> None:
     where = Position(CASE.model_copy(update={"batch_size": 2}), "none", batches=4)
     where.moved(
-        Standing(
+        StepReport(
             (
                 0,
                 1,
@@ -162,7 +162,7 @@ def test_plain_lines_of_two_groups_come_by_phase_and_not_by_turn(now: list[float
         display.started(CASE, 4, [])
         for step in range(1, 5):
             for group in ((0, 1), (2, 3)):
-                display.step(CASE, Standing(group, step, 4, "early" if step < 3 else "late", ({}, {})))
+                display.step(CASE, StepReport(group, step, 4, "early" if step < 3 else "late", ({}, {})))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line.split(": ")[1].split(", ")[:2] for line in lines] == [
         ["images 1-2/4", "step 1/4"],
@@ -178,7 +178,7 @@ def test_plain_lines_come_with_images_phases_and_time(now: list[float]) -> None:
         display.started(CASE, 2, [])
         for step in range(1, 101):
             now[0] += 0.3
-            display.step(CASE, Standing((0,), step, 100, "early" if step < 50 else "late", ({"gradient": 1 / step},)))
+            display.step(CASE, StepReport((0,), step, 100, "early" if step < 50 else "late", ({"gradient": 1 / step},)))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     # Steps 1 and 50 begin a phase; after each, ten seconds are 34 steps.
     assert [line.split(",")[1].strip() for line in lines] == ["step 1/100", "step 35/100", "step 50/100", "step 84/100"]
@@ -190,9 +190,9 @@ def test_the_live_line_shows_everything_and_leaves_a_summary(now: list[float]) -
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
     with LiveProgress(console, label) as display:
         display.started(CASE, 2, [])
-        display.step(CASE, Standing((0,), 0, 100, "early", ({"gradient": 0.5},)))
+        display.step(CASE, StepReport((0,), 0, 100, "early", ({"gradient": 0.5},)))
         now[0] += 25
-        display.step(CASE, Standing((0,), 50, 100, "late", ({"gradient": 0.125, "border": 2.0},)))
+        display.step(CASE, StepReport((0,), 50, 100, "late", ({"gradient": 0.125, "border": 2.0},)))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for word in ("none", "image 1/2, step 50/100", "0:25, 1:15 left", "late", "gradient 0.125  border 2"):
         assert word in shown

@@ -181,7 +181,16 @@ def test_failures_are_said_below_the_table(small_run: Callable[..., Result]) -> 
     assert "astronaut (failed)" in answer.stdout
     (line,) = [line for line in answer.stdout.splitlines() if line.startswith("none: the attack failed")]
     assert "2 of 2 images" in line
-    assert "RuntimeError: the first line" in line
+    assert "FloatingPointError: the first line" in line
+
+
+def test_an_attack_that_breaks_is_an_error_and_no_row(small_run: Callable[..., Result], tmp_path: Path) -> None:
+    answer = small_run("--defense", "none", "--attack", "test-failing:how=runtime", "--quiet")
+    assert answer.exit_code == 1
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("Error: attack test-failing broke: RuntimeError: shapes differ; this is a fault of its code")
+    assert answer.stdout == ""
+    assert not records(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +202,7 @@ def test_an_interruption_says_how_to_continue(
     def interrupted(*arguments: object, **keywords: object) -> None:
         raise stop
 
-    monkeypatch.setattr("privbench.cli.session.run", interrupted)
+    monkeypatch.setattr("privbench.runner.series.run", interrupted)
     answer = small_run("--defense", "none", *(["--force"] if force else []))
     assert answer.exit_code == code
     (line,) = answer.stderr.splitlines()

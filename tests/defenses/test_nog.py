@@ -15,8 +15,9 @@ from privbench.defenses.nog import (
     optimal_learning_rate,
 )
 from privbench.models import build_model, default_spec
-from privbench.runner.prepare import prepare
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.context import load_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
 from tests.conformance import client_update
 
 
@@ -148,7 +149,7 @@ def test_closed_form_sees_more_for_knowing_of_it() -> None:
     errors = {}
     for adversary in ("unaware", "aware"):
         options = RunOptions(defense="nog", attack="closed-form", adversary=adversary, data="photos", indices="0-3")
-        photos = prepare(resolve_cases(options)[0], torch.device("cpu"))
+        photos = load_case(resolve_cases(options)[0], torch.device("cpu"))
         for number in range(4):
             observation, secret = photos.observe(number)
             found = photos.attack(observation, generator=torch.Generator().manual_seed(0)).images

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from privbench.core import ATTACKS, Case, Record
-from privbench.runner.execute import Suites, run_case
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.core import ATTACKS, Case, ComputeOptions, Record
+from privbench.runner.execute import run_case
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
+from privbench.runner.suites import Suites
 from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
 
 
@@ -38,10 +40,14 @@ def small_case() -> Callable[..., Case]:
 
     def resolve(**options: Any) -> Case:
         defaults = {"attack": "test-walk", "defense": "none", "weights": "random", "limit": 2}
-        (case,) = resolve_cases(RunOptions(**{**defaults, **options}))
+        (case,) = resolve_cases(cast(RunOptions, {**defaults, **options}))
         return case
 
     return resolve
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @pytest.fixture
@@ -49,7 +55,8 @@ def compute(tmp_path: Path) -> Callable[..., Record]:
     """Computes a case in `tmp_path`, on the CPU, without LPIPS, with a checkpoint at every step."""
 
     def run(case: Case, **how: Any) -> Record:
-        settings = {"output": tmp_path, "devices": [torch.device("cpu")], "suites": Suites(download=False)}
-        return run_case(case, **{**settings, "checkpoint_interval": 0.0, **how})
+        named = {"devices", "group", "compile", "precision", "checkpoint_interval"}
+        compute = ComputeOptions(**{"checkpoint_interval": 0.0, **{key: _fixed(how.pop(key)) for key in named & how.keys()}})
+        return run_case(case, **{"output": tmp_path, "suites": Suites(download=False), "compute": compute, **how})
 
     return run

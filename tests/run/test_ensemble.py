@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ import torch
 from privbench.analysis.leaderboard import leaderboard
 from privbench.core import ATTACKS, ENSEMBLES, Attack, Case, Ensemble, Observation, Progress, Reconstruction, Record, UserError
 from privbench.runner.ensemble import FLAGS, run
-from privbench.runner.execute import Suites
 from privbench.runner.listener import Listener
-from privbench.runner.resolve import RunOptions, resolve_cases
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import resolve_cases
+from privbench.runner.suites import Suites
 
 
 class Flat(Attack):
@@ -90,7 +91,9 @@ def ensemble() -> Iterator[Callable[..., str]]:
 
 
 def resolved(attack: str, defense: str = "none", **options: Any) -> Case:
-    (case,) = resolve_cases(RunOptions(attack=attack, defense=defense, **{"weights": "random", "limit": 2, **options}))
+    (case,) = resolve_cases(
+        cast(RunOptions, {"attack": attack, "defense": defense, "weights": "random", "limit": 2, **options})
+    )
     return case
 
 
@@ -99,7 +102,7 @@ def compute(tmp_path: Path) -> Callable[..., Record]:
     """Computes any case in `tmp_path`."""
 
     def compute(case: Case, **how: Any) -> Record:
-        return run(case, output=tmp_path, devices=[torch.device("cpu")], suites=Suites(download=False), **how)
+        return run(case, output=tmp_path, suites=Suites(download=False), **how)
 
     return compute
 
@@ -157,10 +160,10 @@ def test_a_batch_is_attacked_again_until_all_of_it_is_given_away(
 
 def test_a_member_faces_the_client_that_it_would_face_alone(ensemble: Callable[..., str], tmp_path: Path) -> None:
     """The masks of an image must not depend on which others are left."""
-    from privbench.runner.prepare import prepare
+    from privbench.runner.context import load_case
 
-    whole = prepare(resolved("test-flat", "mjp", limit=3), torch.device("cpu"))
-    part = prepare(resolved("test-black", "mjp", limit=None, indices="2"), torch.device("cpu"))
+    whole = load_case(resolved("test-flat", "mjp", limit=3), torch.device("cpu"))
+    part = load_case(resolved("test-black", "mjp", limit=None, indices="2"), torch.device("cpu"))
     for name, gradient in whole.observe(2)[0].gradients.items():
         assert torch.equal(gradient, part.observe(0)[0].gradients[name])
 

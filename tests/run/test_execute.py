@@ -14,6 +14,7 @@ from PIL import Image
 from privbench.core import (
     ATTACKS,
     Attack,
+    AttackError,
     Case,
     Failure,
     InferredChoices,
@@ -26,10 +27,9 @@ from privbench.core import (
     generator_for,
 )
 from privbench.models import build_model, default_spec
-from privbench.runner.execute import Suites, check_case
+from privbench.runner.context import CaseContext, load_case
 from privbench.runner.interrupt import Interrupted
 from privbench.runner.pictures import ShownCase, picture_names, shown_case
-from privbench.runner.prepare import Prepared, prepare
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
 from privbench.store.checkpoints import BatchGroup, Checkpoints
 from tests.run.plugin.privbench_test_plugin import GroupWalk, Walk
@@ -65,7 +65,7 @@ def pixels(path: Path) -> Any:
 
 
 def secrets(case: Case) -> list[Secret]:
-    prepared = prepare(case, CPU)
+    prepared = load_case(case, CPU)
     return [prepared.observe(batch)[1] for batch in range(prepared.batches)]
 
 
@@ -99,7 +99,7 @@ def test_scores_and_pictures_are_those_of_what_the_attack_returned(
 ) -> None:
     case = small_case()
     record = compute(case)
-    prepared = prepare(case, CPU)
+    prepared = load_case(case, CPU)
     for batch, image in enumerate(record.images):
         observation, secret = prepared.observe(batch)
         again = Walk()(observation, generator=generator_for(case, "attack", batch))
@@ -181,7 +181,8 @@ def test_guesses_on_the_way_are_scored_after_the_attack_also_across_an_interrupt
 
 
 def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.runner.resolve import RunOptions, resolve_cases
+    from privbench.runner.options import RunOptions
+    from privbench.runner.resolve import resolve_cases
 
     data = tmp_path / "data"
     for label, colour in (("cat", "teal"), ("dog", "orange")):
@@ -351,9 +352,8 @@ def test_checkpoints_are_not_closer_than_the_interval(
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("runtime", "RuntimeError: the first line"),
         ("memory", "OutOfMemoryError: out of memory, tried to allocate 2 GiB"),
-        ("float", "FloatingPointError: underflow"),
+        ("float", "FloatingPointError: the first line"),
         ("pixels", "attack test-failing returned non-finite pixels"),
         ("loss", "the loss mean is not finite"),
     ],
@@ -380,6 +380,25 @@ def test_a_failed_attack_is_a_row_with_the_worst_scores_and_a_reason(
     assert (tmp_path / case.folder / "trace.csv").read_text() == "batch,step,phase,mean\n0,1,only,0.5\n"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ\nat line 3"), ZeroDivisionError("by zero"), KeyError("name")])
+def test_an_attack_that_breaks_ends_the_run_without_a_record(
+    error: Exception,
+    acting: type[Acting],
+    small_case: Callable[..., Case],
+    compute: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def act(observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        raise error
+
+    monkeypatch.setattr(acting, "act", act)
+    with pytest.raises(AttackError, match=f"attack test-acting broke: {type(error).__name__}: ") as caught:
+        compute(small_case(attack="test-acting"))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("record.json"))
+
+
 def test_one_failed_batch_does_not_stop_the_others(
     acting: type[Acting], small_case: Callable[..., Case], compute: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,12 +407,12 @@ def test_one_failed_batch_does_not_stop_the_others(
     def act(observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
         calls.append(1)
         if len(calls) == 1:
-            raise RuntimeError("bad luck")
+            raise torch.linalg.LinAlgError("bad luck")  # type: ignore[attr-defined]
         return Reconstruction(images=torch.full((1, *observation.image_shape), 0.5))
 
     monkeypatch.setattr(acting, "act", act)
     record = compute(small_case(attack="test-acting"))
-    assert [image.failure for image in record.images] == ["RuntimeError: bad luck", None]
+    assert [image.failure for image in record.images] == ["_LinAlgError: bad luck", None]
     assert record.summary["psnr"].mean == pytest.approx(record.images[1].scores["psnr"] / 2)
 
 
@@ -416,14 +435,15 @@ def test_an_attack_that_does_not_apply_is_refused_before_anything_is_written(
 ) -> None:
     case = small_case(batch_size=2, attack="test-walk:largest_batch=1")
     with pytest.raises(UserError, match="at most 1 images"):
-        check_case(case, device=CPU, suites=Suites(download=False))
+        load_case(case, CPU).require()
     with pytest.raises(UserError, match="at most 1 images"):
         compute(case, output=tmp_path / "output")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_images_that_changed_since_the_case_was_made_are_refused(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.runner.resolve import RunOptions, resolve_cases
+    from privbench.runner.options import RunOptions
+    from privbench.runner.resolve import resolve_cases
 
     data = tmp_path / "data"
     data.mkdir()
@@ -468,7 +488,7 @@ def test_nothing_that_an_attack_receives_leads_to_the_secret(
     monkeypatch.setattr(acting, "act", act)
     compute(case)
     assert any(isinstance(thing, Observation) for thing in found)
-    assert not any(isinstance(thing, Secret | Prepared) for thing in found)
+    assert not any(isinstance(thing, Secret | CaseContext) for thing in found)
     shown = [thing for thing in found if isinstance(thing, torch.Tensor) and thing.shape[-3:] == (3, 32, 32)]
     assert shown == []
     tensors = [thing for thing in found if isinstance(thing, torch.Tensor) and thing.numel() == secret.images.numel()]
@@ -493,7 +513,7 @@ def test_nothing_that_a_group_receives_leads_to_the_secret(
     monkeypatch.setattr(GroupWalk, "run_group", act)
     compute(case, group=2, devices=devices)
     assert sum(isinstance(thing, Observation) for thing in found) == 4
-    assert not any(isinstance(thing, Secret | Prepared) for thing in found)
+    assert not any(isinstance(thing, Secret | CaseContext) for thing in found)
     tensors = [thing.flatten() for thing in found if isinstance(thing, torch.Tensor) and thing.numel() == truth[0].numel()]
     assert not any(torch.equal(tensor, images) for tensor in tensors for images in truth)
 
@@ -518,7 +538,7 @@ def test_the_streams_of_client_and_attack_differ_and_repeat(
 
 def test_random_victims_depend_on_the_seed_alone(small_case: Callable[..., Case]) -> None:
     def weights(**options: Any) -> torch.Tensor:
-        return torch.cat([value.flatten() for value in prepare(small_case(**options), CPU).victim.parameters()])
+        return torch.cat([value.flatten() for value in load_case(small_case(**options), CPU).victim.parameters()])
 
     first = weights()
     assert torch.equal(first, weights(defense="naive-shuffle", attack="test-failing", limit=1))

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from privbench.core import Case, LocalTraining, UserError
-from privbench.runner.resolve import RunOptions, parse_indices, resolve_cases, split_defenses
+from privbench.runner.components import split_names
+from privbench.runner.options import RunOptions
+from privbench.runner.resolve import parse_indices, resolve_cases
 
 SMALL = {"attack": "test-walk", "weights": "random"}
 
 
 def cases(**options: object) -> list[Case]:
-    return resolve_cases(RunOptions(**{**SMALL, **options}))  # type: ignore[arg-type]
+    return resolve_cases(cast(RunOptions, {**SMALL, **options}))
 
 
 @pytest.mark.parametrize(
@@ -28,13 +31,13 @@ def cases(**options: object) -> list[Case]:
     ],
 )
 def test_a_comma_separates_defenses_and_parameters(text: str, expected: list[str]) -> None:
-    assert split_defenses(text) == expected
+    assert split_names(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "none,,mjp", "none,", "mask_ratio=0.5,mjp"])
 def test_a_list_with_holes_or_a_leading_parameter_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="accepted: NAME"):
-        split_defenses(text)
+        split_names(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("3", (3,)), ("0,3,5-7", (0, 3, 5, 6, 7)), ("[1, 2]", (1, 2))])

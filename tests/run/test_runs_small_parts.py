@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,12 @@ def test_the_commit_is_that_of_the_repository_itself(tmp_path: Path) -> None:
 
 def test_provenance_names_the_machine() -> None:
     compute = ComputeOptions(compile="on", precision="tf32")
-    taken = take_provenance([torch.device("cpu")], 1.5, compute=compute, group=3)
+    taken = take_provenance(compute, 1.5, group=3)
     assert taken.device.startswith("cpu")
     # What the CPU computes is never TF32, whatever was asked for.
     assert (taken.compile, taken.precision, taken.group) == ("on", "fp32", 3)
-    assert take_provenance([torch.device("cpu")] * 2, 1.5, compute=compute, group=3).device == f"2 x {taken.device}"
+    twice = replace(compute, devices=(torch.device("cpu"),) * 2)
+    assert take_provenance(twice, 1.5, group=3).device == f"2 x {taken.device}"
     assert taken.torch == torch.__version__
     assert taken.seconds == 1.5
     assert taken.finished.endswith("+00:00")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from privbench.core import Case, Record
-from privbench.runner.listener import Listener, Standing
+from privbench.runner.listener import Listener, StepReport
 
 
 class Watcher(Listener):
@@ -24,7 +24,7 @@ class Watcher(Listener):
     def group(self, case: Case, batches: Sequence[int]) -> None:
         self.events.append(f"group {_listed(batches)}")
 
-    def step(self, case: Case, at: Standing) -> None:
+    def step(self, case: Case, at: StepReport) -> None:
         self.events.append(f"step {_listed(at.batches)}.{at.step}/{at.total}")
         self.at(at.batches, at.step)
 

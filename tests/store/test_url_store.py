@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import ENSEMBLES, Case, ComputeOptions, Ensemble, FailedCase, Record, StoreError
-from privbench.runner.listener import Standing
+from privbench.runner.listener import StepReport
 from privbench.store.case_folder import CaseFolder
 from privbench.store.layout import FAILURE, RECORD
 from privbench.store.local import FolderStore
@@ -192,7 +192,7 @@ def test_a_stopped_case_continues_in_its_working_folder_and_nothing_of_it_is_pub
     class Stopping(SweepListener):
         """Ends the time in the middle of the second image."""
 
-        def step(self, case: Case, at: Standing) -> None:
+        def step(self, case: Case, at: StepReport) -> None:
             if at.batches == (1,) and at.step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
 

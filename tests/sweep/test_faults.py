@@ -22,7 +22,7 @@ from PIL import Image
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import Case, ComputeOptions, FailedCase, Record
-from privbench.runner.listener import Standing
+from privbench.runner.listener import StepReport
 from privbench.store.case_folder import CaseFolder
 from privbench.store.layout import FAILURE, RECORD
 from privbench.store.local import FolderStore
@@ -344,7 +344,7 @@ def test_what_was_kept_of_an_interrupted_case_is_not_trusted_when_it_is_truncate
     class Stopping(Noting):
         """Ends the time in the middle of the second image."""
 
-        def step(self, case: Case, at: Standing) -> None:
+        def step(self, case: Case, at: StepReport) -> None:
             if at.batches == (1,) and at.step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
 

@@ -117,20 +117,20 @@ class Failing(Attack):
 
     name: ClassVar[str] = "test-failing"
 
-    how: Literal["runtime", "memory", "float", "pixels", "loss", "kill"] = "runtime"
+    how: Literal["runtime", "memory", "float", "pixels", "loss", "kill"] = "float"
     """What goes wrong."""
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """Reports once and fails."""
         progress.report(1, 2, "only", {"mean": 0.5})
         if self.how == "runtime":
-            raise RuntimeError("the first line\nthe second line")
+            raise RuntimeError("shapes differ\nthe second line")
         if self.how == "memory":
             raise torch.OutOfMemoryError("out of memory, tried to allocate 2 GiB")
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "float":
-            raise FloatingPointError("underflow")
+            raise FloatingPointError("the first line\nthe second line")
         images = torch.full((observation.batch_size, *observation.image_shape), 0.5)
         if self.how == "pixels":
             return Reconstruction(images=images * float("nan"))

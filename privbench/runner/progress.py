@@ -1,4 +1,4 @@
-"""The progress channel between a run and one attack: the attack's reports become a trace, its states checkpoints."""
+"""Progress of one attack, seen from the run: the attack's reports become a trace, its states checkpoints."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from privbench.scoring import to_uint8
 from privbench.store.checkpoints import Checkpoint
 from privbench.store.trace import TraceRow
 
-__all__ = ["Channel", "Outlet"]
+__all__ = ["AttackProgress", "ProgressSinks"]
 
 
 @dataclass(frozen=True)
-class Outlet:
-    """Where a channel leads. An attack holds the channel, so none of these functions may lead to the secret.
+class ProgressSinks:
+    """Where progress goes. An attack holds its progress channel, so none of these functions may lead to the secret.
 
     Attributes:
         keep: Takes a checkpoint.
@@ -31,13 +31,13 @@ class Outlet:
     say: Callable[[str], None]
 
 
-class Channel(Progress):
+class AttackProgress(Progress):
     """The progress channel of one group: it keeps trace and pictures of each batch, and checkpoints at intervals.
 
     Args:
         batches: The client batches of the group, in the order in which the attack gets them.
         checkpoint: Where an earlier attack on this very group stopped.
-        outlet: Where to.
+        sinks: Where to.
         interruption: Whether to stop.
         interval: Seconds between checkpoints at least.
     """
@@ -46,7 +46,7 @@ class Channel(Progress):
         self,
         batches: tuple[int, ...],
         checkpoint: Checkpoint | None,
-        outlet: Outlet,
+        sinks: ProgressSinks,
         interruption: Interruption,
         interval: float,
     ) -> None:
@@ -59,7 +59,7 @@ class Channel(Progress):
         self.seconds_before = checkpoint.seconds if checkpoint else 0.0
         self._batches = batches
         self._state = checkpoint.state if checkpoint else None
-        self._outlet = outlet
+        self._sinks = sinks
         self._interruption = interruption
         self._interval = interval
         self._began = self._saved = time.perf_counter()
@@ -74,14 +74,14 @@ class Channel(Progress):
         Raises:
             RuntimeError: There are neither losses of each batch nor one mapping for all.
         """
-        self._interruption.honour_at_once()
+        self._interruption.raise_if_at_once()
         each = losses if len(losses) > 1 else (losses or ({},)) * len(self.traces)
         if len(each) != len(self.traces):
             raise RuntimeError(f"the attack reported losses of {len(each)} observations and was given {len(self.traces)}")
         values = [{name: float(value) for name, value in mapping.items()} for mapping in each]
         for trace, row in zip(self.traces, values, strict=True):
             trace.append((int(step), phase, row))
-        self._outlet.show(step, total, phase, values)
+        self._sinks.show(step, total, phase, values)
 
     def picture(self, step: int, *images: Tensor) -> None:
         """Keeps a guess for each batch, with 8 bits; it is scored when the attack is over.
@@ -96,18 +96,18 @@ class Channel(Progress):
 
     def note(self, message: str) -> None:
         """Hands a note on."""
-        self._outlet.say(message)
+        self._sinks.say(message)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keeps a checkpoint where one is due or a stop was requested, and stops in that case."""
-        self._interruption.honour_at_once()
+        self._interruption.raise_if_at_once()
         self._interruption.saves(self)
         due = time.perf_counter() - self._saved >= self._interval
         if due or self._interruption.requested is not None:
             traces = tuple(map(tuple, self.traces))
-            self._outlet.keep(Checkpoint(self._batches, state, traces, self.seconds(), tuple(map(dict, self.pictures))))
+            self._sinks.keep(Checkpoint(self._batches, state, traces, self.seconds(), tuple(map(dict, self.pictures))))
             self._saved = time.perf_counter()
-            self._interruption.honour()
+            self._interruption.raise_if_requested()
 
     def restore(self) -> Mapping[str, Any] | None:
         """The state that the last checkpoint holds."""

@@ -1,5 +1,6 @@
-"""The `--device` and `--threads` options."""
+"""Where to compute: devices by name, and the number of CPU threads."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from privbench.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cpu_threads", "resolve_device", "resolve_devices"]
+__all__ = ["check_threads", "cpu_threads", "resolve_device", "resolve_devices"]
 
 _SMALL_INPUT = 64
+_MOST_THREADS = 256
 
 
 def resolve_device(text: str) -> "torch.device":
@@ -49,9 +51,22 @@ def resolve_devices(text: str) -> "list[torch.device]":
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuses numbers of threads that no machine has; from tens of thousands on torch crashes.
+
+    Raises:
+        UserError: There are too many, or fewer than one.
+    """
+    most = max(_MOST_THREADS, 4 * (os.cpu_count() or 1))
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"{threads} threads; accepted: 1 to {most} (this machine has {os.cpu_count()} CPU cores)")
+
+
 @contextmanager
 def cpu_threads(threads: int | None, image_size: int) -> Iterator[None]:
-    """Sets torch's number of CPU threads for the time of a command, and puts it back.
+    """Sets torch's number of CPU threads for a block, and puts it back.
+
+    The number decides in which order sums are taken, and so the last bits; it is recorded.
 
     Without a wish, small inputs get one thread: their operations take microseconds, so a second thread gains little on a
     quiet machine, and beside any other busy process the threads wait for each other (measured: 30 times slower).
@@ -59,9 +74,13 @@ def cpu_threads(threads: int | None, image_size: int) -> Iterator[None]:
     Args:
         threads: The user's choice, or None.
         image_size: Height and width of the largest input in pixels.
+
+    Raises:
+        UserError: As `check_threads`.
     """
     import torch
 
+    check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or (1 if image_size <= _SMALL_INPUT else before))
     try:

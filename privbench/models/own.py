@@ -1,0 +1,103 @@
+"""A user's own module as a victim: registered as an architecture for the life of the process, its weights kept in a file."""
+
+import hashlib
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from privbench.core import MODELS, UserError
+from privbench.models.zoo import Architecture
+
+__all__ = ["register_module"]
+
+
+def register_module(
+    network: nn.Module, *, image_size: int | None = None, num_classes: int | None = None, folder: Path | None = None
+) -> tuple[str, Path]:
+    """Makes a classifier available by name.
+
+    What a model of timm says of itself (input size, classes, normalisation) is taken from there. Of any other module the input
+    is taken to be in [0, 1]: a module that wants normalised images normalises them itself. In another process the module has to
+    be registered again before its cases can be verified.
+
+    Args:
+        network: Maps `[batch, 3, height, width]` to logits `[batch, classes]`; left as it is.
+        image_size: Height and width in pixels; None: as the module says.
+        num_classes: None: as the module says, or as many logits as it returns.
+        folder: Where its weights are kept, by content; None: `~/.cache/privbench/victims`.
+
+    Returns:
+        Its name, made of class and weights, and the file of its weights.
+
+    Raises:
+        UserError: The input size is not known, the module does not take such images, or it does not return logits.
+    """
+    config: Any = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
+    size = image_size or _size(config, network)
+    classes = num_classes or _classes(network, size)
+    template = deepcopy(network).cpu()
+    content = save({name: _plain(value) for name, value in template.state_dict().items()})
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    name = f"{type(network).__name__}-{digest}"
+    path = (folder or Path("~/.cache/privbench/victims").expanduser()) / f"{name}.safetensors"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot keep the weights of the module in {path.parent}: {error.strerror or error}") from None
+    if name not in MODELS.names():
+        architecture = Architecture(
+            name=name,
+            summary=f"a module of the user's, {type(network).__module__}.{type(network).__qualname__}",
+            image_size=size,
+            num_classes=classes,
+            build=lambda wanted, _: _built(template, classes, wanted),
+            mean=tuple(config.get("mean") or (0.0, 0.0, 0.0)),
+            std=tuple(config.get("std") or (1.0, 1.0, 1.0)),
+        )
+        MODELS.register(name, architecture)
+    return name, path
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().contiguous().clone()
+
+
+def _size(config: Any, network: nn.Module) -> int:
+    embedding = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    found = embedding[0] if isinstance(embedding, tuple) else embedding or (config.get("input_size") or (0, 0))[-1]
+    if not found:
+        raise UserError(
+            f"{type(network).__name__} does not say the size of its input; pass image_size, its height and width in pixels"
+        )
+    return int(found)
+
+
+def _classes(network: nn.Module, size: int) -> int:
+    was_training = network.training
+    parameter = next(network.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device))
+    except Exception as error:  # a user's module raises whatever it likes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{type(network).__name__} does not take images of {size}x{size} pixels: {reason}") from None
+    finally:
+        network.train(was_training)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UserError(f"{type(network).__name__} returns no logits; accepted: a classifier that returns [batch, classes]")
+    return int(logits.shape[1])
+
+
+def _built(template: nn.Module, classes: int, wanted: int) -> nn.Module:
+    if wanted != classes:
+        raise ValueError(f"the module has {classes} classes and cannot be given {wanted}")
+    return deepcopy(template)

@@ -1,0 +1,210 @@
+"""A `CaseContext` holds what a case names (images, defense, victim, client updates), each loaded or computed once.
+
+Checking a case, choosing how many batches are attacked together, attacking, scoring and drawing all use it. An ensemble's
+members share the context of their ensemble, because attacks and adversaries face the same client. Nothing is written here.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from privbench.client import as_seen, observe
+from privbench.core import (
+    ATTACKS,
+    Attack,
+    Case,
+    Defense,
+    Observation,
+    Secret,
+    UserError,
+    build_defense,
+    ensemble_members,
+    generator_for,
+    is_ensemble,
+)
+from privbench.data import ImageSet, open_images
+from privbench.models import Victim, load_victim
+
+__all__ = ["CaseContext", "load_case"]
+
+_ROUNDING = 1e-3
+"""Relative difference of two gradients that devices may make by the order of their sums."""
+_KEPT_BYTES = 2 * 2**30
+"""So many bytes of observations are kept; older ones are computed again when they are asked for once more."""
+
+
+class _Updates:
+    """The client updates of one client, by what decides them; observations up to `_KEPT_BYTES`, secrets all."""
+
+    def __init__(self) -> None:
+        self._observations: OrderedDict[int, Observation] = OrderedDict()
+        self._secrets: dict[int, Secret] = {}
+
+    def observation(self, key: int) -> Observation | None:
+        return self._observations.get(key)
+
+    def secret(self, key: int) -> Secret | None:
+        return self._secrets.get(key)
+
+    def keep(self, key: int, observation: Observation, secret: Secret) -> None:
+        self._observations[key], self._secrets[key] = observation, secret
+        while len(self._observations) > 1 and sum(map(_bytes, self._observations.values())) > _KEPT_BYTES:
+            self._observations.popitem(last=False)
+
+
+def _bytes(observation: Observation) -> int:
+    tensors = (*observation.update.values(), *observation.model_state.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class CaseContext:
+    """Everything that a case names.
+
+    Attributes:
+        case: The case.
+        images: Its data set, with labels that the victim knows.
+        defense: Its defenses as one.
+        victim: The client's model, on the device.
+        device: Where to compute.
+        updates: What the client sent, as far as it was computed.
+    """
+
+    case: Case
+    images: ImageSet
+    defense: Defense
+    victim: Victim
+    device: torch.device
+    updates: _Updates
+
+    @property
+    def batches(self) -> int:
+        """Number of client batches."""
+        return len(self.case.data.indices) // self.case.batch_size
+
+    def indices(self, batch: int) -> tuple[int, ...]:
+        """Positions of a batch's images in the data set."""
+        size = self.case.batch_size
+        return self.case.data.indices[batch * size : (batch + 1) * size]
+
+    @cached_property
+    def attack(self) -> Attack:
+        """The attack; an ensemble is none.
+
+        Raises:
+            UserError: There is no such attack, or it does not take these parameters.
+        """
+        attack: Attack = ATTACKS.get(self.case.attack.name).configured(self.case.attack.parameters)
+        return attack
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """What a reader of the scores must know of images and victim."""
+        flags = set(self.images.flags)
+        if self.case.victim.weights == "random":
+            flags.add("random-weights")
+        if self.victim.changed_after_training:
+            flags.add("defense-added-after-training")
+        return frozenset(flags)
+
+    def observe(self, batch: int) -> tuple[Observation, Secret]:
+        """The client's update for one batch and the client's secret, the same at every call.
+
+        Raises:
+            UserError: Images, labels, model and defense do not fit.
+        """
+        generator = generator_for(self.case, "client", batch)
+        # The seed depends on all that decides the client's update, and on nothing of the attacker.
+        key = generator.initial_seed()
+        observation, secret = self.updates.observation(key), self.updates.secret(key)
+        if observation is None or secret is None:
+            observation, secret = self._observe(batch, generator)
+            self.updates.keep(key, observation, secret)
+        return as_seen(observation, secret, self.case.threat_model, self.case.local), secret
+
+    def secret(self, batch: int) -> Secret:
+        """The client's secret of one batch.
+
+        Raises:
+            UserError: As `observe`.
+        """
+        return self.updates.secret(generator_for(self.case, "client", batch).initial_seed()) or self.observe(batch)[1]
+
+    def is_random(self) -> bool:
+        """Whether what the client sends depends on its random choices: masks, orders, noise."""
+        one, other = self.observe(0)[0].gradients, self._observe(0, torch.Generator().manual_seed(1))[0].gradients
+        return any(
+            (gradient - other[name]).norm() > _ROUNDING * gradient.norm().clamp_min(1e-30) for name, gradient in one.items()
+        )
+
+    def of(self, case: Case) -> "CaseContext":
+        """The context of another case of the same client: another attack or adversary, or other images of the same set.
+
+        Raises:
+            UserError: As `load_case`.
+        """
+        if case.seed != self.case.seed:
+            # Random victims follow from the seed.
+            return load_case(case, self.device)
+        _require_same_images(case, self.images)
+        return replace(self, case=case)
+
+    def require(self) -> None:
+        """Checks that everything fits together, down to the first client update.
+
+        Raises:
+            UserError: It does not.
+        """
+        observation, _ = self.observe(0)
+        if is_ensemble(self.case):
+            ensemble_members(self.case)
+        else:
+            self.attack.require(observation)
+
+    def _observe(self, batch: int, generator: torch.Generator) -> tuple[Observation, Secret]:
+        images, labels = self.images.load(self.indices(batch), self.case.victim.model.image_size)
+        return observe(
+            self.victim,
+            self.case.victim.model,
+            self.defense,
+            images.to(self.device),
+            labels.to(self.device),
+            declared=self.case.defense,
+            threat_model=self.case.threat_model,
+            generator=generator,
+            training=self.case.local,
+        )
+
+
+def load_case(case: Case, device: torch.device) -> CaseContext:
+    """Loads what a case names.
+
+    Args:
+        case: What to run.
+        device: Where to compute.
+
+    Raises:
+        UserError: Something is missing, or is not what the case says.
+    """
+    if len(case.data.indices) % case.batch_size:
+        raise UserError(
+            f"{len(case.data.indices)} images do not fill batches of {case.batch_size}; "
+            "choose a number of images that is a multiple of the batch size"
+        )
+    images = open_images(case.data.source, split=case.data.split).for_classes(case.victim.model.num_classes)
+    _require_same_images(case, images)
+    defense = build_defense(case.defense)
+    # The seed alone: random victims are the same for every attack and defense, so that those compare.
+    victim = load_victim(case.victim, defense, generator=torch.Generator().manual_seed(case.seed))
+    return CaseContext(case, images, defense, victim.to(device), device, _Updates())
+
+
+def _require_same_images(case: Case, images: ImageSet) -> None:
+    found = images.fingerprint(case.data.indices, case.victim.model.image_size)
+    if found != case.data.sha256:
+        raise UserError(
+            f"the images of {case.data.source} are not those of the case (sha256 {found[:12]}, the case has "
+            f"{case.data.sha256[:12]}); name them with --data to make a new case of them"
+        )

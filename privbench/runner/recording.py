@@ -1,0 +1,42 @@
+"""The record of a case whose batches are all attacked and scored."""
+
+from collections.abc import Sequence
+
+from privbench.core import ComputeOptions, Record
+from privbench.models import victim_accuracy
+from privbench.runner.context import CaseContext
+from privbench.runner.provenance import take_provenance
+from privbench.scoring import MetricSuite, summarise
+from privbench.store.checkpoints import FinishedBatch
+
+__all__ = ["finished_record"]
+
+
+def finished_record(
+    context: CaseContext, suite: MetricSuite, compute: ComputeOptions, batches: Sequence[FinishedBatch], seconds: float
+) -> Record:
+    """Puts a record together; the checksums of the other files are added by whoever writes it.
+
+    Args:
+        context: The case.
+        suite: What it was scored by.
+        compute: Where and how it was computed.
+        batches: All its batches, in order.
+        seconds: How long it took, earlier sessions included.
+    """
+    case = context.case
+    results = tuple(image for batch in batches for image in batch.images)
+    flags = {flag for image in results for flag in image.flags} | context.flags
+    if any(image.failure for image in results):
+        flags.add("failed-images")
+    return Record(
+        case_id=case.identity,
+        case=case,
+        images=results,
+        summary=summarise([image.scores for image in results], case.seed),
+        summary_saved=summarise([image.scores_saved for image in results], case.seed),
+        unavailable=dict(suite.unavailable),
+        victim_accuracy=victim_accuracy(case.victim, context.defense),
+        flags=tuple(sorted(flags)),
+        provenance=take_provenance(compute, seconds, group=max(batch.group for batch in batches)),
+    )

@@ -1,0 +1,40 @@
+"""The metrics of a series of cases."""
+
+from pathlib import Path
+
+from privbench.runner.context import CaseContext
+from privbench.scoring import MetricSuite, metric_suite
+
+__all__ = ["Suites"]
+
+
+class Suites:
+    """The metrics of a series of cases: each suite is built once, so that a download is tried once.
+
+    Args:
+        lpips_weights: A local file with the trunk of LPIPS; None takes the one of the package, or torchvision's cache.
+        download: Whether a missing trunk may be fetched.
+    """
+
+    def __init__(self, lpips_weights: Path | None = None, *, download: bool = True) -> None:
+        self._lpips_weights = lpips_weights
+        self._download = download
+        self._built: dict[tuple[int | None, int, str], MetricSuite] = {}
+
+    def suite(self, context: CaseContext) -> MetricSuite:
+        """The metrics for one case.
+
+        Raises:
+            UserError: The weights of LPIPS are not what they should be.
+        """
+        victim, net = context.victim, context.case.lpips
+        key = (victim.patch_size, victim.image_size, net)
+        if key not in self._built:
+            self._built[key] = metric_suite(
+                patch_size=victim.patch_size,
+                image_size=victim.image_size,
+                lpips_net=net,
+                lpips_weights=self._lpips_weights,
+                download=self._download,
+            )
+        return self._built[key]
