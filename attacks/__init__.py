@@ -1,6 +1,7 @@
 """Attacks, one file each; a new one is a file, a line here, and a card in cards/."""
 
 BUILT_IN = {
+    "adjoint-matching": "privbench.attacks.adjoint_matching:AdjointMatching",
     "april": "privbench.attacks.april:April",
     "april-optimisation": "privbench.attacks.april_optimisation:AprilOptimisation",
     "closed-form": "privbench.attacks.closed_form:ClosedForm",

@@ -5,13 +5,13 @@ from privbench.core.ensemble import Ensemble
 __all__ = ["BUILT_IN"]
 
 _CLOSED_FORMS = ("april", "closed-form", "subspace")
-_OPTIMISATION = ("gradvit", "inverting-gradients", "gradinversion")
+_OPTIMISATION = ("adjoint-matching", "gradvit", "inverting-gradients", "gradinversion")
 
 STANDARD = Ensemble(
     "Worst case over closed forms and optimisation attacks, the client's random choices drawn once.",
     (*_CLOSED_FORMS, *_OPTIMISATION),
 )
-FAST = Ensemble("The same with GradViT as the only optimisation attack.", (*_CLOSED_FORMS, "gradvit"))
+FAST = Ensemble("The same with adjoint-matching as the only optimisation attack.", (*_CLOSED_FORMS, "adjoint-matching"))
 RAND = Ensemble(
     "The standard ensemble in expectation over the client's random choices: mean over three draws.",
     (*_CLOSED_FORMS, *_OPTIMISATION),

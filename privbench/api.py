@@ -155,7 +155,7 @@ def plan(
 
 def attack(
     observation: "Observation | Path | str",
-    name: str = "gradvit",
+    name: str = "adjoint-matching",
     *,
     preset: str | None = None,
     seed: int = 0,

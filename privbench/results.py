@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, overload
 from privbench.analysis.compare import Comparison, compare_records
 from privbench.analysis.tables import METRICS, interval_text
 from privbench.core import Record, UserError
-from privbench.core.labels import attack_label, guarantee_text, defense_label
+from privbench.core.labels import attack_label, defense_label, guarantee_text
 from privbench.store.base import Store
 from privbench.store.layout import COMPARISON, RECORD, find_results
 from privbench.store.places import store_at

@@ -1,23 +1,36 @@
 """The engine that optimisation attacks compose: distances, priors, schedules, relocation, the loop."""
 
 from privbench.inversion.engine import Inversion, Outcome, Target, group_size
-from privbench.inversion.matching import GradientDistance, LayerCosine, RowCosine, RowError, SquaredError, WholeCosine
+from privbench.inversion.matching import (
+    GradientDistance,
+    LayerCosine,
+    MeanSquaredError,
+    RowCosine,
+    RowError,
+    SquaredError,
+    WholeCosine,
+)
 from privbench.inversion.optimisers import LBFGS, Adam
 from privbench.inversion.priors import (
     BatchNormStatistics,
     Chroma,
+    ConsensusNorm,
     GuidedPrior,
     ImagePrior,
+    Normalised,
     OutOfRange,
     PatchBorders,
+    PixelNorm,
     Registration,
     SquaredNorm,
+    SquaredVariation,
     TotalVariation,
     WeightedVariation,
 )
 from privbench.inversion.quasi_newton import Minimum, QuasiNewton
+from privbench.inversion.registration import Alignment, Consensus, aligned_consensus
 from privbench.inversion.relocation import Relocation, relocation_order
-from privbench.inversion.schedule import Constant, Cosine, Decay, Halves, Milestones, Schedule, Warmup
+from privbench.inversion.schedule import Constant, Cosine, Decay, From, Halves, Milestones, Schedule, Warmup
 from privbench.inversion.step import Objective, Simulator, parameter_gradients
 from privbench.inversion.terms import MatchingTerm, PriorTerm
 from privbench.inversion.variables import (
@@ -33,11 +46,15 @@ from privbench.inversion.variables import (
 __all__ = [
     "LBFGS",
     "Adam",
+    "Alignment",
     "BatchNormStatistics",
     "Chroma",
+    "Consensus",
+    "ConsensusNorm",
     "Constant",
     "Cosine",
     "Decay",
+    "From",
     "GradientDistance",
     "GuidedPrior",
     "Halves",
@@ -45,14 +62,17 @@ __all__ = [
     "Inversion",
     "LayerCosine",
     "MatchingTerm",
+    "MeanSquaredError",
     "Milestones",
     "Minimum",
+    "Normalised",
     "Objective",
     "OutOfRange",
     "Outcome",
     "Parametrisation",
     "ParametrisationName",
     "PatchBorders",
+    "PixelNorm",
     "Pixels",
     "PriorTerm",
     "Pyramid",
@@ -65,12 +85,14 @@ __all__ = [
     "Simulator",
     "SquaredError",
     "SquaredNorm",
+    "SquaredVariation",
     "Target",
     "TotalVariation",
     "Variable",
     "Warmup",
     "WeightedVariation",
     "WholeCosine",
+    "aligned_consensus",
     "group_size",
     "parameter_gradients",
     "parametrisation",

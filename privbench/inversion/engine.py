@@ -16,6 +16,7 @@ from torch import Tensor
 
 from privbench.core import ComputeOptions, Failure, GradientTransform, Progress
 from privbench.inversion.plan import Plan, settings_at
+from privbench.inversion.registration import Consensus
 from privbench.inversion.relocation import Relocation, relocation_order
 from privbench.inversion.runner import Stepper, matmul_precision
 from privbench.inversion.step import Objective, Simulator, Step, parameter_gradients
@@ -118,6 +119,7 @@ class Inversion:
         parametrisation: The variables that make up the images.
         free: Variables besides these, which the simulator finds in its context.
         relocation: Moves of patches, None for none.
+        consensus: What the trials agree on, a free variable that the loop renews; None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
         send: What the attacker does to a simulated gradient before it is compared; None for nothing.
     """
@@ -130,6 +132,7 @@ class Inversion:
     parametrisation: Parametrisation
     free: Mapping[str, Variable] = field(default_factory=dict)
     relocation: Relocation | None = None
+    consensus: Consensus | None = None
     phase: Callable[[float], str] = lambda _: "matching"
     send: GradientTransform | None = None
 
@@ -223,6 +226,8 @@ class _Run:
         state, inversion = self.state, self.inversion
         if inversion.relocation is not None and state.step in inversion.relocation.steps:
             self._relocate(inversion.relocation)
+        if inversion.consensus is not None and state.step in inversion.consensus.steps:
+            self._agree(inversion.consensus)
         active = inversion.active(state.step)
         if active.names:
             state.moving, self.losses = self.step_with(active, state.moving, *self.plan.at(state.step))
@@ -257,6 +262,12 @@ class _Run:
         moved = self.inversion.parametrisation.moved(one, move)
         for tensor, value in zip(moving.tensors, moved.tensors, strict=True):
             tensor[victim, trial] = value
+
+    def _agree(self, consensus: Consensus) -> None:
+        """Renews what the trials of each victim agree on."""
+        found = torch.stack([consensus.of(self._images(victim)) for victim in range(len(self.targets))])
+        values = {**self.state.moving.values, consensus.name: found}
+        self.state.moving = replace(self.state.moving, values=values)
 
     def _report(self, names: Sequence[str]) -> None:
         share = (self.state.step - 1) / self.inversion.steps

@@ -5,14 +5,16 @@ Candidates carry a leading trials dimension; observed gradients have none. Every
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["GradientDistance", "LayerCosine", "RowCosine", "RowError", "SquaredError", "WholeCosine"]
+__all__ = ["GradientDistance", "LayerCosine", "MeanSquaredError", "RowCosine", "RowError", "SquaredError", "WholeCosine"]
 
 _TINY = 1e-12
+_LEAST = 1e-30
+"""Keeps the square root of a sum of squares differentiable at zero."""
 
 
 def _rows(candidate: Tensor, observed: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -46,12 +48,26 @@ class SquaredError(GradientDistance):
 
 
 @dataclass(frozen=True)
+class MeanSquaredError(GradientDistance):
+    """The mean squared difference of each parameter's gradient, summed over parameters: L_grad as it is re-implemented."""
+
+    def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """Sum over parameters of the mean over entries."""
+        return torch.stack([(candidate[name] - observed[name]).square().flatten(1).mean(1) for name in observed]).sum(0)
+
+
+@dataclass(frozen=True)
 class LayerCosine(GradientDistance):
     """One minus the cosine similarity of each parameter's gradient, averaged over parameters.
 
     Scale-free, so that layers with small gradients count as much as the others; parameters with an observed gradient of
     zero say nothing about direction and are left out.
+
+    Attributes:
+        emphasis: By what the distance of single parameters is multiplied, by name.
     """
+
+    emphasis: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """Mean over parameters."""
@@ -59,8 +75,11 @@ class LayerCosine(GradientDistance):
         for name, target in observed.items():
             flat, wanted = candidate[name].flatten(1), target.flatten()
             product = flat @ wanted
-            norms = (flat.square().sum(1) + _TINY).sqrt() * (wanted.square().sum() + _TINY).sqrt()
-            values.append(torch.where(wanted.any(), 1 - product / norms, torch.zeros_like(product)))
+            size = wanted.square().sum()
+            # Relative to what was observed: the gradients of a certain client are small everywhere.
+            norms = (flat.square().sum(1) + _TINY * size + _LEAST).sqrt() * (size + _LEAST).sqrt()
+            distance = torch.where(wanted.any(), 1 - product / norms, torch.zeros_like(product))
+            values.append(self.emphasis.get(name, 1.0) * distance)
         return torch.stack(values).mean(0)
 
 
@@ -93,18 +112,23 @@ class RowCosine(GradientDistance):
     Attributes:
         name: The table's parameter name, `[1, rows, width]`.
         rows: Number of rows compared, from the first one.
+        power: A row counts by its observed length to this power; 0: all alike.
     """
 
     name: str
     rows: int
+    power: float = 0.0
 
     def __call__(self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """Mean over rows."""
         ours, target = _rows(candidate[self.name], observed[self.name], self.rows)
         product = (ours * target).sum(2)
-        norms = (ours.square().sum(2) + _TINY).sqrt() * (target.square().sum(1) + _TINY).sqrt()
+        sizes = target.square().sum(1)
+        norms = (ours.square().sum(2) + _TINY * sizes + _LEAST).sqrt() * (sizes + _LEAST).sqrt()
         present = target.any(dim=1)
-        return torch.where(present, 1 - product / norms, torch.zeros_like(product)).sum(1) / present.sum().clamp(min=1)
+        shares = present * (sizes + _LEAST).pow(self.power / 2)
+        distances = torch.where(present, 1 - product / norms, torch.zeros_like(product))
+        return (shares * distances).sum(1) / shares.sum().clamp(min=_LEAST)
 
 
 @dataclass(frozen=True)
@@ -126,4 +150,4 @@ class RowError(GradientDistance):
         """Mean over rows."""
         ours, target = _rows(candidate[self.name], observed[self.name], self.rows)
         sizes = target.square().sum(1)
-        return ((ours - target).square().sum(2) / (sizes + 0.1 * sizes.mean() + _TINY)).mean(1)
+        return ((ours - target).square().sum(2) / (sizes + 0.1 * sizes.mean() + _LEAST)).mean(1)

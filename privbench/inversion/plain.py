@@ -47,10 +47,10 @@ def _losses(
     parameters: Mapping[str, Tensor],
 ) -> Tensor:
     images = objective.parametrisation.images(values)
+    free = {name: value for name, value in values.items() if name not in objective.parametrisation.variables}
     terms = []
     if objective.matching:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        free = {name: value for name, value in values.items() if name not in objective.parametrisation.variables}
         trials = []
         for trial, candidate in enumerate(images):
             loss = objective.simulate(leaves, candidate, {**context, **_of(free, trial)})
@@ -60,7 +60,7 @@ def _losses(
         stacked = {name: torch.stack(parts) for name, parts in zip(leaves, zip(*trials, strict=True), strict=True)}
         gradients = sent_gradients(objective.send, stacked, observed, context)
         terms += [term.distance(gradients, observed) for term in objective.matching]
-    terms += [term.value(images, context) for term in objective.priors]
+    terms += [term.value(images, {**context, **free}) for term in objective.priors]
     return torch.stack(terms)
 
 

@@ -17,7 +17,7 @@ class SettingsLayout:
     """Where each setting stands in one row of numbers, which is what a recorded step takes.
 
     Attributes:
-        variables: Names of the variables.
+        variables: Names of the variables that move.
         terms: Names of the active terms.
     """
 
@@ -49,10 +49,11 @@ def settings_at(
         variables: Every variable by name.
         weights: Of the active terms at this step.
     """
+    moved = {name: one.optimiser for name, one in variables.items() if one.optimiser is not None}
     return {
-        "rates": {name: one.optimiser.learning_rate.at(step / steps) for name, one in variables.items()},
-        "first_corrections": {name: 1 - one.optimiser.first_moment ** (step + 1) for name, one in variables.items()},
-        "second_corrections": {name: 1 - one.optimiser.second_moment ** (step + 1) for name, one in variables.items()},
+        "rates": {name: adam.learning_rate.at(step / steps) for name, adam in moved.items()},
+        "first_corrections": {name: 1 - adam.first_moment ** (step + 1) for name, adam in moved.items()},
+        "second_corrections": {name: 1 - adam.second_moment ** (step + 1) for name, adam in moved.items()},
         "weights": dict(weights),
     }
 

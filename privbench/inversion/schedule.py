@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Decay", "Halves", "Milestones", "Scaled", "Schedule", "Warmup"]
+__all__ = ["Constant", "Cosine", "Decay", "From", "Halves", "Milestones", "Scaled", "Schedule", "Warmup"]
 
 
 class Schedule(ABC):
@@ -110,3 +110,15 @@ class Scaled(Schedule):
     def at(self, progress: float) -> float:
         """The weight at `progress`."""
         return self.factor * self.schedule.at(progress)
+
+
+@dataclass(frozen=True)
+class From(Schedule):
+    """Another schedule, and 0 before a share of the steps."""
+
+    schedule: Schedule
+    share: float
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress`."""
+        return self.schedule.at(progress) if progress > self.share else 0.0

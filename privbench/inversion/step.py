@@ -141,7 +141,7 @@ class Objective:
             gradients = parameter_gradients(self.simulate, parameters, images, context, free)
             gradients = sent_gradients(self.send, gradients, observed, context)
             terms += [term.distance(gradients, observed) for term in self.matching]
-        terms += [term.value(images, context) for term in self.priors]
+        terms += [term.value(images, {**context, **free}) for term in self.priors]
         return torch.stack(terms)
 
 
@@ -217,9 +217,11 @@ class Step:
 
     def updated(self, moving: Moving, gradients: Mapping[str, Tensor], settings: StepSettings) -> Moving:
         """The variables and moments after a step along given gradients, by name, of the weighted sum."""
-        following = Moving({}, {}, {})
+        following = Moving(dict(moving.values), dict(moving.first), dict(moving.second))
         for name, variable in self.variables.items():
             optimiser, gradient = variable.optimiser, gradients[name]
+            if optimiser is None:
+                continue
             if optimiser.signed:
                 gradient = gradient.sign()
             first = torch.lerp(gradient, moving.first[name], optimiser.first_moment)

@@ -46,11 +46,11 @@ class Variable:
     """How one named tensor moves.
 
     Attributes:
-        optimiser: Adam and its learning rate over time.
+        optimiser: Adam and its learning rate over time; None: it stays, until the engine's loop writes another value.
         box: The values between which it is kept; None for any.
     """
 
-    optimiser: Adam
+    optimiser: Adam | None
     box: tuple[float, float] | None = None
 
 

@@ -13,7 +13,7 @@ from privbench.models.loading import (
     resolve_victim,
     victim_accuracy,
 )
-from privbench.models.loss import PenalisedLayer, client_loss, forward
+from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
 from privbench.models.own import register_module
 from privbench.models.victim import TransformerParts, Victim
 from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
@@ -46,5 +46,6 @@ __all__ = [
     "read_card",
     "register_module",
     "resolve_victim",
+    "tokens_after",
     "victim_accuracy",
 ]

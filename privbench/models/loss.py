@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from privbench.core import ModelInput
 from privbench.models.victim import Victim
 
-__all__ = ["PenalisedLayer", "client_loss", "forward"]
+__all__ = ["PenalisedLayer", "client_loss", "forward", "tokens_after"]
 
 
 class PenalisedLayer(nn.Module, ABC):
@@ -44,6 +44,19 @@ def forward(victim: Victim, given: ModelInput, parameters: Mapping[str, Tensor] 
         for hook in hooks:
             hook.remove()
     return logits, torch.stack(penalties).sum() if penalties else None
+
+
+def tokens_after(victim: Victim, given: ModelInput, blocks: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The tokens after the first blocks of a vision transformer, `[batch, tokens, width]`, prefix tokens first.
+
+    Args:
+        victim: The model; left as found.
+        given: What it is fed.
+        blocks: How many blocks.
+        parameters: Stand in for the model's own, by name.
+    """
+    tokens: Tensor = torch.func.functional_call(victim, dict(parameters or {}), given.arguments, {"blocks": blocks})
+    return tokens
 
 
 def client_loss(victim: Victim, given: ModelInput, labels: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:

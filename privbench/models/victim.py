@@ -38,6 +38,28 @@ class TransformerParts:
     head_bias: str
 
 
+class _FirstBlocks(nn.Module):
+    """A vision transformer's embedding and first blocks: normalised images to tokens."""
+
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__()
+        self.network = network
+        self.count = count
+
+    def forward(self, normalised: Tensor) -> Tensor:
+        """`[batch, tokens, width]`, prefix tokens first."""
+        (found,) = cast(Any, self.network).forward_intermediates(
+            normalised,
+            indices=[self.count - 1],
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        # Patches and prefix tokens apart, or patches alone where there is no prefix.
+        return torch.cat([found[1], found[0]], dim=1) if isinstance(found, tuple) else cast(Tensor, found)
+
+
 class Victim(nn.Module):
     """A classifier over images in [0, 1].
 
@@ -66,17 +88,20 @@ class Victim(nn.Module):
         images: Tensor,
         unknown_positions: Tensor | None = None,
         layer_noise: Mapping[str, Tensor] | None = None,
+        blocks: int | None = None,
     ) -> Tensor:
-        """Classifies images.
+        """Classifies images, or goes a part of the way.
 
         Args:
             images: `[batch, 3, image_size, image_size]` in [0, 1].
             unknown_positions: `[patches]` bool; these patches get the unknown position row.
             layer_noise: Stands in for buffers of the network in this pass: name to `[draws, batch, ...]`; where some layers
                 have several draws, one draw serves for all of them.
+            blocks: After how many transformer blocks to stop; None: the whole network.
 
         Returns:
-            `[batch, classes]` logits, the mean over the draws.
+            `[batch, classes]` logits, the mean over the draws; with `blocks` `[batch, tokens, width]` after these, prefix
+            tokens first.
 
         Raises:
             UserError: Unknown positions are asked of a model without an unknown row, or noise of one without random layers.
@@ -94,10 +119,14 @@ class Victim(nn.Module):
             draws = max(map(len, layer_noise.values()))
             normalised = normalised.repeat(draws, 1, 1, 1)
             exchanged |= {name: noise.expand(draws, *noise.shape[1:]).flatten(0, 1) for name, noise in layer_noise.items()}
+        network = self.network
+        if blocks is not None:
+            network = _FirstBlocks(network, blocks)
+            exchanged = {f"network.{name}": value for name, value in exchanged.items()}
         if not exchanged:
-            return cast(Tensor, self.network(normalised))
-        logits = torch.func.functional_call(self.network, exchanged, (normalised,))
-        return cast(Tensor, logits.unflatten(0, (draws, len(images))).mean(0) if draws > 1 else logits)
+            return cast(Tensor, network(normalised))
+        found = torch.func.functional_call(network, exchanged, (normalised,))
+        return cast(Tensor, found.unflatten(0, (draws, len(images))).mean(0) if draws > 1 else found)
 
     def _require_buffers(self, layer_noise: Mapping[str, Tensor]) -> None:
         # functional_call passes over names that it does not find.

@@ -61,7 +61,7 @@ def resolve_attacks(chosen: Overrides, base: Case | None) -> list[ComponentSpec]
     Raises:
         UserError: A name, a parameter or a preset is not accepted.
     """
-    default = base.attack.name if base else "gradvit"
+    default = base.attack.name if base else "adjoint-matching"
     specs = [parse_spec(text) for text in split_names(chosen.text("attack", default), "--attack")]
     if len(specs) > 1:
         _require_meant(chosen.attack, specs)

@@ -39,7 +39,7 @@ class ComponentOptions(TypedDict, total=False):
         Option(
             "attack",
             "Attack, with parameters NAME:KEY=VALUE,..., or an ensemble: standard, fast, rand; A,B runs one after another.  "
-            "[default: gradvit]",
+            "[default: adjoint-matching]",
         ),
     ]
     preset: Annotated[

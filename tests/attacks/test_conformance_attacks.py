@@ -44,7 +44,7 @@ def _others() -> list[Any]:
     """Two attacks against every defense that the rules leave out, by default, and all attacks in the slow tests."""
     rest = sorted(set(DEFENSES.names()) - {defense.partition(":")[0] for defense in MEETS})
     return [
-        pytest.param(name, defense, marks=[] if name in {"closed-form", "gradvit"} else [pytest.mark.slow])
+        pytest.param(name, defense, marks=[] if name in {"adjoint-matching", "closed-form"} else [pytest.mark.slow])
         for name in NAMES
         for defense in rest
     ]

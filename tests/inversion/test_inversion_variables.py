@@ -44,7 +44,7 @@ def test_a_pyramid_makes_up_the_images_that_it_began_with(generator: torch.Gener
 
 
 def test_fine_levels_move_more_slowly() -> None:
-    rates = {name: one.optimiser.learning_rate.at(0.0) for name, one in PYRAMID.variables.items()}
+    rates = settings_at(0, 1, PYRAMID.variables, {})["rates"]
     assert rates == pytest.approx({"level-4": 0.02, "level-8": 0.01, "level-16": 0.005})
 
 

@@ -1,0 +1,280 @@
+"""Adjoint matching: the first block's gradients are matched, and what the rest of the network sends back to it is a variable.
+
+    argmin_{x, D}  Σ_l cos-distance(∂<z(x), D>/∂W_l, ΔW_l) + position terms + priors(x)
+
+z is the first block's output for the image x, an image pyramid, and D the derivative of the loss by it (`privbench.adjoint`).
+This attack is ours and no paper's; it is what `privbench run` uses by default. Where no adjoint can be started (several images,
+no position table), the whole network is simulated and the gradients up to its first block are matched.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from privbench.adjoint import ADJOINT, FreeAdjoint, first_block_simulator, free_adjoint, has_free_adjoint, patch_sizes
+from privbench.adversary import Clients, Simulation, Start, believed_gradients, matching_group_size, mean_cross_entropy
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core.patches import rearrange
+from privbench.inversion import (
+    Adam,
+    Chroma,
+    Constant,
+    Cosine,
+    Decay,
+    From,
+    Inversion,
+    LayerCosine,
+    MatchingTerm,
+    Parametrisation,
+    ParametrisationName,
+    PatchBorders,
+    Pixels,
+    PriorTerm,
+    Pyramid,
+    Registration,
+    Relocation,
+    RowCosine,
+    RowError,
+    Simulator,
+    SquaredNorm,
+    Variable,
+    WeightedVariation,
+    pyramid_sizes,
+)
+from privbench.label_recovery import LabelRule
+from privbench.models import Victim
+
+__all__ = ["AdjointMatching"]
+
+Weight = Annotated[float, Field(ge=0)]
+_VARIATION = "variation-weights"
+_TUNED = (32, 224)
+
+
+class AdjointMatching(GroupAttack):
+    """Matches the first block's gradients over an image pyramid and a free adjoint; ours, no paper's."""
+
+    name: ClassVar[str] = "adjoint-matching"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {},
+        "standard": {"steps": 2000, "trials": 3},
+        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "position_error": 0.0},
+    }
+
+    steps: Annotated[int, Field(gt=0)] = 700
+    """Optimisation steps of each trial."""
+    trials: Annotated[int, Field(gt=0)] = 1
+    """Independent trials, run side by side; the one with the smallest matching loss is returned."""
+    adjoint: Literal["free", "network"] = "free"
+    """Where the derivative of the loss by the first block's output comes from: a variable, or the rest of the network, with the
+    observed gradient of the classifier's bias as derivative by the logits where that is known, else with the labels."""
+    parametrisation: ParametrisationName = "pyramid"
+    """What is optimised: the levels of an image pyramid in decorrelated colour, or every pixel."""
+    gradient: Weight = 1.0
+    """Weight of the mean cosine distance per parameter."""
+    embedding_emphasis: Weight = 4.0
+    """By what the distance of the patch embedding's weight is multiplied in that mean: its gradient is linear in the pixels."""
+    position_matching: Weight = 0.3
+    """Weight of the mean cosine distance of the position rows, longer rows counting more."""
+    position_error: Weight = 0.1
+    """Weight of the relative squared error of the position rows, after 30 % of the steps."""
+    total_variation: Weight = 0.8
+    """Weight of total variation at the start."""
+    total_variation_end: Weight = 0.03
+    """Weight of total variation at the end; in between it changes in equal ratios."""
+    variation_balance: Weight = 0.5
+    """A patch's variation counts by the inverse of its position gradient's length to this power: more where little is known."""
+    patch_prior: Weight = 1.0
+    """Weight of the mean squared difference across patch borders."""
+    chroma: Weight = 0.3
+    """Weight of the mean squared distance of the channels from their mean."""
+    squared_norm: Weight = 0.1
+    """Weight of the mean squared distance from mid-grey."""
+    registration: Weight = 1e-2
+    """Weight of the distance to the consensus of the trials."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.015
+    """Adam's learning rate, pixels in [0, 1]."""
+    fine_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """By what the learning rate is multiplied from one level of the pyramid to the next finer one, below a patch's size."""
+    adjoint_rate: Annotated[float, Field(gt=0)] = 0.03
+    """Adam's learning rate of the adjoint, relative to its size at each token."""
+    second_moment: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Adam's second decay rate."""
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """Share of the steps at the full learning rate; then half a cosine to 0."""
+    start: Start = "grey"
+    """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
+    relocation: bool = False
+    """Whether patches are moved to where the position gradient puts them (`adjoint=network`, one image, learned positions)."""
+    relocation_every: Annotated[int, Field(gt=0)] = 40
+    """Steps between relocations."""
+    relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the steps after which nothing is relocated any more."""
+    label_recovery: LabelRule = "last-layer"
+    """How unknown labels are recovered: `idlg` (one image), `last-layer` (no repeats), `bias-counts` (repeats)."""
+
+    def require(self, observation: Observation) -> None:
+        """Refuses updates without any gradient of the layers that are matched."""
+        if not any(map(_matched, observation.gradients)):
+            raise UserError(
+                f"attack {self.name} matches the gradients of the layers up to the first block, and this update of "
+                f"{observation.model.name} has none of them; send them too, or use an attack on the classifier"
+            )
+
+    def group_size(self, observation: Observation) -> int:
+        """As many as the engine attacks best in one step, by the size of this victim."""
+        return matching_group_size(observation, self.trials, _matched)
+
+    def run_group(
+        self,
+        observations: Sequence[Observation],
+        *,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+        compute: ComputeOptions,
+    ) -> list[Reconstruction | Failure]:
+        """Starts an adjoint for each where that applies, and inverts."""
+        clients = Clients.of(observations, self.label_recovery)
+        model, first = clients.simulation.model, observations[0]
+        names = [name for name in clients.parameters if _matched(name) and name in first.gradients]
+        free = self.adjoint == "free" and has_free_adjoint(model, first)
+        adjoints = [self._adjoint(simulation, one, names) for simulation, one in self._each(clients)] if free else []
+        relocation = None if free else self._relocation(model, first)
+        inversion = Inversion(
+            simulate=first_block_simulator(clients.simulation) if free else self._network(clients, first),
+            parameters={name: clients.parameters[name] for name in names},
+            matching=self._matching_terms(model, names),
+            priors=self._prior_terms(model),
+            steps=self.steps,
+            parametrisation=self._variables(model),
+            free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
+            relocation=relocation,
+        )
+        return clients.invert(
+            inversion,
+            start=self.start,
+            trials=self.trials,
+            generators=generators,
+            progress=progress,
+            compute=compute,
+            contexts=self._contexts(clients, names, adjoints),
+            free=[{ADJOINT: one.start.expand(self.trials, *one.start.shape)} for one in adjoints] or None,
+            flags=self._flags(model, free=free),
+        )
+
+    def _flags(self, model: Victim, *, free: bool) -> list[str]:
+        flags = [] if free or self.adjoint == "network" else ["free-adjoint-does-not-apply"]
+        return flags if model.image_size in _TUNED else [*flags, "size-not-tuned"]
+
+    def _each(self, clients: Clients) -> list[tuple[Simulation, Observation]]:
+        model = clients.simulation.model
+        pairs = zip(clients.views, clients.observations, strict=True)
+        return [(Simulation(model, view), observation) for view, observation in pairs]
+
+    def _adjoint(self, simulation: Simulation, observation: Observation, names: Sequence[str]) -> FreeAdjoint:
+        return free_adjoint(simulation, believed_gradients(simulation.view, observation, names))
+
+    # The whole network, where the adjoint is not free
+
+    def _network(self, clients: Clients, observation: Observation) -> Simulator:
+        simulation = clients.simulation
+        return _with_residual(simulation) if _residual(simulation, observation) is not None else mean_cross_entropy(simulation)
+
+    def _contexts(self, clients: Clients, names: Sequence[str], adjoints: Sequence[FreeAdjoint]) -> list[dict[str, Tensor]]:
+        contexts = []
+        for place, (simulation, observation) in enumerate(self._each(clients)):
+            residual = _residual(simulation, observation)
+            context = {_VARIATION: self._variation_weights(simulation, observation, names)}
+            if adjoints:
+                context |= adjoints[place].context
+            elif residual is not None:
+                context["residual"] = residual
+            else:
+                context["labels"] = clients.labels[place]
+            contexts.append(context)
+        return contexts
+
+    def _variation_weights(self, simulation: Simulation, observation: Observation, names: Sequence[str]) -> Tensor:
+        """The weight of each pixel, `[height, width]`."""
+        model, size = simulation.model, simulation.model.image_size
+        if not has_free_adjoint(model, observation) or model.patch_size is None or model.grid is None:
+            return torch.ones(size, size, device=observation.device)
+        told = patch_sizes(simulation, believed_gradients(simulation.view, observation, names))
+        weights = told.clamp(min=1e-6).pow(-self.variation_balance).clamp(0.1, 10.0).reshape(model.grid)
+        return weights.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
+
+    def _relocation(self, model: Victim, observation: Observation) -> Relocation | None:
+        if not self.relocation or not has_free_adjoint(model, observation) or model.patch_size is None:
+            return None
+        parts, size = model.parts(), model.patch_size
+        last = int(self.steps * self.relocation_until)
+        return Relocation(
+            steps=frozenset(range(self.relocation_every, last + 1, self.relocation_every)),
+            table=str(parts.position),
+            first_row=parts.prefix_tokens,
+            patches=model.patch_count,
+            rearrange=lambda images, order: rearrange(images, order, size),
+        )
+
+    # Terms
+
+    def _matching_terms(self, model: Victim, names: Sequence[str]) -> list[MatchingTerm]:
+        parts = model.parts() if model.patch_size else None
+        emphasis = {} if parts is None else {parts.patch_weight: self.embedding_emphasis}
+        terms = [MatchingTerm("gradient", Constant(self.gradient), LayerCosine(emphasis))]
+        if parts is not None and parts.position is not None and parts.position in names:
+            rows = parts.prefix_tokens + model.patch_count
+            direction = RowCosine(parts.position, rows, power=1.0)
+            terms.append(MatchingTerm("position", Constant(self.position_matching), direction))
+            late = From(Constant(self.position_error), 0.3)
+            terms.append(MatchingTerm("position-error", late, RowError(parts.position, rows)))
+        return terms
+
+    def _prior_terms(self, model: Victim) -> list[PriorTerm]:
+        terms = [
+            PriorTerm("variation", Decay(self.total_variation, self.total_variation_end), WeightedVariation(_VARIATION)),
+            PriorTerm("norm", Constant(self.squared_norm), SquaredNorm()),
+            PriorTerm("chroma", Constant(self.chroma), Chroma()),
+        ]
+        if model.patch_size:
+            terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(model.patch_size, "mean")))
+        if self.trials > 1:
+            terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
+        return terms
+
+    def _adam(self, rate: float) -> Adam:
+        return Adam(Cosine(rate, self.hold), second_moment=self.second_moment)
+
+    def _variables(self, model: Victim) -> Parametrisation:
+        if self.parametrisation == "pixels":
+            return Pixels(self._adam(self.learning_rate))
+        sizes = pyramid_sizes(model.image_size)
+        below_a_patch = sum(size > model.image_size // (model.patch_size or 1) for size in sizes)
+        return Pyramid(sizes, self._adam(self.learning_rate), below_a_patch, self.fine_rate)
+
+
+def _matched(name: str) -> bool:
+    """Whether a parameter lies before the end of the first block."""
+    block = "blocks." in name
+    return ".head" not in name and ".norm." not in name and (not block or "blocks.0." in name)
+
+
+def _residual(simulation: Simulation, observation: Observation) -> Tensor | None:
+    """The derivative of the loss by the logits, which is the gradient of the classifier's bias; None where it is not known."""
+    name = simulation.model.classifier_names()[1]
+    known = observation.batch_size == 1 and simulation.view.entries_are_exact and name in observation.gradients
+    return observation.gradients[name] if known else None
+
+
+def _with_residual(simulation: Simulation) -> Simulator:
+    """A loss that is linear in the logits and has the client's gradient at the client's images."""
+
+    def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        logits, penalty = simulation.forward(images, context, parameters)
+        linear = (logits * context["residual"]).sum()
+        return linear if penalty is None else linear + penalty
+
+    return loss

@@ -1,0 +1,128 @@
+"""The first block alone, with what lies behind it as a variable: the client's gradient without the client's depth.
+
+The gradients of embedding and first block depend on the rest of the network only through the derivative D of the loss by that
+block's output z. With the loss <z, D> and D free, one block is simulated instead of all, and the landscape of a deep network is
+left out. For an image alone and a learned position table, the table's gradient is the derivative by the block's input, token by
+token, and D starts there. This is ours; no paper that we know has it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from privbench.adversary import Simulation
+from privbench.core import ModelInput, Observation
+from privbench.inversion import Simulator
+from privbench.models import Victim, tokens_after
+
+__all__ = ["ADJOINT", "FreeAdjoint", "first_block_simulator", "free_adjoint", "has_free_adjoint", "patch_sizes"]
+
+ADJOINT = "adjoint"
+"""Name of the variable: D in units of `FreeAdjoint.scale`."""
+_SCALE = "adjoint-scale"
+
+
+@dataclass(frozen=True)
+class FreeAdjoint:
+    """Where the adjoint of one client starts.
+
+    Attributes:
+        scale: `[tokens, 1]`, the size of D's entries at each token.
+        start: `[batch, tokens, width]`, in units of `scale`.
+    """
+
+    scale: Tensor
+    start: Tensor
+
+    @property
+    def context(self) -> dict[str, Tensor]:
+        """What the simulator needs of it."""
+        return {_SCALE: self.scale}
+
+
+def has_free_adjoint(model: Victim, observation: Observation) -> bool:
+    """Whether it applies: one image, and a vision transformer with a learned position table whose gradient was sent."""
+    if model.patch_size is None or observation.batch_size != 1 or not hasattr(model.network, "forward_intermediates"):
+        return False
+    table = model.parts().position
+    return table is not None and table in observation.gradients
+
+
+def first_block_simulator(simulation: Simulation) -> Simulator:
+    """A loss whose gradients by embedding and first block are the client's at the client's images and adjoint."""
+
+    def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        given = simulation.view.fed(ModelInput(images), context)
+        tokens = tokens_after(simulation.model, given, 1, parameters)
+        return (tokens * (context[_SCALE] * context[ADJOINT])).sum()
+
+    return loss
+
+
+def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor]) -> FreeAdjoint:
+    """The derivative by the first block's input, which a residual network hands on: as much of it as the gradient tells.
+
+    Tokens without a row of their own get a share of the shared "unknown" row; those of which nothing is known start at zero,
+    and move as much as the median token.
+
+    Args:
+        simulation: What the adversary believes of this client.
+        gradients: The gradients that it compares with, the position table's among them.
+    """
+    model = simulation.model
+    patches = patch_rows(model, gradients)
+    hidden = hidden_patches(simulation, patches.device)
+    if hidden is not None and model.has_unknown_position:
+        shared = gradients[cast(str, model.parts().position)].flatten(0, -2)[-1]
+        patches = torch.where(hidden[:, None], shared / hidden.sum().clamp(min=1), patches)
+    rows = torch.cat([_prefix_rows(model, gradients), patches])
+    sizes = rows.square().mean(1).sqrt()
+    present = sizes > 0
+    if hidden is not None:
+        present = present & ~torch.nn.functional.pad(hidden, (len(rows) - len(hidden), 0))
+    typical = sizes[present].median() if present.any() else sizes.new_ones(())
+    scale = torch.where(present, sizes, typical)[:, None]
+    return FreeAdjoint(scale, (rows / scale)[None])
+
+
+def patch_rows(model: Victim, gradients: Mapping[str, Tensor]) -> Tensor:
+    """The gradient of each patch's own position row, `[patches, width]`."""
+    parts = model.parts()
+    table = gradients[cast(str, parts.position)].flatten(0, -2)
+    return table[parts.prefix_tokens : parts.prefix_tokens + model.patch_count]
+
+
+def hidden_patches(simulation: Simulation, device: torch.device) -> Tensor | None:
+    """The patches `[patches]` bool that the adversary believes to use the shared unknown row; None where there is none."""
+    size = simulation.model.image_size
+    fed = simulation.view.fed(ModelInput(torch.zeros(1, 3, size, size, device=device)), simulation.view.known)
+    return fed.unknown_positions
+
+
+def patch_sizes(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Tensor:
+    """How much the gradient tells of each patch, `[patches]`: the length of its row, relative to the median of the known ones.
+
+    A hidden patch counts as half the median one.
+    """
+    lengths = patch_rows(simulation.model, gradients).norm(dim=1)
+    hidden = hidden_patches(simulation, lengths.device)
+    known = lengths > 0 if hidden is None else ~hidden & (lengths > 0)
+    if not known.any():
+        return torch.ones_like(lengths)
+    relative = lengths / lengths[known].median()
+    return relative if hidden is None else torch.where(hidden, torch.full_like(relative, 0.5), relative)
+
+
+def _prefix_rows(model: Victim, gradients: Mapping[str, Tensor]) -> Tensor:
+    """The derivatives by the prefix tokens, `[prefix, width]`."""
+    parts, network = model.parts(), cast(Any, model.network)
+    if parts.prefix_tokens:
+        return gradients[cast(str, parts.position)].flatten(0, -2)[: parts.prefix_tokens]
+    width = patch_rows(model, gradients).shape[1]
+    found = [gradients[name].reshape(-1, width) for name in ("network.cls_token", "network.reg_token") if name in gradients]
+    count = int(network.num_prefix_tokens)
+    rows = torch.cat(found) if found else gradients[cast(str, parts.position)].new_zeros(0, width)
+    return rows if len(rows) == count else rows.new_zeros(count, width)
