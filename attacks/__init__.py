@@ -10,6 +10,7 @@ BUILT_IN = {
     "gradvit": "privbench.attacks.gradvit:GradViT",
     "idlg": "privbench.attacks.idlg:ImprovedDeepLeakage",
     "inverting-gradients": "privbench.attacks.inverting_gradients:InvertingGradients",
+    "local-steps": "privbench.attacks.local_steps:LocalSteps",
     "subspace": "privbench.attacks.subspace:Subspace",
 }
 """Registered name to `module:class`."""

@@ -41,6 +41,7 @@ from privbench.inversion import (
 )
 from privbench.jigsaw import reassembled, unscrambled
 from privbench.label_recovery import LabelRule, recover_labels
+from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
 from privbench.undo import LOWER_BOUND, undone
 
@@ -144,7 +145,7 @@ def simulate(observation: Observation) -> Simulation:
     if model.training:
         # Running statistics take no part in train mode, and updating them in place is no pure function.
         torch.func.replace_all_batch_norm_modules_(model)
-    return Simulation(model, defense.view(model, observation))
+    return Simulation(model, training_view(defense.view(model, observation), observation))
 
 
 def mean_cross_entropy(simulation: Simulation) -> Simulator:

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from privbench.core import Observation, UserError
 
-__all__ = ["LabelRule", "recover_labels"]
+__all__ = ["LabelRule", "has_sign_of_delta", "recover_labels"]
+
+_BALANCED = 1e-3
+"""Share of the bias gradient's size up to which its sum counts as zero."""
 
 LabelRule = Literal["idlg", "last-layer", "bias-counts"]
 """`idlg`: a batch of one; `last-layer`: a batch without repeats; `bias-counts`: labels may repeat."""
@@ -43,7 +46,31 @@ def recover_labels(observation: Observation, weight: str, rule: LabelRule = "las
     Raises:
         UserError: The rule does not apply to this batch or model.
     """
+    if has_sign_of_delta(observation, weight):
+        raise UserError(
+            "the classifier's bias has the sign of a weight delta, not of a gradient: labels read off it would be wrong; "
+            "say that it is a delta (kind delta, --kind delta), or send minus the update"
+        )
     return torch.sort(_RULES[rule](observation, weight)).values
+
+
+def has_sign_of_delta(observation: Observation, weight: str) -> bool:
+    """Whether an update that is called a gradient points the other way, as raw weight deltas do.
+
+    The gradient of the classifier's bias sums to zero, and of a batch at most as many entries as images are negative. Where
+    that holds of the positive entries alone, the sign is the other one. Noise hides it, and then nothing is said.
+
+    Args:
+        observation: What the attacker sees.
+        weight: Name of the classifier's weight.
+    """
+    bias = _bias(observation, weight)
+    if bias is None or len(bias) < 3:
+        return False
+    values, images = bias.double(), observation.batch_size
+    sums_to_zero = values.sum().abs() <= _BALANCED * values.abs().sum()
+    rising, falling = int((values > 0).sum()), int((values < 0).sum())
+    return bool(sums_to_zero) and 0 < rising <= images < falling
 
 
 def _bias(observation: Observation, weight: str) -> Tensor | None:

@@ -23,7 +23,7 @@ from tests.conformance import some_images
 NONE = resolve_defense("none")
 
 
-def _update(
+def client_that_trains(
     local: LocalTraining, images: torch.Tensor, defense: str = "none", **threat: str
 ) -> tuple[Victim, Observation, Secret]:
     built = build_defense(resolve_defense(defense))
@@ -47,7 +47,7 @@ def _update(
 def test_the_delta_is_that_of_a_training_loop_and_the_victim_is_left_as_found(optimiser: str) -> None:
     images = some_images(2)
     training = LocalTraining.model_validate({"optimiser": optimiser, "steps": 3, "lr": 1e-3, "weight_decay": 0.01})
-    victim, observation, _ = _update(training, images)
+    victim, observation, _ = client_that_trains(training, images)
     trained = deepcopy(victim)
     parameters = list(trained.parameters())
     built: torch.optim.Optimizer = {
@@ -67,38 +67,38 @@ def test_the_delta_is_that_of_a_training_loop_and_the_victim_is_left_as_found(op
 
 @pytest.mark.parametrize("text", ["sgd", "momentum"])
 def test_the_closed_form_is_exact_on_a_delta_of_one_image(text: str) -> None:
-    _, observation, secret = _update(LocalTraining.model_validate({"optimiser": text, "steps": 5}), some_images(1))
+    _, observation, secret = client_that_trains(LocalTraining.model_validate({"optimiser": text, "steps": 5}), some_images(1))
     found = ATTACKS.get("closed-form")()(observation, generator=torch.Generator().manual_seed(0))
     assert (found.images - secret.images).square().mean() < 1e-6
 
 
 def test_how_a_client_trained_stays_hidden_where_the_threat_model_says_so() -> None:
     training = LocalTraining(steps=2)
-    assert _update(training, some_images(1))[1].training == training
-    assert _update(training, some_images(1), training="hidden")[1].training is None
+    assert client_that_trains(training, some_images(1))[1].training == training
+    assert client_that_trains(training, some_images(1), training="hidden")[1].training is None
 
 
 def test_mini_batches_are_drawn_anew_in_every_epoch_and_cover_the_images() -> None:
     training = LocalTraining.model_validate({"epochs": 2, "batches": 4, "lr": 1e-3})
-    _, whole, _ = _update(LocalTraining(steps=2, learning_rate=4e-3), some_images(4))
-    _, parts, _ = _update(training, some_images(4))
+    _, whole, _ = client_that_trains(LocalTraining(steps=2, learning_rate=4e-3), some_images(4))
+    _, parts, _ = client_that_trains(training, some_images(4))
     name = "network.head.bias"
     # Eight small steps of one image each come near two of all four at four times the rate.
     assert torch.nn.functional.cosine_similarity(whole.update[name], parts.update[name], dim=0) > 0.98
     with pytest.raises(UserError, match="1 image in 4 mini-batches"):
-        _update(training, some_images(1))
+        client_that_trains(training, some_images(1))
 
 
 def test_a_defense_on_gradients_acts_in_the_units_of_a_gradient() -> None:
     training = LocalTraining(steps=2)
-    _, plain, _ = _update(training, some_images(1))
-    _, clipped, _ = _update(training, some_images(1), "clipping:max_norm=0.001")
+    _, plain, _ = client_that_trains(training, some_images(1))
+    _, clipped, _ = client_that_trains(training, some_images(1), "clipping:max_norm=0.001")
     norm = torch.stack([value.square().sum() for value in clipped.gradients.values()]).sum().sqrt()
     assert norm == pytest.approx(0.001, rel=1e-3)
     assert torch.stack([value.square().sum() for value in plain.gradients.values()]).sum().sqrt() > 0.01
 
 
-def test_half_precision_is_that_of_the_update() -> None:
-    _, observation, _ = _update(LocalTraining(steps=1, dtype="bfloat16"), some_images(1))
+def test_half_precision_is_that_of_theclient_that_trains() -> None:
+    _, observation, _ = client_that_trains(LocalTraining(steps=1, dtype="bfloat16"), some_images(1))
     assert observation.dtype == "bfloat16"
     assert next(iter(observation.gradients.values())).dtype == torch.float32

@@ -76,6 +76,15 @@ def test_idlg_reads_the_weight_alone_whatever_the_signs_of_the_features(label: i
     assert recover_labels(_seen(weight, None, 1), "network.head.weight", "idlg").tolist() == [label]
 
 
+def test_an_update_with_the_sign_of_a_delta_is_not_read(generator: torch.Generator) -> None:
+    weight, bias = _residuals(generator, [3], 3.0)
+    with pytest.raises(UserError, match="sign of a weight delta"):
+        recover_labels(_seen(-weight, -bias, 1), "network.head.weight")
+    noisy = -bias + 0.05 * torch.randn(10, generator=generator)
+    # Noise hides the sign: nothing is said, as before.
+    assert len(recover_labels(_seen(-weight, noisy, 1), "network.head.weight")) == 1
+
+
 @pytest.mark.parametrize("labels", [[4, 4, 4, 4], [1, 1, 7, 7, 7, 2], [0, 9], [3], [5] * 7 + [6]])
 def test_bias_counts_finds_repeated_labels(labels: list[int], generator: torch.Generator) -> None:
     weight, bias = _residuals(generator, labels, 0.1)

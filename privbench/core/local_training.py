@@ -100,8 +100,10 @@ class LocalTraining(StrictPart):
         return ", ".join(parts)
 
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+_EPSILON = 1e-8
 """Of torch's AdamW."""
+_ROUNDINGS = 4
+"""So many roundings the optimiser itself makes on the way to a step."""
 
 
 def gradient_of_delta(
@@ -133,17 +135,29 @@ def gradient_of_delta(
             # Weights move little in one round: their middle stands for each step's.
             found[name] = gradient - decay * (start + value / 2) if decay else gradient
         else:
-            step = -value / (rate * training.steps) - decay * start
+            step = normalised_steps({name: value}, {name: start}, training)[name]
             found[name] = _before_adam(step, start, rate) if training.steps == 1 else step
     return found
 
 
+def normalised_steps(delta: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: LocalTraining) -> dict[str, Tensor]:
+    """Of AdamW: the mean over steps of `m / (sqrt(v) + eps)`, by name; decoupled weight decay is taken off."""
+    scale = training.learning_rate * training.steps
+    return {name: -value / scale - training.weight_decay * weights[name].to(value) for name, value in delta.items()}
+
+
 def _before_adam(step: Tensor, weight: Tensor, rate: float) -> Tensor:
     """Solves `step = g / (|g| + eps)` for g, as far as weights in float32 resolve it."""
-    resolution = torch.finfo(torch.float32).eps * weight.abs().clamp(min=1e-6) / rate
-    size = step.abs().minimum(1 - resolution.clamp(max=0.5))
+    size = step.abs().double().minimum(1 - adam_resolution(weight, rate))
     gradient: Tensor = step.sign() * _EPSILON * size / (1 - size)
-    return gradient
+    return gradient.to(step.dtype)
+
+
+def adam_resolution(weight: Tensor, rate: float) -> Tensor:
+    """What the rounding of weights and step in float32 leaves of AdamW's first step, in units of the rate; float64."""
+    epsilon = torch.finfo(torch.float32).eps
+    resolution: Tensor = epsilon * (weight.abs().double() / rate + _ROUNDINGS)
+    return resolution.clamp(max=0.5)
 
 
 def dtype_of(update: Mapping[str, Tensor]) -> UpdateDtype:

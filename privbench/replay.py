@@ -1,0 +1,145 @@
+"""The client played again at a guess: which update it would have sent, and how much of the observed one that explains.
+
+Unrolled local training after Dimitrov et al. ("Data Leakage in Federated Averaging", TMLR 2022, arXiv 2206.12395).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from privbench.adversary import Simulation
+from privbench.core import LocalTraining, Observation
+from privbench.core.local_training import normalised_steps
+from privbench.inversion import Simulator
+
+__all__ = ["explained_share", "mean_gradient", "unrolled"]
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+def mean_gradient(
+    simulation: Simulation,
+    training: LocalTraining,
+    images: Tensor,
+    labels: Tensor,
+    known: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """What the update of a simulated client that trains says of the gradient, in the form of `Observation.gradients`.
+
+    Args:
+        simulation: The client's model before training, and what happens to its images.
+        training: What it does. Mini-batches are taken in the order of the images.
+        images: `[batch, 3, height, width]` in [0, 1], or `[epochs * batch, ...]` where epochs have candidates of their own.
+        labels: `[batch]` int64.
+        known: As in `Simulation.loss`.
+
+    Returns:
+        Parameter name to `[*shape]`, differentiable in the images.
+    """
+    start = {name: value.detach() for name, value in simulation.model.named_parameters()}
+    weights, state = dict(start), _State()
+    for part, chosen in _parts(training, len(labels), len(images)):
+
+        def loss(parameters: dict[str, Tensor], part: Tensor = part, chosen: Tensor = chosen) -> Tensor:
+            return simulation.loss(images[part], labels[chosen], known, parameters)
+
+        gradients: dict[str, Tensor] = torch.func.grad(loss)(weights)
+        weights = state.step(training, weights, gradients)
+    scale = training.learning_rate * training.gradient_weight
+    return {name: (start[name] - weights[name]) / scale for name in start}
+
+
+class _State:
+    """Of the simulated optimiser, as torch's own ones have it."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+        self.second: dict[str, Tensor] = {}
+        self.count = 0
+
+    def step(
+        self, training: LocalTraining, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        self.count += 1
+        moved = self._adam if training.optimiser == "adamw" else self._sgd
+        # Weight decay is the same for every image; what it adds is taken off the observed update, so it is left out here.
+        return {
+            name: value - training.learning_rate * moved(training, name, gradients[name]) for name, value in weights.items()
+        }
+
+    def _sgd(self, training: LocalTraining, name: str, gradient: Tensor) -> Tensor:
+        decay = training.momentum if training.optimiser == "momentum" else 0.0
+        self.first[name] = gradient if name not in self.first else decay * self.first[name] + gradient
+        return self.first[name]
+
+    def _adam(self, _training: LocalTraining, name: str, gradient: Tensor) -> Tensor:
+        one, two = _BETAS
+        self.first[name] = one * self.first.get(name, torch.zeros_like(gradient)) + (1 - one) * gradient
+        self.second[name] = two * self.second.get(name, torch.zeros_like(gradient)) + (1 - two) * gradient.square()
+        first, second = self.first[name] / (1 - one**self.count), self.second[name] / (1 - two**self.count)
+        # The tiny summand keeps the root's derivative finite at zero.
+        return first / ((second + 1e-30).sqrt() + _EPSILON)
+
+
+def _parts(training: LocalTraining, size: int, candidates: int) -> Sequence[tuple[Tensor, Tensor]]:
+    """For every step, the places of its images among the candidates and of their labels."""
+    batches = torch.arange(size).tensor_split(training.batches)
+    steps = []
+    for step in range(training.steps):
+        epoch, number = divmod(step, training.batches)
+        offset = epoch * size if candidates > size else 0
+        steps.append((batches[number] + offset, batches[number]))
+    return steps
+
+
+def unrolled(simulation: Simulation, training: LocalTraining) -> Simulator:
+    """The simulated client as the engine takes it: a function whose gradient in the parameters is that of the whole training.
+
+    Args:
+        simulation: The client before training.
+        training: What it does.
+    """
+
+    def linear(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        behind = mean_gradient(simulation, training, images, context["labels"], context)
+        return torch.stack([(value * behind[name]).sum() for name, value in parameters.items()]).sum()
+
+    return linear
+
+
+def explained_share(observation: Observation, simulation: Simulation, images: Tensor, labels: Tensor) -> float:
+    """How much of the observed update a guess explains: 1 less the relative squared residual, of the parameters observed.
+
+    Where a delta's learning rate is not known, its size is fitted.
+
+    Args:
+        observation: What was seen.
+        simulation: What the adversary believes of this client, from `simulate`.
+        images: `[batch, 3, height, width]` in [0, 1], the guess.
+        labels: `[batch]` int64, in the order of the images.
+
+    Returns:
+        1 for the client's own images, near 0 or below for others; a plain mean over nothing is never taken.
+    """
+    training, observed = observation.training, observation.gradients
+    by_steps = training is not None and training.optimiser == "adamw"
+    if training is not None and by_steps:
+        observed = normalised_steps(observation.update, observation.model_state, training)
+    if training is not None and (training.steps > 1 or by_steps):
+        with torch.no_grad():
+            behind = mean_gradient(simulation, training, images, labels)
+    else:
+        parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in observed}
+        behind = torch.func.grad(lambda values: simulation.loss(images, labels, parameters=values))(parameters)
+    behind = {name: value.detach() for name, value in behind.items() if name in observed}
+    if simulation.view.transform_gradient is not None and not by_steps:
+        behind = simulation.view.transform_gradient(behind, {name: observed[name] for name in behind}, simulation.view.known)
+    product = sum(float((behind[name].double() * observed[name].double()).sum()) for name in behind)
+    size = sum(float(value.double().square().sum()) for value in behind.values())
+    total = sum(float(observed[name].double().square().sum()) for name in behind)
+    if total == 0 or size == 0:
+        return 0.0
+    if observation.kind == "delta" and observation.training is None:
+        return max(product, 0.0) ** 2 / (size * total)
+    return 1 - (size - 2 * product + total) / total
