@@ -78,15 +78,16 @@ def main() -> None:
     for client in given.clients:
         cells = []
         for name in attacks:
-            values = []
+            values: list[float] = []
+            refused = ""
             for observation, secret in updates(client, given.data, range(given.images), given.model, given.weights):
                 try:
                     found = ATTACKS.get(name)()(observation, generator=torch.Generator().manual_seed(0))
                 except UserError as error:
-                    values = [str(error)[:60]]
+                    refused = str(error)[:60]
                     break
                 values.append(float(psnr(found.images, secret.images)))
-            cells.append(values[0] if isinstance(values[0], str) else f"{sum(values) / len(values):.1f} ({min(values):.1f})")
+            cells.append(refused or f"{sum(values) / len(values):.1f} ({min(values):.1f})")
         print(f"| {client} | " + " | ".join(cells) + " |", flush=True)
 
 
