@@ -97,6 +97,10 @@ class Precode(Defense):
         noise = torch.randn(len(batch.images), self.size, generator=generator).to(batch.images.device)
         return ProtectedInput(_sampled(batch, noise), {_CHOICE: noise})
 
+    def deployed_input(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        """A draw at inference too, as published."""
+        return self.prepare_batch(model, batch, generator).model_input
+
     def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
         """For one image the noise is read off the bottleneck's own gradients (remark).
 

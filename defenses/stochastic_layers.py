@@ -79,6 +79,10 @@ class StochasticLayers(Defense):
         transforms = self._draw(model, len(batch.images), generator).to(batch.images.device)
         return ProtectedInput(_with_noise(batch, _layer_names(model), transforms[:, None]), {_CHOICE: transforms})
 
+    def deployed_input(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        """A draw at inference too, as published."""
+        return self.prepare_batch(model, batch, generator).model_input
+
     def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The model as it is, with a draw of its own, which this adversary takes for the client's."""
         return self._own_draws(model, observation, 1)

@@ -40,8 +40,14 @@ PRICE_MEASURES: Mapping[str, Callable[[Price], float | Interval | None]] = {
     "difference_norm": lambda price: price.difference_norm,
     "fgsm_accuracy": lambda price: price.fgsm_accuracy,
     "pgd_accuracy": lambda price: price.pgd_accuracy,
-    "calibration_error": lambda price: price.calibration_error,
+    "calibration_error": lambda price: price.calibration_interval or price.calibration_error,
+    "rms_calibration_error": lambda price: price.rms_calibration_error,
+    "aurra": lambda price: price.aurra,
+    "aupr": lambda price: price.aupr,
     "position_error": lambda price: price.position_error,
+    "sequence_position_error": lambda price: price.sequence_position_error,
+    "pairwise_position_error": lambda price: price.pairwise_position_error,
+    "pairwise_sequence_error": lambda price: price.pairwise_sequence_error,
     "mean_corrupted_accuracy": lambda price: price.mean_corrupted_accuracy,
 }
 """Measure to what it is in a price; a bare number has no interval."""

@@ -149,9 +149,21 @@ def price_table(price: Price, label: str) -> Table:
     if price.difference_norm is not None:
         norm = price.difference_norm
         table.add_row("difference of features", f"{norm.mean:.3f}", f"[{norm.low:.3f}, {norm.high:.3f}]")
-    table.add_row("calibration error", f"{price.calibration_error:.3f}", "")
-    if price.position_error is not None:
-        table.add_row("position error, patches", f"{price.position_error:.3f}", "")
+    interval = price.calibration_interval
+    bounds = "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}] over {price.draws} draws"
+    table.add_row("calibration error", f"{price.calibration_error:.3f}", bounds)
+    numbers = {
+        "RMS calibration error": price.rms_calibration_error,
+        "AURRA": price.aurra,
+        f"AUPR, {price.unknown} as unknown": price.aupr,
+        "position error, patches": price.position_error,
+        "position error, in the sequence": price.sequence_position_error,
+        "position error, pairs": price.pairwise_position_error,
+        "position error, pairs in the sequence": price.pairwise_sequence_error,
+    }
+    for name, value in numbers.items():
+        if value is not None:
+            table.add_row(name, f"{value:.3f}", "")
     return table
 
 

@@ -42,6 +42,19 @@ _DEFAULT_LIMIT = 1000
     show_default=True,
     help="all, accuracy alone, or with it any of jigsaw, attacks, corruptions, positions, separated by commas.",
 )
+@click.option(
+    "--draws",
+    default=10,
+    show_default=True,
+    type=WholeNumber(min=1, max=1000),
+    help="Of layers that are random at inference: what is measured is the mean over so many.",
+)
+@click.option("--unknown", help="Images of none of the victim's classes, for AUPR: a data set, folder or file.")
+@click.option(
+    "--reference",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Price file of another victim: the mean corruption error is relative to it.",
+)
 @click.option("--keep-positions", is_flag=True, help="Also write the position rows, for `figure positions --weights`.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
@@ -61,6 +74,9 @@ def evaluate(
     jigsaw: str,
     epsilon: float,
     measure: str,
+    draws: int,
+    unknown: str | None,
+    reference: Path | None,
     keep_positions: bool,
     seed: int,
     device: str,
@@ -69,7 +85,7 @@ def evaluate(
     """Measure what a defense costs its victim.
 
     Accuracy with and without the defense's batch hook, under a masked jigsaw, FGSM, PGD and nine corruptions; calibration;
-    what the position embedding tells of positions.
+    what the position embedding tells of positions. Layers that are random at inference are on.
     """
     import torch
     from rich.console import Console
@@ -78,7 +94,7 @@ def evaluate(
     from privbench.analysis.flags import FLAG_MEANINGS
     from privbench.analysis.tables import price_table
     from privbench.cli.console import results_console
-    from privbench.core import Training, UserError, build_defense, resolve_defense
+    from privbench.core import Price, Training, UserError, build_defense, resolve_defense
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
     from privbench.runner.machine import cpu_threads, resolve_device
@@ -88,6 +104,7 @@ def evaluate(
     if weights == "random":
         raise UserError("--weights random has no price: nothing was learnt; accepted: embedded, pretrained or a file")
     measures = _measures(measure)
+    compared = None if reference is None else Price.load(reference)
     check_output(output)
     chosen_device = resolve_device(device)
     specs = resolve_defense(defense)
@@ -105,6 +122,7 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     victim = load_victim(spec, built, generator=generator).to(chosen_device)
     rows = position_rows(victim) if keep_positions else None
+    strange = None if unknown is None else open_images(unknown, "test")
     pixels, labels = images.as_tensors(spec.model.image_size)
     console = Console(stderr=True)
     with cpu_threads(None, spec.model.image_size), console.status("") as status:
@@ -116,7 +134,16 @@ def evaluate(
             pixels[:count],
             labels[:count],
             dataset=images.name,
-            options=MeasureOptions(jigsaw_defense, jigsaw, epsilon, seed, measures),
+            options=MeasureOptions(
+                jigsaw_defense,
+                jigsaw,
+                epsilon,
+                seed,
+                measures,
+                draws,
+                None if strange is None else strange.as_tensors(spec.model.image_size)[0][:count],
+                None if strange is None else strange.name,
+            ),
             training=training,
             report=lambda what: status.update(f"measuring {what}"),
         )
@@ -127,6 +154,8 @@ def evaluate(
     if rows is not None:
         atomic_write(output / f"positions--{name}.safetensors", save(rows))
     results_console().print(price_table(price, defense))
+    if compared is not None:
+        click.echo(f"mean corruption error relative to {reference}: {price.mean_corruption_error(compared):.3f}")
     if victim.changed_after_training:
         flag = "defense-added-after-training"
         click.echo(f"{defense}: {flag}: {FLAG_MEANINGS[flag]}")

@@ -93,6 +93,16 @@ class Composition(Defense):
         """The names of all parts."""
         return tuple(name for part in self.parts for name in part.decayed_weights())
 
+    def deployed_input(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        """Applies the inference hooks in order."""
+        for part in self.parts:
+            batch = _kept(batch, part.deployed_input(model, batch, generator))
+        return batch
+
+    def draws_at_inference(self) -> bool:
+        """Whether one of the parts does."""
+        return any(part.draws_at_inference() for part in self.parts)
+
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
         """The sum of the parts' training losses."""
         losses = [loss for part in self.parts if (loss := part.extra_loss(model)) is not None]

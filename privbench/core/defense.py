@@ -113,6 +113,18 @@ class Defense(Component, ABC):
         """Weights that the recipe spares from weight decay (position table, class token) and this training does not."""
         return ()
 
+    def deployed_input(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        """What the deployed model is fed at inference; by default the batch itself.
+
+        A defense overrides it whose layers draw at inference too: what its victim can do is measured with them on. It may add
+        `layer_noise` and leaves the images alone.
+        """
+        return batch
+
+    def draws_at_inference(self) -> bool:
+        """Whether the deployed model is random."""
+        return type(self).deployed_input is not Defense.deployed_input
+
     def extra_loss(self, model: nn.Module) -> nn.Module | None:
         """A training loss of the defense that carries nothing of the images and so is no part of an update, or None.
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from privbench.core.case import VictimSpec
+from privbench.core.errors import UserError
 from privbench.core.record import Interval
 from privbench.core.spec import ComponentSpec
 from privbench.core.stored import Stored, StrictPart
@@ -45,7 +46,7 @@ class Price(Stored):
     images: int = Field(gt=0)
     seed: int
     accuracy: Interval
-    """Top-1 as deployed: no mask, no shuffle, ordinary positions."""
+    """Top-1 as deployed: no mask, no shuffle, ordinary positions; layers that draw at inference on, the mean over draws."""
     defended_accuracy: Interval
     """Top-1 when the images go through the defense's batch hook."""
     jigsaw: str
@@ -56,18 +57,37 @@ class Price(Stored):
     """Share of images that get the same class with and without the jigsaw (MJP)."""
     difference_norm: Interval | None = None
     """L2 distance of the last features with and without the jigsaw (MJP's Diff. Norm); no share."""
+    draws: int = Field(default=1, gt=0)
+    """Draws of layers that are random at inference; accuracy, calibration, attacks and corruptions are means over them."""
     calibration_error: float
-    """Expected calibration error, 15 bins of equal width, L1 (Guo et al., ICML 2017)."""
+    """Expected calibration error, 15 bins of equal width, L1 (Guo et al., ICML 2017); as deployed."""
+    calibration_interval: Interval | None = None
+    """The same with a 95 % bootstrap interval over the draws; None where nothing is drawn."""
+    rms_calibration_error: float | None = None
+    """Root mean squared calibration error in bins of 100 images, as ImageNet-A is scored (Hendrycks et al., CVPR 2021)."""
+    aurra: float | None = None
+    """Area under the response rate accuracy curve, likewise."""
+    aupr: float | None = None
+    """How well low confidence finds images of `unknown`, as ImageNet-O is scored; average precision."""
+    unknown: str | None = None
+    """Name of the images of none of the victim's classes."""
     epsilon: float
     """Largest change of a pixel in the two attacks, in [0, 1]."""
     fgsm_accuracy: Interval | None = None
-    """Top-1 under the fast gradient sign method (Goodfellow et al., ICLR 2015)."""
+    """Top-1 under the fast gradient sign method (Goodfellow et al., ICLR 2015); of a random model, by the gradient that is
+    expected over its draws (Athalye et al., ICML 2018), and the mean over other draws."""
     pgd_accuracy: Interval | None = None
-    """Top-1 under 20 steps of projected gradient descent with a random start (Madry et al., ICLR 2018)."""
+    """Top-1 under 20 steps of projected gradient descent with a random start (Madry et al., ICLR 2018); likewise."""
     corrupted_accuracy: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Corruption name to top-1 at severities 1 to 5; empty where it was not measured."""
     position_error: float | None = None
-    """Mean absolute error, in patches, of a linear regression from a position row to its place, in five folds (MJP)."""
+    """Mean absolute error, in patches, of a linear regression from a position row to row and column, in five folds (MJP)."""
+    sequence_position_error: float | None = None
+    """The same to its number in the sequence (MJP's 1-D study)."""
+    pairwise_position_error: float | None = None
+    """The same from the difference of two rows to their distances in rows and columns (MJP's relative study)."""
+    pairwise_sequence_error: float | None = None
+    """The same to their distance in the sequence."""
     unavailable: dict[str, str] = Field(default_factory=dict)
     """Measure to the reason why the victim has none."""
     torch: str
@@ -77,3 +97,29 @@ class Price(Stored):
         """Over all corruptions and severities; None where it was not measured."""
         values = [value for row in self.corrupted_accuracy.values() for value in row]
         return sum(values) / len(values) if values else None
+
+    def mean_corruption_error(self, reference: "Price") -> float:
+        """mCE: each corruption's error over the severities relative to a reference's, averaged (Hendrycks and Dietterich).
+
+        Args:
+            reference: Of the victim that errors are relative to, on the same images.
+
+        Returns:
+            1 for the reference itself; less is more robust.
+
+        Raises:
+            UserError: One of the two was not measured, or they were measured on other images.
+        """
+        if not self.corrupted_accuracy or self.corrupted_accuracy.keys() != reference.corrupted_accuracy.keys():
+            raise UserError(
+                "a mean corruption error needs the same corruptions of both prices; evaluate with --measure corruptions"
+            )
+        if (self.dataset, self.images) != (reference.dataset, reference.images):
+            raise UserError(
+                f"{self.images} images of {self.dataset} against {reference.images} of {reference.dataset}; accepted: the same"
+            )
+        errors = [
+            (len(row) - sum(row)) / max(len(row) - sum(reference.corrupted_accuracy[name]), 1e-9)
+            for name, row in self.corrupted_accuracy.items()
+        ]
+        return sum(errors) / len(errors)

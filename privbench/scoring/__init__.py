@@ -14,7 +14,7 @@ from privbench.scoring.pairing import pair
 from privbench.scoring.patches import best_placement
 from privbench.scoring.perceptual import LPIPS_MINIMUM
 from privbench.scoring.pixels import from_uint8, to_uint8
-from privbench.scoring.positions import POSITION_FOLDS, position_errors
+from privbench.scoring.positions import POSITION_FOLDS, pairwise_position_error, position_errors
 from privbench.scoring.score import ImageScores, failed_scores, score_batch
 from privbench.scoring.suite import BUILT_IN, MetricSuite, metric_suite, registered_metric
 from privbench.scoring.summary import bootstrap_interval, summarise
@@ -48,6 +48,7 @@ __all__ = [
     "order_accuracy",
     "pair",
     "paired_difference",
+    "pairwise_position_error",
     "position_errors",
     "psnr",
     "registered_metric",

@@ -1,7 +1,8 @@
 """Training a victim under a defense, and its accuracy."""
 
 from privbench.training.evaluate import accuracy, defended_accuracy
-from privbench.training.price import MEASURES, MeasureOptions, measure_price
+from privbench.training.measure import MEASURES, MeasureOptions
+from privbench.training.price import measure_price
 from privbench.training.recipe import EpochReport, LabelledImages, TrainingPlan
 from privbench.training.train import train
 

@@ -1,58 +1,20 @@
-"""The price of a defense: what its victim can still do, on test images, measured as the papers of this field measure it.
+"""The price of a defense: what its victim can still do, on test images, measured as the papers of this field measure it."""
 
-Attacks on the input come from foolbox, calibration from torchmetrics, the position study from scikit-learn (extra `price`).
-"""
-
-import importlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from privbench.core import ComponentSpec, Defense, Interval, ModelInput, Price, Training, UserError, VictimSpec
+from privbench.core import ComponentSpec, Defense, InferredChoices, ModelInput, Price, Training, UserError, VictimSpec
 from privbench.models import Victim
-from privbench.scoring import POSITION_FOLDS, bootstrap_interval, position_errors
-from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from privbench.training.corruptions import CORRUPTIONS
+from privbench.training.measure import MEASURES, Measure, MeasureOptions
 
-__all__ = ["MEASURES", "MeasureOptions", "measure_price"]
+__all__ = ["measure_price"]
 
-_BATCH = 250
-_BINS = 15
-_PGD_STEPS = 20
 _JIGSAWS = 20
 """Draws in which a jigsaw must move or mask a patch at least once."""
-
-MEASURES: Mapping[str, tuple[str, ...]] = {
-    "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
-    "attacks": ("fgsm_accuracy", "pgd_accuracy"),
-    "corruptions": ("corrupted_accuracy",),
-    "positions": ("position_error",),
-}
-"""What is measured on request, with the fields of a price that it gives."""
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """What is measured.
-
-    Attributes:
-        jigsaw: The masked jigsaw: a defense whose batch hook permutes patches, and how it is written.
-        jigsaw_text: The same as a user writes it.
-        epsilon: Largest change of a pixel under attack, in (0, 1].
-        seed: Source of masks, noise, random starts and the bootstrap.
-        measures: Which of `MEASURES` beside accuracy and calibration, which are always there.
-    """
-
-    jigsaw: Defense
-    jigsaw_text: str
-    epsilon: float = 2 / 255
-    seed: int = 0
-    measures: frozenset[str] = frozenset(MEASURES)
 
 
 def measure_price(
@@ -90,7 +52,7 @@ def measure_price(
     for one in (defense, options.jigsaw):
         _require_enough(one, len(images))
     _require_jigsaw(victim, images, options)
-    measure = _Measure(victim, images, labels, options)
+    measure = Measure(victim, defense, images, labels, options)
     wanted = options.measures
     found: dict[str, Any] = {}
     missing = {
@@ -100,13 +62,16 @@ def measure_price(
     victim.eval()
     try:
         report("accuracy")
-        plain = measure.logits(lambda batch, _: batch)
+        deployed = measure.draws_of_logits()
         report("accuracy under the defense")
-        defended = measure.logits(lambda batch, generator: defense.prepare_batch(victim, batch, generator).model_input)
+        defended = measure.defended()
+        if options.unknown is not None:
+            report("images of no class")
+            found |= {"aupr": measure.detection_precision(deployed, options.unknown), "unknown": options.unknown_name}
         if "jigsaw" in wanted:
             report("masked jigsaw")
-            values, reasons = measure.jigsaw()
-            found, missing = found | values, missing | reasons
+            shares, reasons = measure.jigsaw()
+            found, missing = found | shares, missing | reasons
         if "attacks" in wanted:
             report("attacks on the input")
             fgsm, pgd = measure.under_attack()
@@ -117,8 +82,8 @@ def measure_price(
                 report(f"corruption {name}")
                 found["corrupted_accuracy"][name] = measure.corrupted(name)
         if "positions" in wanted:
-            found["position_error"], no_positions = measure.position_error()
-            missing |= no_positions
+            errors, reasons = measure.positions()
+            found, missing = found | errors, missing | reasons
     finally:
         victim.train(was_training)
     return Price(
@@ -128,10 +93,11 @@ def measure_price(
         dataset=dataset,
         images=len(images),
         seed=options.seed,
-        accuracy=measure.share(plain.argmax(1) == labels),
-        defended_accuracy=measure.share(defended.argmax(1) == labels),
+        accuracy=measure.share(measure.correct(deployed)),
+        defended_accuracy=measure.share(measure.correct(defended)),
         jigsaw=options.jigsaw_text,
-        calibration_error=measure.calibration_error(plain),
+        draws=len(deployed),
+        **measure.calibration(deployed),
         epsilon=options.epsilon,
         **found,
         unavailable=missing,
@@ -166,7 +132,7 @@ def _require_jigsaw(victim: Victim, images: Tensor, options: MeasureOptions) -> 
         except RuntimeError:
             # A defense that adds layers to a model finds none of them here.
             break
-        if protected.model_input.label_mixing is None and any(_is_moved(*choice) for choice in protected.choices.items()):
+        if protected.model_input.label_mixing is None and _is_moved(options.jigsaw.scored_choices(protected.choices)):
             return
     raise UserError(
         f"--jigsaw {options.jigsaw_text} leaves every patch in its place or mixes images; accepted: a defense that permutes "
@@ -174,135 +140,8 @@ def _require_jigsaw(victim: Victim, images: Tensor, options: MeasureOptions) -> 
     )
 
 
-def _is_moved(name: str, choice: Tensor) -> bool:
-    """Whether a choice of a defense (`ProtectedInput`) is an order other than that of the image, or a mask with patches."""
-    if name.endswith(".mask"):
-        return bool(choice.any())
-    return name.endswith(".order") and not torch.equal(choice.cpu(), torch.arange(len(choice)))
-
-
-class _Measure:
-    """One victim on one set of test images."""
-
-    def __init__(self, victim: Victim, images: Tensor, labels: Tensor, options: MeasureOptions) -> None:
-        self.victim = victim
-        self.images = images
-        self.labels = labels
-        self.options = options
-        self.device = victim.mean.device
-
-    def share(self, values: Tensor) -> Interval:
-        """The mean of one value per image, with its interval."""
-        return bootstrap_interval(values.double().tolist(), seed=self.options.seed)
-
-    @torch.no_grad()
-    def logits(self, feed: Callable[[ModelInput, torch.Generator], ModelInput]) -> Tensor:
-        """`[n, classes]` on the CPU, the images fed in batches of 250 through `feed`."""
-        generator = torch.Generator().manual_seed(self.options.seed)
-        found = []
-        with self._seeded():
-            for start in range(0, len(self.images), _BATCH):
-                batch = ModelInput(self.images[start : start + _BATCH].to(self.device, torch.float32) / 255)
-                fed = feed(batch, generator)
-                found.append(self.victim(*fed.arguments).float().cpu())
-        return torch.cat(found)
-
-    def jigsaw(self) -> tuple[dict[str, Interval], dict[str, str]]:
-        """Masked-jigsaw accuracy, consistency and difference of features; or the reason why there are none."""
-        names = ("jigsaw_accuracy", "consistency", "difference_norm")
-        if self.victim.patch_size is None:
-            return {}, dict.fromkeys(names, f"{type(self.victim.network).__name__} has no patches")
-
-        def feed(batch: ModelInput, generator: torch.Generator) -> ModelInput:
-            fed = self.options.jigsaw.prepare_batch(self.victim, batch, generator).model_input
-            return fed if self.victim.has_unknown_position else ModelInput(fed.images)
-
-        classifier = self.victim.classifier_names()[0].removesuffix(".weight")
-        with _recorded(self.victim.get_submodule(classifier)) as features:
-            plain = self.logits(lambda batch, _: batch)
-            before = torch.cat(features)
-            features.clear()
-            jigsawed = self.logits(feed)
-            after = torch.cat(features)
-        return {
-            "jigsaw_accuracy": self.share(jigsawed.argmax(1) == self.labels),
-            "consistency": self.share(jigsawed.argmax(1) == plain.argmax(1)),
-            "difference_norm": self.share((after - before).norm(dim=1)),
-        }, {}
-
-    def calibration_error(self, logits: Tensor) -> float:
-        """Expected calibration error."""
-        calibration = _library("torchmetrics.functional.classification").multiclass_calibration_error
-        error = calibration(logits.softmax(1), self.labels, num_classes=logits.shape[1], n_bins=_BINS, norm="l1")
-        return float(error)
-
-    def under_attack(self) -> tuple[Tensor, Tensor]:
-        """For each image, whether it keeps its class under FGSM and under PGD, `[n]` bool."""
-        foolbox = _library("foolbox")
-        model = foolbox.PyTorchModel(self.victim, bounds=(0, 1), device=self.device)
-        attacks = (
-            foolbox.attacks.LinfFastGradientAttack(random_start=False),
-            foolbox.attacks.LinfProjectedGradientDescentAttack(steps=_PGD_STEPS, rel_stepsize=2.5 / _PGD_STEPS),
-        )
-        kept: list[list[Tensor]] = [[], []]
-        with self._seeded():
-            for start in range(0, len(self.images), _BATCH):
-                batch = self.images[start : start + _BATCH].to(self.device, torch.float32) / 255
-                labels = self.labels[start : start + _BATCH].to(self.device)
-                for attack, results in zip(attacks, kept, strict=True):
-                    results.append(~attack(model, batch, labels, epsilons=self.options.epsilon)[2].cpu())
-        return torch.cat(kept[0]), torch.cat(kept[1])
-
-    def corrupted(self, name: str) -> tuple[float, ...]:
-        """Top-1 at each severity."""
-        pixels = self.images.permute(0, 2, 3, 1).numpy() / 255
-        rows = []
-        for severity in SEVERITIES:
-            random = np.random.default_rng([self.options.seed, severity])
-            changed = np.stack([corrupt(image, name, severity, random) for image in pixels])
-            tensors = torch.from_numpy(changed).permute(0, 3, 1, 2).float()
-            hits = 0
-            with torch.no_grad(), self._seeded():
-                for start in range(0, len(tensors), _BATCH):
-                    predicted = self.victim(tensors[start : start + _BATCH].to(self.device)).argmax(1).cpu()
-                    hits += int((predicted == self.labels[start : start + _BATCH]).sum())
-            rows.append(hits / len(tensors))
-        return tuple(rows)
-
-    def position_error(self) -> tuple[float | None, Mapping[str, str]]:
-        """How well a position row tells its place; or the reason why it cannot be asked."""
-        positions, grid = self.victim.patch_size and self.victim.parts().position, self.victim.grid
-        if not positions or grid is None:
-            return None, {"position_error": f"{type(self.victim.network).__name__} has no learned position embedding"}
-        rows = self.victim.patch_positions().detach().double().cpu().numpy()
-        if len(rows) < 2 * POSITION_FOLDS:
-            return None, {"position_error": f"{len(rows)} patches are too few for five folds"}
-        return float(position_errors(rows, grid, seed=self.options.seed).mean()), {}
-
-    @contextmanager
-    def _seeded(self) -> Iterator[None]:
-        """The process's random state, seeded within and left as found: libraries and layers draw from it."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.options.seed)
-            yield
-
-
-@contextmanager
-def _recorded(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Keeps what a layer reads: the features `[batch, width]` before the classifier, on the CPU."""
-    features: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
-    try:
-        yield features
-    finally:
-        hook.remove()
-
-
-def _library(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # foolbox 3.3 imports from a namespace that SciPy 2 will drop; the extra keeps to SciPy 1.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"measuring a price needs {name.partition('.')[0]} ({error}); pip install 'privbench[price]'") from None
+def _is_moved(chosen: InferredChoices) -> bool:
+    """Whether a defense's choices are an order other than that of the image, or a mask with patches."""
+    if chosen.mask is not None and bool(chosen.mask.any()):
+        return True
+    return chosen.order is not None and not torch.equal(chosen.order.cpu(), torch.arange(len(chosen.order)))

@@ -17,7 +17,7 @@ from privbench.core import Interval, Price, UserError, build_defense, resolve_de
 from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.plots import PositionTable, position_points
-from privbench.training import MeasureOptions, measure_price
+from privbench.training import MEASURES, MeasureOptions, measure_price
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
@@ -82,7 +82,7 @@ def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -
     assert [share(price.pgd_accuracy) for price in (small, middle, large)] == [1.0, 0.5, 0.0]
     assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
     assert small.calibration_error < 0.02
-    assert {"jigsaw_accuracy", "consistency", "difference_norm", "position_error"} == small.unavailable.keys()
+    assert {*MEASURES["jigsaw"], *MEASURES["positions"]} == small.unavailable.keys()
     wrong = priced(victim, images, 1 - labels, 6 / 255)
     assert wrong.accuracy.mean == 0.0
     assert wrong.calibration_error > 0.98
@@ -322,6 +322,6 @@ def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.Mon
         return original(name)
 
     victim = Victim(Threshold(), image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    monkeypatch.setattr("privbench.training.price.importlib.import_module", missing)
+    monkeypatch.setattr("privbench.training.measure.importlib.import_module", missing)
     with pytest.raises(UserError, match=r"measuring a price needs foolbox .*privbench\[price\]"):
         priced(victim, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0]), 0.1)
