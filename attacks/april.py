@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from privbench.adversary import simulate
-from privbench.closed_form.algebra import PatchEmbedding, least_squares, require_tokens
+from privbench.closed_form.embedding import PatchEmbedding, require_tokens
+from privbench.closed_form.row_space import least_squares
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.models import Victim
 

@@ -1,9 +1,10 @@
 """Closed form for every vision transformer with learned position rows and a batch of one: one linear system, no label.
 
 The gradient of a position row is the gradient δ of its token, and the patch embedding's is `∂W = Σ δ xᵀ` over the patches x.
-Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention. Who
-knows the gradient to be noisy, rounded or pruned, or patches to share a row, looks for the most likely image instead (ours,
-`closed_form/likely.py`).
+Known Δ and ∂W leave `Δᵀ X = ∂W`. APRIL (Lu et al., CVPR 2022) solves a like system, but asks more of the attention. Where
+patches outnumber the width, the system leaves directions open, and the most likely image decides them (ours,
+`closed_form/map_estimate.py`). Who knows the gradient to be noisy, rounded or pruned, or patches to share a row, looks for the
+most likely image too.
 """
 
 import math
@@ -14,14 +15,9 @@ import torch
 from torch import Tensor
 
 from privbench.adversary import Simulation, postprocess_reconstruction, simulate
-from privbench.closed_form.algebra import (
-    PatchEmbedding,
-    least_squares,
-    require_tokens,
-    sum_of_shared_row,
-    token_gradients,
-)
-from privbench.closed_form.likely import likely_patches, patches_beside_hidden
+from privbench.closed_form.embedding import PatchEmbedding, require_tokens, sum_of_shared_row, token_gradients
+from privbench.closed_form.map_estimate import likely_patches, patches_beside_hidden
+from privbench.closed_form.row_space import least_squares
 from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction
 from privbench.core.patches import to_patches
 
@@ -52,8 +48,9 @@ class ClosedForm(Attack):
         fills their places by what surrounds them (flag `masked-patches-filled-in`).
 
         Where the client is known to shuffle (`aware`) the patches are put in the order in which their borders fit. Where it is
-        known not to send exact entries, the smoothness of images is weighed against the noise that the equations show; with as
-        many patches as the width they show none.
+        known not to send exact entries, the smoothness of images is weighed against the noise that the equations show. With as
+        many patches as the width that is done for everyone, because the equations alone leave the image open
+        (flag `more-patches-than-width`).
         """
         equations = _Equations.of(observation)
         solution = equations.filled_in() if equations.can_fill_in() else equations.with_a_common_patch()
@@ -140,9 +137,9 @@ class _Equations:
         if self.masked.any():
             gradients = torch.cat([gradients[~self.masked], sum_of_shared_row(self.simulation.model, self.observation)])
             flags.append("masked-patches-not-separated")
-        if len(gradients) > gradients.shape[1]:
+        if len(gradients) >= gradients.shape[1]:
             flags.append("more-patches-than-width")
-        if self.exact or len(gradients) >= gradients.shape[1]:
+        if self.exact and len(gradients) < gradients.shape[1]:
             solution = least_squares(gradients.T, self.target, cutoff=_CUTOFF)
         else:
             whole = not self.masked.any() and _stands_as_it_is(self.simulation, self.observation, self.masked)

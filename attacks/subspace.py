@@ -19,16 +19,11 @@ from torch import Tensor
 
 from privbench.adversary import Simulation, simulate, with_pixels_in_place
 from privbench.closed_form.activations import Activations, Settling
-from privbench.closed_form.algebra import (
-    FirstBlock,
-    PatchEmbedding,
-    Tokens,
-    class_token,
-    require_tokens,
-    smooth_precision,
-    token_gradients,
-)
+from privbench.closed_form.embedding import PatchEmbedding, require_tokens, token_gradients
+from privbench.closed_form.first_block import FirstBlock
 from privbench.closed_form.moments import Moments, later_moments
+from privbench.closed_form.smoothness import smooth_precision
+from privbench.closed_form.tokens import Tokens
 from privbench.closed_form.unplaced import (
     FITS,
     MEMBER,
@@ -92,8 +87,9 @@ class Subspace(Attack):
             return
         require_tokens(observation, model, self.name)
         FirstBlock.of(model)
-        width, pixels = PatchEmbedding.of(model).weight.shape
-        equations = width - model.patch_count - 1
+        embedding = PatchEmbedding.of(model)
+        width, pixels = embedding.weight.shape
+        equations = width - embedding.token_count
         if equations < pixels + 1:
             raise UserError(
                 f"attack subspace needs as many equations as a patch has unknowns, given {equations} (width {width} less "
@@ -202,7 +198,7 @@ class Subspace(Attack):
             return common, _Masked.COMMON
         embedding = PatchEmbedding.of(model)
         known = patches @ embedding.weight.T + embedding.bias + embedding.positions[~masked]
-        others, both = torch.cat([class_token(model), known]), (moments.first, moments.second)
+        others, both = torch.cat([embedding.prefix, known]), (moments.first, moments.second)
         found = tokens.shared_row_patches(moments.basis, both, others, common)
         if found is None or len(found) != int(masked.sum()):
             return common, _Masked.COMMON
@@ -239,7 +235,7 @@ class _Search:
         found = self._tokens(candidate)
         every = found[:0]
         if len(found) < number:
-            basis, number_of_tokens = self.activations.basis, len(self.masked) + 1
+            basis, number_of_tokens = self.activations.basis, self.embedding.token_count
             moments = later_moments(self.model, self.observation, basis, basis.shape[1])
             every = tokens_of_moments(self.activations, moments)
             found = distinct(torch.cat([found, self._fitting(every)]))

@@ -18,7 +18,9 @@ from privbench.adversary import simulate
 from privbench.attacks.closed_form import ClosedForm
 from privbench.attacks.subspace import Subspace
 from privbench.client import observe
-from privbench.closed_form.algebra import FirstBlock, PatchEmbedding, Tokens
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import FirstBlock
+from privbench.closed_form.tokens import Tokens
 from privbench.core import Attack, Observation, Secret, ThreatModel, build_defense, resolve_defense
 from privbench.core.patches import to_patches
 from privbench.data import open_images

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from privbench.closed_form.algebra import centred, least_squares
+from privbench.closed_form.first_block import centred
+from privbench.closed_form.plain_update import Update, scaling_of
+from privbench.closed_form.row_space import least_squares
 from privbench.core import Observation
 from privbench.models import Victim
 
@@ -85,17 +87,12 @@ class Activations:
             rank: Number of tokens, which are linearly independent.
         """
         block = cast(Any, model.network).blocks[0]
-        plain = all(isinstance(getattr(block, name, None), nn.Identity) for name in ("ls1", "ls2"))
-        values = {
-            name.removeprefix(_BLOCK): value.detach().double()
-            for name, value in model.named_parameters()
-            if name.startswith(_BLOCK)
-        }
-        given = {
-            name.removeprefix(_BLOCK): value.double()
-            for name, value in observation.gradients.items()
-            if name.startswith(_BLOCK)
-        }
+        plain = all(scaling_of(block, name) is not None for name in ("ls1", "ls2"))
+        update = Update.of(model, observation)
+        values, given = (
+            {name.removeprefix(_BLOCK): value for name, value in table.items() if name.startswith(_BLOCK)}
+            for table in (update.values, update.given)
+        )
         needed = {f"{name}.{kind}" for name in ("norm2", "attn.proj", "mlp.fc1") for kind in ("weight", "bias")}
         if not plain or not needed <= values.keys() or "mlp.fc2.weight" not in values:
             return None

@@ -5,15 +5,16 @@ and what goes past. Summed against the tokens, all but the moment is known or li
 attacks/README.md.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise, takewhile
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from privbench.closed_form.algebra import centred, least_squares, off_columns
+from privbench.closed_form.first_block import centred
+from privbench.closed_form.plain_update import Update, scaling_of
+from privbench.closed_form.row_space import least_squares, off_columns
 from privbench.core import Observation
 from privbench.models import Victim
 
@@ -50,27 +51,6 @@ def _norms(block: int) -> tuple[_Norm, _Norm]:
 
 
 @dataclass(frozen=True)
-class _Update:
-    """Parameters and their gradients in float64."""
-
-    values: Mapping[str, Tensor]
-    given: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, model: Victim, observation: Observation) -> "_Update":
-        return cls(
-            {name: value.detach().double() for name, value in model.named_parameters()},
-            {name: value.double() for name, value in observation.gradients.items()},
-        )
-
-    def added(self, layer: str) -> Tensor:
-        """`Σ ε (W a + b)ᵀ`, centred, of a linear layer whose outputs are added to tokens of gradient ε."""
-        weight, bias = f"{layer}.weight", f"{layer}.bias"
-        total = self.given[weight] @ self.values[weight].T + torch.outer(self.given[bias], self.values[bias])
-        return centred(total)
-
-
-@dataclass(frozen=True)
 class Moments:
     """Two moments of the tokens `t = C z` before the first attention, from the two LayerNorms of the first block.
 
@@ -95,7 +75,7 @@ class Moments:
         """
         if not _applies(model, 0):
             return None
-        update, (one, two) = _Update.of(model, observation), _norms(0)
+        update, (one, two) = Update.of(model, observation), _norms(0)
         try:
             first, basis, past = _moment(_crossing(model, update), one, update, rank, rank)
             later = past + update.added(one.of(one.past))
@@ -124,7 +104,7 @@ def later_moments(model: Victim, observation: Observation, basis: Tensor, before
     """
     depth, rank = len(cast(Any, model.network).blocks), basis.shape[1]
     norms = [norm for block in takewhile(lambda block: _applies(model, block), range(depth)) for norm in _norms(block)]
-    update, found = _Update.of(model, observation), list[Tensor]()
+    update, found = Update.of(model, observation), list[Tensor]()
     try:
         past = _moment(_crossing(model, update), norms[0], update, before, rank)[2]
         earlier, inside, back = past, basis, torch.eye(rank).to(basis)
@@ -142,24 +122,22 @@ def later_moments(model: Victim, observation: Observation, basis: Tensor, before
 
 
 def _applies(model: Victim, block: int) -> bool:
-    """Whether a block adds the outputs of attention and MLP as they are, to one class token and the patches."""
-    network = cast(Any, model.network)
-    plain = all(isinstance(getattr(network.blocks[block], name, None), nn.Identity) for name in ("ls1", "ls2"))
-    return plain and network.num_prefix_tokens == 1 and (model.parts().position is None or model.parts().prefix_tokens == 1)
+    """Whether a block adds the outputs of attention and MLP, scaled by a vector at most."""
+    return all(scaling_of(cast(Any, model.network).blocks[block], name) is not None for name in ("ls1", "ls2"))
 
 
-def _crossing(model: Victim, update: _Update) -> Tensor:
+def _crossing(model: Victim, update: Update) -> Tensor:
     """`Σ δ tᵀ` over all tokens `[width, width]`: each summand of a token has its own gradient, and their products add up."""
     parts, given, values = model.parts(), update.given, update.values
     total = given[parts.patch_weight].flatten(1) @ values[parts.patch_weight].flatten(1).T
-    for name in (parts.patch_bias, parts.position, "network.cls_token"):
-        if name is not None:
+    for name in (parts.patch_bias, parts.position, *parts.prefix_names):
+        if name in values:
             rows = (table[name].reshape(-1, len(total)) for table in (given, values))
             total = total + next(rows).T @ next(rows)
     return centred(total)
 
 
-def _moment(crossing: Tensor, norm: _Norm, update: _Update, rank: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+def _moment(crossing: Tensor, norm: _Norm, update: Update, rank: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     """One LayerNorm: `Σ δ tᵀ` minus what went through the reader is `Σ (ε - w t) tᵀ`, and ε has a known span.
 
     Args:

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from privbench.closed_form.algebra import CORRELATION_LENGTH, channel_correlation
+from privbench.closed_form.smoothness import CORRELATION_LENGTH, channel_correlation
 
 __all__ = ["ExpectedSpectrum", "smooth_images"]
 

@@ -16,8 +16,9 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from privbench.closed_form.activations import Activations, Settling
-from privbench.closed_form.algebra import PatchEmbedding, smooth_precision
+from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.moments import later_moments
+from privbench.closed_form.smoothness import smooth_precision
 from privbench.core import Observation, UserError
 from privbench.models import Victim
 
@@ -80,8 +81,8 @@ def require_unplaced(observation: Observation, model: Victim, attack: str) -> No
             f"attack {attack} takes one image per update, given {observation.batch_size}, because nothing tells whose "
             "a patch is; choose --batch-size 1 or --attack gradvit"
         )
-    embedding, rank = PatchEmbedding.of(model), model.patch_count + 1
-    width, pixels = embedding.weight.shape
+    embedding = PatchEmbedding.of(model)
+    rank, (width, pixels) = embedding.token_count, embedding.weight.shape
     if width - 1 < pixels + rank + 1:
         raise UserError(
             f"attack {attack} without positions needs more equations than a token has unknowns, given {width - 1} (width "
@@ -103,9 +104,10 @@ def unplaced(model: Victim, observation: Observation, rounds: int, generator: to
         rounds: Rounds of random starts at most, one for each patch, after the starts from the moments.
         generator: Draws them.
     """
-    rank = different_tokens(observation, model.patch_count + 1)
+    embedding = PatchEmbedding.of(model)
+    rank = different_tokens(observation, embedding.token_count)
     activations = cast(Activations, Activations.of(model, observation, rank))
-    bag = _Bag(model, PatchEmbedding.of(model), activations)
+    bag = _Bag(model, embedding, activations)
     found = tokens_of_moments(activations, bag.moments(observation))
     result = bag.concluded(found)
     for _ in range(rounds if len(found) else 0):
@@ -137,8 +139,8 @@ class _Bag:
 
     def moments(self, observation: Observation) -> list[Tensor]:
         """Two or three moments of all tokens."""
-        # Without positions patches, bias and class token are all that a token before the attention is made of.
-        before = min(self.rank, self.embedding.weight.shape[1] + 2)
+        # Without positions patches, bias and prefix tokens are all that a token before the attention is made of.
+        before = min(self.rank, self.embedding.weight.shape[1] + 1 + len(self.embedding.prefix))
         return later_moments(self.model, observation, self.activations.basis, before)
 
     def with_random_starts(self, found: Tensor, generator: torch.Generator) -> Tensor:
@@ -156,7 +158,7 @@ class _Bag:
         if not len(found):
             return nothing
         patches, misfit, outputs = self.activations.places(found, embedding.bias, embedding.weight)
-        # What is left out is the class token, and mixtures that rounding lets pass.
+        # What is left out are the prefix tokens, and mixtures that rounding lets pass.
         kept = ((misfit < FITS) & (embedding.excess(patches) < PLAUSIBLE)).nonzero().flatten()[:total]
         if not len(kept):
             return nothing
@@ -171,21 +173,23 @@ class _Bag:
     def _counts(self, patches: Tensor, outputs: Tensor) -> Tensor:
         """How often each patch occurs, by the attention: `[patches]`, not yet whole.
 
-        A head puts out `o = Σ m exp(q·k) v / Σ m exp(q·k)` over the different tokens, the class token once: linear in the
+        A head puts out `o = Σ m exp(q·k) v / Σ m exp(q·k)` over the different tokens, prefix tokens once: linear in the
         multiplicities m once multiplied by the denominator.
         """
+        before = len(self.embedding.prefix)
         network = cast(Any, self.exact.network)
         block, attention = network.blocks[0], network.blocks[0].attn
-        tokens = torch.cat([network.cls_token[0], patches @ self.embedding.weight.T + self.embedding.bias])
+        tokens = torch.cat([self.embedding.prefix, patches @ self.embedding.weight.T + self.embedding.bias])
         with torch.no_grad():
             query, key, value = attention.qkv(block.norm1(tokens)).unflatten(1, (3, attention.num_heads, -1)).unbind(1)
             query, key = attention.q_norm(query), attention.k_norm(key)
-            scores = torch.einsum("phd,khd->hpk", query[1:], key) * attention.scale
+            scores = torch.einsum("phd,khd->hpk", query[before:], key) * attention.scale
         weights = scores.softmax(dim=2)
         mixed = outputs.reshape(len(outputs), attention.num_heads, -1)
         apart = value.permute(1, 2, 0)[:, None] - mixed.permute(1, 0, 2)[..., None]
         system = (weights[:, :, None] * apart).flatten(0, 2)
-        small = torch.linalg.qr(torch.cat([system[:, 1:], -system[:, :1]], dim=1))[1].cpu().numpy()
+        once = -system[:, :before].sum(dim=1, keepdim=True)
+        small = torch.linalg.qr(torch.cat([system[:, before:], once], dim=1))[1].cpu().numpy()
         return torch.as_tensor(nnls(small[:, :-1], small[:, -1])[0]).to(patches)
 
     def _settled(self, patches: Tensor, directions: Tensor) -> Tensor | None:

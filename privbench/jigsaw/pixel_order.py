@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from privbench.closed_form.algebra import grid_correlation
+from privbench.closed_form.smoothness import grid_correlation
 from privbench.core import ScrambledPixels
 from privbench.core.patches import from_patches, to_patches
 

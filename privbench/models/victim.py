@@ -23,7 +23,9 @@ class TransformerParts:
 
     Attributes:
         position: Position-embedding table `[1, rows, width]`; None where the model has none.
-        prefix_tokens: Rows of the table (and tokens) before the first patch: 1 for a class token.
+        prefix_tokens: Rows of the table before the first patch: 1 for a class token that has one.
+        prefix_names: The learned tokens before the patches, `[1, tokens, width]` each, in the order in which they stand;
+            with `prefix_tokens` 0 they have no position.
         patch_weight: Patch-embedding convolution `[width, 3, patch, patch]`.
         patch_bias: Its bias.
         head_weight: Classifier `[classes, width]`.
@@ -32,6 +34,7 @@ class TransformerParts:
 
     position: str | None
     prefix_tokens: int
+    prefix_names: tuple[str, ...]
     patch_weight: str
     patch_bias: str
     head_weight: str
@@ -219,6 +222,11 @@ class Victim(nn.Module):
         return TransformerParts(
             position="network.pos_embed" if learned else None,
             prefix_tokens=0 if network.no_embed_class else int(network.num_prefix_tokens),
+            prefix_names=tuple(
+                f"network.{name}"
+                for name in ("cls_token", "dist_token", "reg_token")
+                if isinstance(getattr(network, name, None), nn.Parameter)
+            ),
             patch_weight="network.patch_embed.proj.weight",
             patch_bias="network.patch_embed.proj.bias",
             head_weight="network.head.weight",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from privbench.attacks.closed_form import ClosedForm
-from privbench.closed_form.likely import likely_patches
+from privbench.closed_form.map_estimate import likely_patches
 from privbench.core import UserError
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update

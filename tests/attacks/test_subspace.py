@@ -5,7 +5,9 @@ import torch
 
 from privbench.adversary import simulate
 from privbench.attacks.subspace import Subspace
-from privbench.closed_form.algebra import FirstBlock, PatchEmbedding, Tokens
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import FirstBlock
+from privbench.closed_form.tokens import Tokens
 from privbench.core import Observation, UserError
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update

@@ -5,16 +5,11 @@ import torch
 from torch import Tensor
 
 from privbench.adversary import simulate
-from privbench.closed_form.algebra import (
-    FirstBlock,
-    PatchEmbedding,
-    class_token,
-    least_squares,
-    row_space,
-    smooth_precision,
-    token_gradients,
-)
+from privbench.closed_form.embedding import PatchEmbedding, token_gradients
+from privbench.closed_form.first_block import FirstBlock
 from privbench.closed_form.moments import Moments
+from privbench.closed_form.row_space import least_squares, row_space
+from privbench.closed_form.smoothness import smooth_precision
 from privbench.core.patches import to_patches
 from privbench.models import Victim
 from tests.conformance import client_update, some_images
@@ -54,7 +49,7 @@ def test_the_embedding_gives_the_tokens_that_the_network_computes() -> None:
     with torch.no_grad():
         model(some_images())
     hook.remove()
-    tokens = torch.cat([class_token(model), patches @ embedding.weight.T + embedding.bias + embedding.positions])
+    tokens = torch.cat([embedding.prefix, patches @ embedding.weight.T + embedding.bias + embedding.positions])
     assert torch.allclose(seen[0][0].double(), tokens, atol=1e-5)
     assert torch.allclose(embedding.images(patches), some_images(), atol=1e-6)
     assert embedding.excess(patches).max() < 1e-6
