@@ -126,8 +126,7 @@ def test_a_model_with_more_patches_than_width_is_flagged() -> None:
     observation, secret = update(model="vit_tiny_patch16_224", weights="random")
     result = attacked(ClosedForm(), observation)
     assert "more-patches-than-width" in result.flags
-    assert torch.isfinite(result.images).all()
-    assert 25 < psnr(result.images, secret.images) < 60
+    assert psnr(result.images, secret.images) > 36
 
 
 @pytest.mark.parametrize(
