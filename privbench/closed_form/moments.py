@@ -131,7 +131,7 @@ def _crossing(model: Victim, update: Update) -> Tensor:
     parts, given, values = model.parts(), update.given, update.values
     total = given[parts.patch_weight].flatten(1) @ values[parts.patch_weight].flatten(1).T
     for name in (parts.patch_bias, parts.position, *parts.prefix_names):
-        if name in values:
+        if name is not None and name in values:
             rows = (table[name].reshape(-1, len(total)) for table in (given, values))
             total = total + next(rows).T @ next(rows)
     return centred(total)

@@ -25,7 +25,8 @@ _KINK = 0.2
 def colours() -> Tensor:
     """`[3, 3]` float64, orthonormal rows: grey, red against blue, green against both."""
     rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True)
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return unit
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Victims and priors: timm models and the embedded ones behind one [0, 1] input contract."""
 
+from privbench.models.checkpoints import load_state
 from privbench.models.loading import (
     VictimCard,
     card_beside,
     embedded_name,
     file_sha256,
     load_prior,
-    load_state,
     load_victim,
     position_rows,
     read_card,

@@ -1,7 +1,6 @@
 """Weights: embedded, random, pretrained, or from a file, checked against the architecture that they are meant for.
 
-Embedded weights are safetensors in half precision with a card beside each; files are read by safetensors or with
-`weights_only=True`, never by free pickle.
+Embedded weights are safetensors in half precision with a card beside each; how files are read is in `checkpoints`.
 """
 
 import hashlib
@@ -17,15 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from privbench.core import Defense, ModelSpec, UserError, VictimSpec
+from privbench.models.checkpoints import RESAMPLED, fitted_names, load_state, resampled_positions
 from privbench.models.victim import Victim
-from privbench.models.zoo import build_model, default_spec
+from privbench.models.zoo import architecture, build_model, default_spec
 
 __all__ = [
     "VictimCard",
     "embedded_name",
     "file_sha256",
     "load_prior",
-    "load_state",
     "load_victim",
     "position_rows",
     "read_card",
@@ -118,29 +117,6 @@ def card_beside(weights: Path) -> VictimCard | None:
     return card if card.sha256 == file_sha256(weights) else None
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Reads a flat table of tensors from safetensors or a torch file (optionally under `state_dict` or `model`).
-
-    Raises:
-        UserError: The file is missing, unreadable, or holds anything but tensors.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}; accepted: embedded, pretrained, a file, or for an attack random")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is something else makes torch's reader raise almost anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is not a safetensors or plain torch weights file ({reason[:120]})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not (isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())):
-        raise UserError(f"{path} does not hold a table of tensors; save the model's state_dict")
-    return dict(content)
-
-
 def resolve_victim(
     model: str,
     weights: str,
@@ -153,7 +129,8 @@ def resolve_victim(
 
     Args:
         model: A registered or timm model name.
-        weights: `embedded`, `random`, `pretrained` (timm's hub) or a file.
+        weights: `embedded`, `random`, `pretrained` (timm's hub), a file, or `resampled:FILE`, whose position embedding is
+            resampled to the image size.
         defense: The defense whose embedded victim is meant.
         num_classes: Overrides the architecture's own.
         image_size: Overrides the architecture's own, in pixels.
@@ -173,8 +150,13 @@ def resolve_victim(
         return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(path))
     if weights in {"random", "pretrained"}:
         return VictimSpec(model=spec, weights=weights)
-    load_state(Path(weights))
-    return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(Path(weights)))
+    path = _path_of(weights)
+    load_state(path)
+    return VictimSpec(model=spec, weights=weights, weights_sha256=file_sha256(path))
+
+
+def _path_of(weights: str) -> Path:
+    return Path(weights.removeprefix(RESAMPLED))
 
 
 def _require_fit(spec: ModelSpec, defense: Defense) -> None:
@@ -209,15 +191,31 @@ def load_victim(spec: VictimSpec, defense: Defense, *, generator: torch.Generato
         victim = build_model(spec.model)
         plain = _shapes(victim.state_dict())
         state = _trained_state(spec, defense)
-        if state is not None and _shapes(state) == plain:
-            _load(victim, state, spec)
+        if state is None:
+            return _prepared(victim, defense).eval()
+        undefended = _fitted(victim, state, spec)
+        if _shapes(undefended) == plain:
+            _load(victim, undefended, spec)
             victim = _prepared(victim, defense)
             victim.changed_after_training = _shapes(victim.state_dict()) != plain
         else:
             victim = _prepared(victim, defense)
-            if state is not None:
-                _load(victim, state, spec)
+            _load(victim, _fitted(victim, state, spec), spec)
     return victim.eval()
+
+
+def _fitted(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> dict[str, Tensor]:
+    """Trained weights by the names of our wrapper, as far as they can be brought to them."""
+    own = victim.state_dict()
+    inside = [name.removeprefix("network.") for name in own if name.startswith("network.")]
+    named = state if own.keys() == state.keys() else _wrapped(fitted_names(state, inside))
+    if spec.weights.startswith(RESAMPLED):
+        named = resampled_positions(named, _shapes(own), victim.parts().prefix_tokens if victim.patch_size else 0)
+    if not architecture(spec.model.name).has_classifier:
+        # Such weights have no classifier: it stays as it was drawn.
+        weight, bias = victim.classifier_names()
+        named = {**{name: own[name] for name in (weight, bias)}, **named}
+    return dict(named)
 
 
 def _prepared(victim: Victim, defense: Defense) -> Victim:
@@ -228,12 +226,14 @@ def _prepared(victim: Victim, defense: Defense) -> Victim:
 
 
 def _trained_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor] | None:
-    """Trained weights by the names of our wrapper; None for random ones."""
+    """Trained weights by the names that they have; None for random ones."""
     if spec.weights == "random":
         return None
-    state = _pretrained_state(spec.model) if spec.weights == "pretrained" else _checked_state(spec, defense)
-    # A plain timm file lacks the wrapper's prefix.
-    return state if any(name.startswith("network.") for name in state) else {f"network.{name}": state[name] for name in state}
+    return _pretrained_state(spec.model) if spec.weights == "pretrained" else _checked_state(spec, defense)
+
+
+def _wrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name if name.startswith("network.") else f"network.{name}": value for name, value in state.items()}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -242,7 +242,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _checked_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor]:
     embedded = _embedded_path(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None
-    path = embedded or Path(spec.weights)
+    path = embedded or _path_of(spec.weights)
     state = load_state(path)
     if spec.weights_sha256 is not None and file_sha256(path) != spec.weights_sha256:
         raise UserError(
@@ -282,7 +282,9 @@ def _load(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> None
         *sorted(shapes)[:1],
     ]
     if problems:
-        raise UserError(f"the weights {spec.weights} do not fit {spec.model.name}: {'; '.join(problems)}")
+        positions = not missing and not surplus and all("pos_embed" in shape for shape in shapes)
+        remedy = f"; {RESAMPLED}{spec.weights} resamples its positions" if positions else ""
+        raise UserError(f"the weights {spec.weights} do not fit {spec.model.name}: {'; '.join(problems)}{remedy}")
     victim.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 

@@ -20,6 +20,8 @@ from privbench.models.victim import Victim
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "DEFAULT_MODEL", "Architecture", "build_model", "default_spec"]
 
 DEFAULT_MODEL = "vit_mini_patch4_32"
+_CLASSES = 1000
+"""Of the classifier drawn for an architecture that comes without one, such as DINOv2."""
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
@@ -36,6 +38,7 @@ class Architecture:
         build: `(num_classes, image_size) -> network` with random weights, over normalised images.
         mean: Normalisation mean per channel.
         std: Normalisation standard deviation per channel.
+        has_classifier: Whether its trained weights come with a classifier; otherwise one of `num_classes` is drawn.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Architecture:
     build: Callable[[int, int], nn.Module]
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
+    has_classifier: bool = True
 
 
 def _vit_mini(num_classes: int, image_size: int) -> nn.Module:
@@ -79,10 +83,11 @@ def _timm_architecture(name: str) -> Architecture:
         name=name,
         summary=f"timm {name}",
         image_size=native_size,
-        num_classes=int(config.num_classes),
+        num_classes=int(config.num_classes) or _CLASSES,
         build=lambda num_classes, image_size: _timm_network(name, num_classes, image_size, native_size),
         mean=tuple(config.mean),
         std=tuple(config.std),
+        has_classifier=bool(config.num_classes),
     )
 
 

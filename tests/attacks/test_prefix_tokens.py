@@ -118,5 +118,6 @@ def test_every_variant_is_read_exactly_without_a_defense_and_beside_masked_patch
     observation, secret = _update(name, _fitted(name, masked, tmp_path), "mjp:mask_ratio=0.1", "aware")
     result = attacked(Subspace(), observation)
     mask = secret.choices["mjp.mask"]
-    assert torch.equal(result.inferred["mjp.mask"], mask)
+    assert result.inferred.mask is not None
+    assert torch.equal(result.inferred.mask, mask)
     assert patch_errors(result.images, secret.images)[~mask].max() < 1e-4

@@ -64,9 +64,9 @@ def test_rounding_is_seen_along_the_vector_of_ones_and_what_it_spoils_is_filled_
     gradients = torch.randn(SIDE**2, 15, generator=generator, dtype=torch.float64)
     gradients *= torch.logspace(0, -4, SIDE**2, dtype=torch.float64)[:, None]
     gradients -= gradients.mean(dim=1, keepdim=True)
-    rounded = [(value * 2**12).round() / 2**12 for value in (gradients, gradients.T @ patches)]
-    found = likely_patches(*rounded, SIZE, whole=True)
-    shortest = least_squares(rounded[0].T, rounded[1], cutoff=1e-7)
+    rounded, target = ((value * 2**12).round() / 2**12 for value in (gradients, gradients.T @ patches))
+    found = likely_patches(rounded, target, SIZE, whole=True)
+    shortest = least_squares(rounded.T, target, cutoff=1e-7)
     assert (found - patches).square().mean() < 0.03
     assert (shortest - patches).square().mean() > 0.3
 
