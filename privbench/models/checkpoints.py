@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from privbench.core import UserError
@@ -33,7 +33,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"there is no weights file {path}; accepted: embedded, pretrained, a file, or for an attack random")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except Exception as error:  # a file that is something else makes torch's reader raise almost anything
         if isinstance(error, UserError):
             raise

@@ -18,7 +18,7 @@ from torch import Tensor
 from privbench.core import Defense, ModelSpec, UserError, VictimSpec
 from privbench.models.checkpoints import RESAMPLED, fitted_names, load_state, resampled_positions
 from privbench.models.victim import Victim
-from privbench.models.zoo import architecture, build_model, default_spec
+from privbench.models.zoo import build_model, default_spec, has_classifier
 
 __all__ = [
     "VictimCard",
@@ -211,7 +211,7 @@ def _fitted(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> di
     named = state if own.keys() == state.keys() else _wrapped(fitted_names(state, inside))
     if spec.weights.startswith(RESAMPLED):
         named = resampled_positions(named, _shapes(own), victim.parts().prefix_tokens if victim.patch_size else 0)
-    if not architecture(spec.model.name).has_classifier:
+    if not has_classifier(spec.model.name):
         # Such weights have no classifier: it stays as it was drawn.
         weight, bias = victim.classifier_names()
         named = {**{name: own[name] for name in (weight, bias)}, **named}

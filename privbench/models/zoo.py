@@ -38,7 +38,6 @@ class Architecture:
         build: `(num_classes, image_size) -> network` with random weights, over normalised images.
         mean: Normalisation mean per channel.
         std: Normalisation standard deviation per channel.
-        has_classifier: Whether its trained weights come with a classifier; otherwise one of `num_classes` is drawn.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Architecture:
     build: Callable[[int, int], nn.Module]
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
-    has_classifier: bool = True
 
 
 def _vit_mini(num_classes: int, image_size: int) -> nn.Module:
@@ -87,7 +85,6 @@ def _timm_architecture(name: str) -> Architecture:
         build=lambda num_classes, image_size: _timm_network(name, num_classes, image_size, native_size),
         mean=tuple(config.mean),
         std=tuple(config.std),
-        has_classifier=bool(config.num_classes),
     )
 
 
@@ -115,6 +112,14 @@ def architecture(name: str) -> Architecture:
         found: Architecture = MODELS.get(name)
         return found
     return _timm_architecture(name)
+
+
+def has_classifier(name: str) -> bool:
+    """Whether an architecture's trained weights come with a classifier; otherwise one of 1000 classes is drawn (DINOv2)."""
+    if name in MODELS.names():
+        return True
+    config = timm.get_pretrained_cfg(name)
+    return config is None or bool(config.num_classes)
 
 
 def default_spec(name: str, *, num_classes: int | None = None, image_size: int | None = None) -> ModelSpec:

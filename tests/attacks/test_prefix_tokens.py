@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from privbench.attacks.closed_form import ClosedForm
 from privbench.attacks.subspace import Subspace
-from privbench.client import observe
-from privbench.core import MODELS, Observation, Secret, ThreatModel, build_defense, resolve_defense
-from privbench.data import open_images
-from privbench.models import Architecture, load_victim, resolve_victim
+from privbench.core import MODELS, Observation, Secret
+from privbench.models import Architecture
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -48,21 +46,7 @@ def _builder(options: Mapping[str, Any]) -> Any:
 
 
 def _update(model: str, weights: str, defense: str, adversary: str) -> tuple[Observation, Secret]:
-    specs = resolve_defense(defense)
-    built = build_defense(specs)
-    spec = resolve_victim(model, weights, built)
-    victim = load_victim(spec, built, generator=torch.Generator().manual_seed(0))
-    images, labels = open_images("photos").load([0], 32)
-    return observe(
-        victim,
-        spec.model,
-        built,
-        images,
-        labels,
-        declared=specs,
-        threat_model=ThreatModel.model_validate({"adversary": adversary}),
-        generator=torch.Generator().manual_seed(5),
-    )
+    return update(defense, model=model, weights=weights, adversary=adversary)
 
 
 def _rewritten(state: Mapping[str, Tensor], folder: Path) -> str:

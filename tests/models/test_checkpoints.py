@@ -80,9 +80,7 @@ def test_refused_objects_are_named_whole_with_what_to_do(network_state: dict[str
 
 def test_a_file_without_weights_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "w.pth")
-    with pytest.raises(
-        UserError, match=r"the keys epoch, lr; accepted: a state_dict, or one under state_dict, model_state_dict"
-    ):
+    with pytest.raises(UserError, match=r"the keys epoch, lr; accepted: a state_dict, or one under state_dict, model_"):
         load_state(tmp_path / "w.pth")
 
 
