@@ -11,7 +11,7 @@ import papermill
 import pytest
 
 from privbench.cli import main
-from privbench.plots.names import FIGURES
+from privbench.plots.registry import FIGURES
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))

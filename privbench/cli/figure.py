@@ -2,14 +2,13 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
 
-from privbench.cli.numeric import WholeNumber
 from privbench.cli.place import results_place
-from privbench.plots.names import FIGURES, OPTIONS
+from privbench.plots.registry import FIGURES, OPTIONS
 
 if TYPE_CHECKING:
     from privbench.store.base import Store
@@ -19,7 +18,7 @@ __all__ = ["figure"]
 _FORMATS = (".pdf", ".png", ".svg")
 
 
-@click.command(epilog="\b\n" + "\n".join(f"{name:13} {summary}" for name, summary in FIGURES.items()))
+@click.command(epilog="\b\n" + "\n".join(f"{name:13} {kind.summary}" for name, kind in FIGURES.items()))
 @click.argument("name", type=click.Choice(list(FIGURES)))
 @click.argument("folder", type=results_place, required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .pdf, .png or .svg.")
@@ -31,14 +30,33 @@ _FORMATS = (".pdf", ".png", ".svg")
     help="Only the records with this value in a column of the leaderboard; may be repeated.",
 )
 @click.option(
-    "--images", default=4, show_default=True, type=WholeNumber(min=1), help="Images of each case in a gallery, the first N."
+    "--images",
+    default="4",
+    show_default=True,
+    metavar="N|RANK,...",
+    help="gallery: the first N images of each case, or some of best, median, worst (by mean PSNR).",
 )
+@click.option(
+    "--rows",
+    metavar="COLUMN,...",
+    help="gallery: one row per combination, such as attack,defense: that of the highest leakage.  [default: every case]",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="gallery: where the private images lie.  [default: as recorded]")
 @click.option(
     "--weights",
     multiple=True,
     type=click.Path(path_type=Path),
     help="positions: weights of another victim beside the embedded ones; may be repeated.",
 )
+@click.option(
+    "--width",
+    type=click.Choice(["single", "double"]),
+    default="double",
+    show_default=True,
+    help="Of a two-column paper: one column (3.25 inches) or both (6.8).",
+)
+@click.option("--font", type=click.Choice(["sans", "serif"]), default="sans", show_default=True, help="Of all text.")
+@click.option("--no-caption", is_flag=True, help="Write the caption to a .txt beside the figure instead of into it.")
 @click.pass_context
 def figure(
     context: click.Context,
@@ -47,8 +65,13 @@ def figure(
     output: Path,
     metric: str,
     where: tuple[str, ...],
-    images: int,
+    images: str,
+    rows: str | None,
+    data: Path | None,
     weights: tuple[Path, ...],
+    width: Literal["single", "double"],
+    font: Literal["sans", "serif"],
+    no_caption: bool,
 ) -> None:
     """Draw figure NAME from all records below FOLDER, a path or URL (positions: from weights, without one).
 
@@ -56,18 +79,27 @@ def figure(
     has most to show, and --where chooses another.
     """
     from privbench.core import UserError
-    from privbench.plots import figure_bytes
-    from privbench.plots.drawing import FigureRequest, draw_figure
+    from privbench.plots.registry import draw_figure
+    from privbench.plots.request import FigureRequest
+    from privbench.plots.style import COLUMN_WIDTH, TEXT_WIDTH, Paper, caption_of, figure_bytes
     from privbench.store.files import atomic_write
 
-    for option, takers in OPTIONS.items():
-        if name not in takers and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
-            raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(n for n in FIGURES if n in takers)}")
+    taken = FIGURES[name].options
+    for option in OPTIONS:
+        if option not in taken and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            takers = [other for other, kind in FIGURES.items() if option in kind.options]
+            raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(takers)}")
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
+    paper = Paper(COLUMN_WIDTH if width == "single" else TEXT_WIDTH, font, captioned=not no_caption)
+    columns = tuple(word.strip() for word in rows.split(",")) if rows else ()
     with folder.open() if folder is not None else nullcontext() as local:
-        drawn, notes = draw_figure(name, FigureRequest(local, metric, where, images, weights))
-    atomic_write(output, figure_bytes(drawn, output.suffix.removeprefix(".")))
-    for note in notes:
+        drawn = draw_figure(name, FigureRequest(local, metric, where, images, columns, data, weights, paper))
+    atomic_write(output, figure_bytes(drawn.figure, output.suffix.removeprefix("."), title=f"privbench {name}", paper=paper))
+    for note in drawn.notes:
         click.echo(note)
+    if no_caption:
+        text = output.with_suffix(".txt")
+        atomic_write(text, f"{caption_of(drawn.figure)}\n".encode())
+        click.echo(f"caption -> {text}")
     click.echo(f"{name} -> {output}")

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from privbench.core import UserError
 from privbench.plots.dots import draw_dots
+from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import TEXT_WIDTH, metric_label, styled
+from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
 
 __all__ = ["ablation_figure", "ablation_points", "objective_terms", "variant_names"]
 
@@ -149,16 +150,22 @@ def _other_changes(parameters: Mapping[str, Any], reference: Mapping[str, Any], 
     return ", ".join(f"{key}={parameters[key]}" for key in changed)
 
 
-def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
+def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = PAPER) -> Figure:
     """Draws what `ablation_points` found, one row per variant."""
     common = points["common"].iloc[0]
-    title = setting_text(points) + (f"\n{fill(f'in all: {common}', 110)}" if common else "")
-    names = [fill(name, 44) for name in points["name"]]
-    with styled():
-        lines = sum(name.count("\n") + 1 for name in names)
-        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.16 * len(points) + 0.1 * lines), layout="constrained")
+    caption = f"GradViT without a defense, {setting_text(points)}. Bars: 95 % intervals."
+    names = [fill(name, 24 if paper.is_single else 44) for name in points["name"]]
+    with styled(paper):
+        lines = max(name.count("\n") + 1 for name in names)
+        figure = Figure(figsize=(paper.width, 0.9 + (0.05 + 0.105 * max(lines, 2)) * len(points)), layout="constrained")
         axes = figure.add_subplot()
         draw_dots(axes, points.assign(name=names), names=names)
         axes.set_xlabel(metric_label(metric))
-        figure.suptitle(title, x=0.01, ha="left", fontsize=7, color="0.3")
+        add_caption(figure, caption + (f" In all: {common}." if common else ""), paper)
     return figure
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The variants of gradvit that are asked for."""
+    points = ablation_points(request.cases(), metric=request.metric)
+    return Drawn(ablation_figure(points, metric=request.metric, paper=request.paper))

@@ -1,12 +1,15 @@
 """Architectures under the same attack: does a vision transformer give more away than a CNN?"""
 
+from textwrap import fill
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
 from privbench.plots.dots import draw_dots
+from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, setting_text
-from privbench.plots.style import TEXT_WIDTH, metric_label, styled
+from privbench.plots.style import PAPER, Paper, add_caption, literal_legend, metric_label, styled
 
 __all__ = ["architectures_figure", "architectures_points"]
 
@@ -47,15 +50,22 @@ def architectures_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.Data
     return pd.concat(named).sort_values(["name", "model"], ignore_index=True)
 
 
-def architectures_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
+def architectures_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = PAPER) -> Figure:
     """Draws what `architectures_points` found: one row per attack, one marker per model."""
+    points = points.assign(name=[fill(name, 24 if paper.is_single else 44) for name in points["name"]])
     names = list(dict.fromkeys(points["name"]))
     points = points.sort_values("model", kind="stable")
-    with styled():
-        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.16 * len(points)), layout="constrained")
+    with styled(paper):
+        figure = Figure(figsize=(paper.width, 0.9 + 0.16 * len(points)), layout="constrained")
         axes = figure.add_subplot()
         draw_dots(axes, points, names=names, series="model")
         axes.set_xlabel(metric_label(metric))
-        axes.set_title(setting_text(points), loc="left", fontsize=7, color="0.3")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        add_caption(figure, f"Without a defense, {setting_text(points)}. Bars: 95 % intervals.", paper)
+        literal_legend(figure if paper.is_single else axes)
     return figure
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The models that one attack met on the same images."""
+    points = architectures_points(request.cases(), metric=request.metric)
+    return Drawn(architectures_figure(points, metric=request.metric, paper=request.paper))

@@ -34,6 +34,7 @@ def draw_dots(axes: Axes, points: pd.DataFrame, *, names: Sequence[str], series:
     for tick, name in zip(axes.set_yticklabels(names), names, strict=True):
         tick.set_parse_math(False)
         tick.set_text(name)
+        tick.set_linespacing(0.95)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

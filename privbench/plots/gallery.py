@@ -1,272 +1,181 @@
-"""Pictures side by side: what was private, what the client fed its model, and what the attacker made of the gradient.
-
-Images are enlarged by whole factors with nearest neighbour, so that every pixel of the data is a square of the figure and
-nothing is smoothed into looking better than it is.
-"""
+"""The gallery for a page of a paper: the same images throughout, one row per case under each defense, at most one page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from PIL import Image
 
-from privbench.plots.style import styled
+from privbench.plots.gallery_cases import GalleryBlock, gallery_cases
+from privbench.plots.image_grid import Pixels, place_image
+from privbench.plots.request import Drawn, FigureRequest
+from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, styled
 
-__all__ = [
-    "ComparisonRow",
-    "DefenseColumn",
-    "GalleryRow",
-    "Pixels",
-    "cases_figure",
-    "comparison_figure",
-    "defenses_figure",
-]
+__all__ = ["draw", "gallery_figure"]
 
-Pixels = NDArray[np.uint8]
-"""One image, `[height, width, 3]`."""
-
-_DPI = 100
-_GAP = 10
-_GROUP_GAP = 12
-_MARGIN = 14
-_ROW_NAME = 18
-_LINE = 13
-_TITLE = 26
-_LONGEST_NAME = 26
+_DPI = 200
+_PAGE = 9.0
+"""Height of a page without its margins, in inches."""
+_LABEL = 1.1
+_DOTS = (84, 156)
+"""The smallest side of an image that a score fits under, and the largest, in dots."""
+_GAP = 0.04
+_CAPTION = 0.13
+_BLOCK_GAP = 0.08
+_LINE = 0.125
+_MANY = 6
+"""From more rows on there are two columns."""
 
 
 @dataclass(frozen=True)
-class ComparisonRow:
-    """One private image.
+class _Layout:
+    """Where blocks go: the side of an image, the columns of the page, and which blocks stand in each."""
 
-    Attributes:
-        name: Name of the image.
-        original: The private image.
-        fed: What the client fed its model.
-        reconstruction: What the attacker made of it; None where the attack failed.
-        caption: The scores, up to two lines, shown under the reconstruction.
-    """
-
-    name: str
-    original: Pixels
-    fed: Pixels
-    reconstruction: Pixels | None
-    caption: str
+    cell: float
+    columns: tuple[tuple[GalleryBlock, ...], ...]
+    height: float
 
 
-@dataclass(frozen=True)
-class DefenseColumn:
-    """One defense beside others; the sequences have one entry per image.
-
-    Attributes:
-        title: The defense.
-        fed: What the client fed its model.
-        reconstructions: What the attacker made of it; None where the attack failed.
-        captions: The scores, up to two lines, shown under each reconstruction.
-    """
-
-    title: str
-    fed: Sequence[Pixels]
-    reconstructions: Sequence[Pixels | None]
-    captions: Sequence[str]
-
-
-@dataclass(frozen=True)
-class GalleryRow:
-    """One row of a gallery of cases: the same images throughout, in the same order.
-
-    Attributes:
-        label: What the row shows, up to three lines.
-        images: One entry per image; None where there is none.
-        captions: A line under each image, or nothing at all.
-        absent: Stands in place of an image that is not there.
-    """
-
-    label: str
-    images: Sequence[Pixels | None]
-    captions: Sequence[str] = ()
-    absent: str = "failed"
-
-
-@dataclass(frozen=True)
-class _Cell:
-    image: Pixels | None
-    caption: str = ""
-
-
-def comparison_figure(rows: Sequence[ComparisonRow], *, title: str, side: int = 192) -> Figure:
-    """Original, client's view and reconstruction of each image of one case.
+def gallery_figure(blocks: Sequence[GalleryBlock], *, caption: str, paper: Paper = PAPER) -> tuple[Figure, int]:
+    """Draws blocks of rows, in two columns where that fits a page better.
 
     Args:
-        rows: One entry per image, at least one, all of the same size.
-        title: Stands above everything.
-        side: An image is enlarged by the whole factor that brings it nearest to this many pixels.
+        blocks: The originals first, where they are at hand; all images of one size.
+        caption: Of the figure.
+        paper: What for.
 
     Returns:
-        A figure; `figure_png` makes a file of it.
+        The figure, and how many attacks were left out because a page does not hold them: those that leak least. Small images are
+        enlarged by whole factors, so that nothing is smoothed; larger ones are reduced to what 200 dots per inch show.
     """
-    cells = [[_Cell(row.original), _Cell(row.fed), _Cell(row.reconstruction, row.caption)] for row in rows]
-    heads = ["original", "what the client fed its model", "reconstruction"]
-    return _gallery(cells, [row.name for row in rows], heads, groups=[], title=title, side=side)
-
-
-def defenses_figure(
-    names: Sequence[str],
-    originals: Sequence[Pixels],
-    defenses: Sequence[DefenseColumn],
-    *,
-    title: str,
-    side: int = 128,
-) -> Figure:
-    """One column of originals, then for each defense the client's view and the reconstruction.
-
-    Args:
-        names: Name of each image.
-        originals: The private images, at least one, all of the same size.
-        defenses: At least one.
-        title: Stands above everything.
-        side: An image is enlarged by the whole factor that brings it nearest to this many pixels.
-
-    Returns:
-        A figure; `figure_png` makes a file of it.
-    """
-    cells = [[_Cell(original)] for original in originals]
-    for defense in defenses:
-        shown = zip(cells, defense.fed, defense.reconstructions, defense.captions, strict=True)
-        for row, fed, reconstruction, caption in shown:
-            row += [_Cell(fed), _Cell(reconstruction, caption)]
-    heads = ["original", *["client's view", "reconstruction"] * len(defenses)]
-    groups = [(1 + 2 * place, defense.title) for place, defense in enumerate(defenses)]
-    return _gallery(cells, names, heads, groups=groups, title=title, side=side)
-
-
-_PAPER_DPI = 200
-_LABEL = 1.02
-_CELL = 0.46
-_PAPER_GAP = 0.03
-_CAPTION = 0.11
-_HEAD = 0.2
-
-
-def cases_figure(blocks: Sequence[Sequence[GalleryRow]], *, title: str) -> Figure:
-    """Many cases on the same images, for a page of a paper: one row per case, in two columns where there are many.
-
-    Args:
-        blocks: Rows that stay together, such as a defense's; at least one, and all images of one size.
-        title: Stands above everything.
-
-    Returns:
-        A figure; every pixel of an image is a square of whole pixels at 200 dots per inch.
-    """
-    sample = next(image for block in blocks for row in block for image in row.images if image is not None)
-    factor = max(1, round(_CELL * _PAPER_DPI / max(sample.shape[:2])))
-    height, width = (factor * length / _PAPER_DPI for length in sample.shape[:2])
-    columns = _columns(blocks)
-    count = len(blocks[0][0].images)
-    column_width = _LABEL + count * (width + _PAPER_GAP) + 0.1
-    heights = [sum(_row_height(row, height) for block in column for row in block) + 0.08 * len(column) for column in columns]
-    total_width, total_height = column_width * len(columns), _HEAD + max(heights)
-    with styled():
-        figure = Figure(figsize=(total_width, total_height), dpi=_PAPER_DPI)
-        figure.text(0.02 / total_width, 1 - 0.03 / total_height, title, va="top", fontsize=7, color="0.3", parse_math=False)
-        for number, column in enumerate(columns):
-            y = _HEAD
+    count = len(blocks[0].rows[0].images)
+    wanted = _attacks(blocks)
+    head = _LINE * (1 + len(wrap(caption, paper.letters()))) if paper.captioned else 0.02
+    while (layout := _layout(blocks, count, paper, head)).height > _PAGE and sum(len(block.rows) for block in blocks) > 2:
+        blocks = _without_least(blocks)
+    left_out = wanted - _attacks(blocks)
+    column_width = paper.width / len(layout.columns)
+    with styled(paper):
+        figure = Figure(figsize=(paper.width, layout.height), dpi=_DPI)
+        for number, column in enumerate(layout.columns):
+            y = head
             for block in column:
-                for row in block:
-                    left = number * column_width
-                    middle = 1 - (y + height / 2) / total_height
-                    x = (left + _LABEL - 0.05) / total_width
-                    figure.text(x, middle, row.label, ha="right", va="center", fontsize=6, parse_math=False, linespacing=1.1)
-                    for place, image in enumerate(row.images):
-                        corner = left + _LABEL + place * (width + _PAPER_GAP)
-                        # On whole pixels, or else they would be of unequal size.
-                        corner, top = (round(value * _PAPER_DPI) / _PAPER_DPI for value in (corner, y))
-                        box = (
-                            corner / total_width,
-                            1 - (top + height) / total_height,
-                            width / total_width,
-                            height / total_height,
-                        )
-                        _place(figure, box, _Cell(image), factor, absent=row.absent)
-                        if row.captions:
-                            where = (corner + width / 2) / total_width, 1 - (top + height + 0.01) / total_height
-                            figure.text(*where, row.captions[place], ha="center", va="top", fontsize=5)
-                    y += _row_height(row, height)
-                y += 0.08
-    return figure
+                for row in block.rows:
+                    _draw_row(figure, row.label, row.images, row.captions, (number * column_width, y), layout.cell)
+                    y += _row_height(bool(row.captions), layout.cell)
+                y += _BLOCK_GAP
+        add_caption(figure, caption, paper)
+    return figure, left_out
 
 
-def _row_height(row: GalleryRow, height: float) -> float:
-    return height + _PAPER_GAP + (_CAPTION if row.captions else 0)
+def _attacks(blocks: Sequence[GalleryBlock]) -> int:
+    return sum(row.leakage is not None for block in blocks for row in block.rows)
 
 
-def _columns(blocks: Sequence[Sequence[GalleryRow]]) -> list[list[Sequence[GalleryRow]]]:
-    """One column, or two of about the same number of rows where there are more than ten."""
-    total = sum(map(len, blocks))
-    if total <= 10 or len(blocks) == 1:
-        return [list(blocks)]
-    sums = [sum(map(len, blocks[:place])) for place in range(1, len(blocks))]
-    split = 1 + min(range(len(sums)), key=lambda place: abs(2 * sums[place] - total))
-    return [list(blocks[:split]), list(blocks[split:])]
+def _layout(blocks: Sequence[GalleryBlock], count: int, paper: Paper, head: float) -> _Layout:
+    """The largest images with which all rows fit a page, else the smallest."""
+    # Two columns where there are many rows; of what fits the width the largest images that fit the height, else the smallest.
+    cells = _cells(blocks)
+    many = sum(len(block.rows) for block in blocks) > _MANY
+    tried = []
+    for wide in (2, 1) if many and _width(count, cells[-1]) * 2 <= paper.width else (1,):
+        for cell in (cell for cell in cells if cell == cells[-1] or _width(count, cell) * wide <= paper.width):
+            columns = _split(blocks, wide, cell)
+            tried.append(_Layout(cell, columns, head + max(_height(column, cell) for column in columns)))
+            if tried[-1].height <= _PAGE:
+                return tried[-1]
+    return min(tried, key=lambda layout: layout.height)
 
 
-def _gallery(
-    cells: list[list[_Cell]],
-    names: Sequence[str],
-    heads: Sequence[str],
-    *,
-    groups: Sequence[tuple[int, str]],
-    title: str,
-    side: int,
-) -> Figure:
-    """Draws a table of images; `groups` are headings over two columns each, by their first column."""
-    sample = next(cell.image for cell in cells[0] if cell.image is not None)
-    factor = max(1, round(side / max(sample.shape[:2])))
-    height, width = (factor * length for length in sample.shape[:2])
-    lines = max(cell.caption.count("\n") + 1 if cell.caption else 0 for row in cells for cell in row)
-    pitch_x, pitch_y = width + _GAP, height + _LINE * lines + _GAP
-    left = _MARGIN + _ROW_NAME
-    top = _MARGIN + _TITLE + _LINE * (2 if groups else 1) + 4
-    firsts = [column for column, _ in groups]
-    xs = [left + pitch_x * column + _GROUP_GAP * sum(first <= column for first in firsts) for column in range(len(heads))]
-    total_width = xs[-1] + width + _MARGIN
-    total_height = top + pitch_y * len(cells) - _GAP + _MARGIN
-    with styled():
-        figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
-
-        def write(x: float, y: float, text: str, **how: Any) -> None:
-            figure.text(x / total_width, 1 - y / total_height, text, **how)
-
-        write(left, _MARGIN, title, va="top", fontsize=10, fontweight="bold")
-        for column, head in enumerate(heads):
-            write(xs[column] + width / 2, top - 4, head, va="bottom", ha="center", color="0.3")
-        for column, group in groups:
-            write(xs[column] + width + _GAP / 2, top - 4 - _LINE, group, va="bottom", ha="center", fontweight="bold")
-        for place, (row, name) in enumerate(zip(cells, names, strict=True)):
-            y = top + pitch_y * place
-            write(left - 5, y + height / 2, _shortened(name), va="center", ha="right", rotation=90)
-            for column, cell in enumerate(row):
-                x = xs[column]
-                box = (x / total_width, 1 - (y + height) / total_height, width / total_width, height / total_height)
-                _place(figure, box, cell, factor)
-                write(x + width / 2, y + height + 3, cell.caption, va="top", ha="center", fontsize=7.5)
-    return figure
+def _width(count: int, cell: float) -> float:
+    return _LABEL + count * (cell + _GAP)
 
 
-def _place(figure: Figure, box: tuple[float, float, float, float], cell: _Cell, factor: int, *, absent: str = "failed") -> None:
-    axes = figure.add_axes(box)
-    if cell.image is None:
-        axes.set(xticks=[], yticks=[], facecolor="0.94")
-        axes.spines[:].set_visible(False)
-        axes.text(0.5, 0.5, absent, ha="center", va="center", color="0.4", transform=axes.transAxes)
-        return
-    axes.set_axis_off()
-    # Enlarged here and drawn one to one: matplotlib's own nearest neighbour makes pixels of unequal size.
-    axes.imshow(cell.image.repeat(factor, axis=0).repeat(factor, axis=1), aspect="auto")
+def _cells(blocks: Sequence[GalleryBlock]) -> list[float]:
+    """Sides of an image in inches, largest first: whole multiples of its own pixels, or, of large images, fixed ones."""
+    side = max(image.shape[0] for block in blocks for row in block.rows for image in row.images if image is not None)
+    low, high = _DOTS
+    dots = [factor * side for factor in range(high // side, 0, -1) if factor * side >= low] or [high, 120, low]
+    return [count / _DPI for count in dots]
 
 
-def _shortened(name: str) -> str:
-    half = (_LONGEST_NAME - 1) // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
+def _height(column: Sequence[GalleryBlock], cell: float) -> float:
+    return sum(_row_height(bool(row.captions), cell) for block in column for row in block.rows) + _BLOCK_GAP * len(column)
+
+
+def _row_height(captioned: bool, cell: float) -> float:
+    return cell + _GAP + (_CAPTION if captioned else 0)
+
+
+def _split(blocks: Sequence[GalleryBlock], columns: int, cell: float) -> tuple[tuple[GalleryBlock, ...], ...]:
+    """One column, or two of about the same height; the originals stand above the first."""
+    if columns < 2 or len(blocks) < 4:
+        return (tuple(blocks),)
+    heights = [max(_height(part, cell) for part in (blocks[:place], blocks[place:])) for place in range(1, len(blocks))]
+    place = 1 + heights.index(min(heights))
+    return tuple(blocks[:place]), tuple(blocks[place:])
+
+
+def _without_least(blocks: Sequence[GalleryBlock]) -> list[GalleryBlock]:
+    """Without the row that leaks least; a client's view goes with the last attack on it."""
+    scored = [(row.leakage, block.name, row) for block in blocks for row in block.rows if row.leakage is not None]
+    if not scored:
+        return list(blocks[:-1])
+    _, name, least = min(scored, key=lambda entry: entry[0])
+    kept = [
+        replace(block, rows=tuple(row for row in block.rows if row is not least)) if block.name == name else block
+        for block in blocks
+    ]
+    return [block for block in kept if not block.is_attacked or any(row.leakage is not None for row in block.rows)]
+
+
+def _draw_row(
+    figure: Figure,
+    label: str,
+    images: Sequence[Pixels | None],
+    captions: Sequence[str],
+    corner: tuple[float, float],
+    cell: float,
+) -> None:
+    """One row; `corner` is its upper left one, in inches from the page's."""
+    width, height = figure.get_size_inches()
+    left, top = corner
+    middle = 1 - (top + cell / 2) / height
+    label_at = ((left + _LABEL - 0.06) / width, middle)
+    figure.text(*label_at, label, ha="right", va="center", fontsize=SMALLEST, parse_math=False, linespacing=1.05)
+    for place, image in enumerate(images):
+        # On whole pixels, or else they would be of unequal size.
+        x, y = (round(value * _DPI) / _DPI for value in (left + _LABEL + place * (cell + _GAP), top))
+        shown, side = _sized(image, cell)
+        box = (x / width, 1 - (y + side) / height, side / width, side / height)
+        place_image(figure, box, shown, absent="failed")
+        if captions:
+            at = ((x + cell / 2) / width, 1 - (y + cell + 0.015) / height)
+            figure.text(*at, captions[place], ha="center", va="top", fontsize=SMALLEST)
+
+
+def _sized(image: Pixels | None, cell: float) -> tuple[Pixels | None, float]:
+    """An image in the dots of the figure, and its side in inches."""
+    dots = round(cell * _DPI)
+    if image is None:
+        return None, cell
+    side = max(image.shape[:2])
+    if side > dots:
+        reduced = Image.fromarray(image).resize((dots, dots), Image.Resampling.BOX)
+        return np.asarray(reduced), cell
+    factor = max(1, dots // side)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1), factor * side / _DPI
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The cases of the one setting with most of them."""
+    found = gallery_cases(request.cases(), images=request.images, rows_by=request.rows, data=request.data)
+    figure, left_out = gallery_figure(found.blocks, caption=found.caption, paper=request.paper)
+    notes = list(found.notes)
+    if left_out:
+        notes.append(
+            f"{left_out} attacks that leak least are left out, a page holds no more; choose with --rows, --images or --where"
+        )
+    return Drawn(figure, tuple(notes))

@@ -1,18 +1,25 @@
-"""Which parameters give the image away: GradViT restricted to the gradients of one group of parameters at a time."""
+"""Which parameters give the image away: GradViT restricted to one group of parameters at a time, by layer and kind."""
 
 import re
+from dataclasses import replace
+from itertools import product
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.plots.dots import draw_dots
+from privbench.plots.heat import draw_heat
+from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import TEXT_WIDTH, metric_label, styled
+from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
+from privbench.scoring import registered_metric
 
 __all__ = ["leakage_map_figure", "leakage_map_points"]
 
 _GROUPS = ("all", "first-block", "embedding", "patch-embedding", "position", "attention", "mlp", "norm", "head")
+_WHOLE = "all kinds"
+_EVERYWHERE = "all layers"
 
 
 def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame:
@@ -23,8 +30,8 @@ def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFr
         metric: Name of the leakage metric.
 
     Returns:
-        `name` (the group), `mean`, `low`, `high`, `n` and the columns of the setting: sets of groups first, then parts of the
-        network, then blocks from the first to the last.
+        `name` (the group), `layer` and `kind` (its cell in the map), `mean`, `low`, `high`, `n` and the columns of the
+        setting: sets of groups first, then parts of the network, then blocks from the first to the last.
 
     Raises:
         UserError: Fewer than two groups, or none has the metric.
@@ -45,22 +52,74 @@ def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFr
             "a leakage map needs gradvit records without defense that differ in attack.layers alone; make some with "
             "`privbench run --defense none --set attack.layers=embedding`, and with attack.layers=all, on the same images"
         )
-    return chosen.assign(order=chosen["name"].map(_order)).sort_values("order", ignore_index=True).drop(columns="order")
+    chosen = chosen.assign(order=chosen["name"].map(_order)).sort_values("order", ignore_index=True).drop(columns="order")
+    layers, kinds = zip(*map(_cell, chosen["name"]), strict=True)
+    return chosen.assign(layer=layers, kind=kinds)
 
 
 def _order(name: str) -> tuple[int, int, str]:
     if name in _GROUPS:
         return 0, _GROUPS.index(name), ""
-    number = re.search(r"\d+$", name)
+    number = re.search(r"\d+", name)
     return (2, int(number[0]), name) if number else (1, 0, name)
 
 
-def leakage_map_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
-    """Draws what `leakage_map_points` found, one row per group."""
-    with styled():
-        figure = Figure(figsize=(TEXT_WIDTH / 2 + 1, 0.8 + 0.24 * len(points)), layout="constrained")
+def _cell(name: str) -> tuple[str, str]:
+    """Where a group stands in the map: its layer and its kind."""
+    block = re.fullmatch(r"(block-\d+)(?:[-.](.+))?", name)
+    if block:
+        return block[1], block[2] or _WHOLE
+    if name in {"attention", "mlp", "norm"}:
+        return _EVERYWHERE, name
+    cells = {
+        "all": (_EVERYWHERE, _WHOLE),
+        "first-block": ("up to block-0", _WHOLE),
+        "embedding": ("embedding", _WHOLE),
+        "patch-embedding": ("embedding", "patches"),
+        "position": ("embedding", "positions"),
+        "head": ("head", _WHOLE),
+    }
+    return cells.get(name, (name, _WHOLE))
+
+
+def _layer_order(name: str) -> tuple[int, int]:
+    first = {"embedding": 0, "up to block-0": 1, "head": 3, _EVERYWHERE: 4}
+    number = re.fullmatch(r"block-(\d+)", name)
+    return (2, int(number[1])) if number else (first.get(name, 5), 0)
+
+
+def leakage_map_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = PAPER) -> Figure:
+    """Draws what `leakage_map_points` found as a heat map: layers by kinds; white where nothing was measured."""
+    layers = sorted(dict.fromkeys(points["layer"]), key=_layer_order)
+    known = [_WHOLE, "patches", "positions", "attention", "mlp", "norm"]
+    kinds = sorted(dict.fromkeys(points["kind"]), key=lambda kind: (known.index(kind) if kind in known else len(known), kind))
+    cells = points.set_index(["layer", "kind"])
+    values = np.full((len(layers), len(kinds)), np.nan)
+    for (row, layer), (column, kind) in product(enumerate(layers), enumerate(kinds)):
+        if (layer, kind) in cells.index:
+            values[row, column] = cells.loc[(layer, kind), "mean"]
+    width = min(paper.width, 1.7 + 0.85 * len(kinds))
+    texts = [[_cell_text(cells, layer, kind) for kind in kinds] for layer in layers]
+    with styled(paper):
+        figure = Figure(figsize=(width, 0.9 + 0.3 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
-        draw_dots(axes, points, names=list(points["name"]))
-        axes.set(xlabel=metric_label(metric), ylabel="gradients that are matched")
-        axes.set_title(setting_text(points), loc="left", fontsize=7, color="0.3")
+        leakier = registered_metric(metric).higher_is_leakier
+        shown = draw_heat(axes, values, texts, rows=layers, columns=kinds, higher_is_leakier=leakier)
+        axes.set_ylabel("gradients that are matched")
+        figure.colorbar(shown, ax=axes, label=metric_label(metric), shrink=0.9)
+        caption = f"GradViT by the gradients that it matches, {setting_text(points)}. In brackets: 95 % intervals."
+        add_caption(figure, caption, replace(paper, width=width))
     return figure
+
+
+def _cell_text(cells: pd.DataFrame, layer: str, kind: str) -> str:
+    if (layer, kind) not in cells.index:
+        return ""
+    mean, low, high = cells.loc[[(layer, kind)], ["mean", "low", "high"]].iloc[0]
+    return f"{mean:.3g}\n[{low:.3g}, {high:.3g}]"
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The groups of parameters that were attacked alone."""
+    points = leakage_map_points(request.cases(), metric=request.metric)
+    return Drawn(leakage_map_figure(points, metric=request.metric, paper=request.paper))

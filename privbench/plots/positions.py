@@ -4,23 +4,34 @@ The study of MJP (Ren et al., CVPR 2023, figures of PE similarity and PCA; regre
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
+from pathlib import Path
 from textwrap import fill
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privbench.core import UserError
+from privbench.core import UserError, build_defense, resolve_defense
+from privbench.models import DEFAULT_MODEL, load_state, load_victim, resolve_victim
 from privbench.plots.dots import draw_dots
-from privbench.plots.style import TEXT_WIDTH, styled
+from privbench.plots.request import Drawn, FigureRequest
+from privbench.plots.style import PAPER, Paper, add_caption, styled
 from privbench.scoring import bootstrap_interval, position_errors
 
-__all__ = ["PositionTable", "position_likeness", "position_points", "position_projection", "positions_figure"]
+__all__ = [
+    "PositionTable",
+    "position_likeness",
+    "position_points",
+    "position_projection",
+    "position_tables",
+    "positions_figure",
+]
 
 Matrix = NDArray[np.float64]
 
@@ -99,43 +110,50 @@ def position_points(tables: Sequence[PositionTable], *, seed: int = 0) -> pd.Dat
     return pd.DataFrame(points)
 
 
-def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame) -> Figure:
+def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame, *, paper: Paper = PAPER) -> Figure:
     """Draws, for each victim, similarity maps and projection, and below the regression errors of all.
 
     Args:
         tables: At least one.
         points: Of `position_points`, in the same order.
+        paper: What for.
     """
-    with styled():
-        # Two victims are drawn no larger than three.
-        width = min(TEXT_WIDTH / len(tables), 2.2)
-        page = min(TEXT_WIDTH, width * len(tables) + 0.8)
+    with styled(paper):
+        # Two victims are drawn no larger than three; in one column two stand beside each other.
+        across = min(len(tables), 2 if paper.is_single else 4)
+        down = -(-len(tables) // across)
+        width = min(paper.width / across, 2.2)
+        page = min(paper.width, width * across + 0.8)
         # Names and captions stay as wide as their panel.
         letters = int(width * 10)
-        figure = Figure(figsize=(page, 2 * width + 1.35 + 0.22 * len(tables)), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * width + 0.3, 0.9 + 0.22 * len(tables)])[:, 0]
-        panels = top.subplots(2, len(tables), squeeze=False)
-        for column, (panel, table) in enumerate(zip(panels[0], tables, strict=True)):
+        above = down * (2 * width + 0.3)
+        figure = Figure(figsize=(page, above + 1.2 + 0.22 * len(tables)), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[above, 0.9 + 0.22 * len(tables)])[:, 0]
+        panels = top.subplots(2 * down, across, squeeze=False)
+        for place, table in enumerate(tables):
+            row, column = divmod(place, across)
+            panel, plane_panel = panels[2 * row, column], panels[2 * row + 1, column]
             shown = panel.imshow(_tiles(table), vmin=-1, vmax=1, cmap="gray")
             panel.set(xticks=[], yticks=[])
             panel.set_title(fill(table.name, letters), parse_math=False, fontsize=8)
             panel.set_xlabel(fill("similarity of each row to all", 2 * letters), fontsize=7)
             plane, shares = position_projection(table)
-            _mesh(panels[1, column], plane, table.grid)
-            panels[1, column].set_xlabel(
-                fill(f"two components, {shares.sum():.0%} of the variance", 2 * letters - 6), fontsize=7
-            )
-        top.colorbar(shown, ax=list(panels[0]), shrink=0.8, label="cosine")
+            _mesh(plane_panel, plane, table.grid)
+            words = f"two components, {shares.sum():.0%} of the variance"
+            plane_panel.set_xlabel(fill(words, max(12, 2 * letters - 6)), fontsize=7)
+        for panel in panels.T.reshape(across, down, 2)[:, -1][len(tables) - (down - 1) * across :].ravel():
+            panel.set_axis_off()
+        top.colorbar(shown, ax=list(panels[::2].ravel()), shrink=0.8, label="cosine")
         axes = bottom.subplots()
         draw_dots(axes, points, names=list(points["name"]))
         for name, chance in zip(points["name"], points["chance"], strict=True):
             place = list(points["name"]).index(name)
             axes.plot([chance, chance], [place - 0.35, place + 0.35], color="0.5", linestyle=":", linewidth=1.2)
         axes.set_xlim(0, None)
+        axes.set_xlabel("error of a linear regression to the place, patches\n(dotted: always the centre)")
         number = ", ".join(map(str, sorted(set(points["n"]))))
-        axes.set_xlabel(
-            f"error of a linear regression to the place, patches\n(n = {number} positions; dotted: always the centre)"
-        )
+        caption = f"What position embeddings encode, n = {number} positions. Bars: 95 % intervals."
+        add_caption(figure, caption, replace(paper, width=page))
     return figure
 
 
@@ -159,3 +177,29 @@ def _mesh(panel: Axes, plane: Matrix, grid: tuple[int, int]) -> None:
     panel.plot(*points[0, 0], "s", color="black", markersize=4)
     panel.set(xticks=[], yticks=[])
     panel.set_aspect("equal", adjustable="datalim")
+
+
+def position_tables(*weights: Path) -> list[PositionTable]:
+    """The position rows of the embedded victims that have any, then those of weights files.
+
+    Raises:
+        UserError: A file cannot be read, or has no learned position embedding.
+    """
+    tables = []
+    for name in ("none", "mjp"):
+        defense = build_defense(resolve_defense(name))
+        spec = resolve_victim(DEFAULT_MODEL, "embedded", defense)
+        state = load_victim(spec, defense, generator=torch.Generator().manual_seed(0)).state_dict()
+        tables.append(PositionTable.of_state(f"{name} (embedded)", state))
+    return [*tables, *(PositionTable.of_state(path.stem, load_state(path)) for path in weights)]
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The embedded victims and those of the weights files that are asked for."""
+    tables = position_tables(*request.weights)
+    points = position_points(tables)
+    notes = [
+        f"{name}: error {mean:.3f} patches [{low:.3f}, {high:.3f}]"
+        for name, mean, low, high in points[["name", "mean", "low", "high"]].itertuples(index=False)
+    ]
+    return Drawn(positions_figure(tables, points, paper=request.paper), tuple(notes))

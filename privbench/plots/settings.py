@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
+from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, setting_text
-from privbench.plots.style import TEXT_WIDTH, look, metric_label, styled
+from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 
 __all__ = ["SETTING_AXES", "settings_figure", "settings_points"]
 
@@ -84,29 +86,37 @@ def _told_apart(points: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def settings_figure(points: pd.DataFrame, *, metric: str = "psnr") -> Figure:
-    """Draws what `settings_points` found, one panel for each of the four that was varied."""
+def settings_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = PAPER) -> Figure:
+    """Draws what `settings_points` found, one panel for each of the four that was varied; two rows of them in one column."""
     axes_found = [axis for axis in SETTING_AXES if axis in set(points["axis"])]
     series = list(dict.fromkeys(points["series"]))
-    with styled():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.4 + 0.14 * len(series)), layout="constrained")
+    letters = paper.letters(0.9)
+    named = {name: fill(name, letters - 8) for name in series}
+    points = points.assign(series=points["series"].map(named))
+    rows = len(axes_found) if paper.is_single else 1
+    with styled(paper):
+        lines = sum(name.count("\n") + 1 for name in named.values())
+        figure = Figure(figsize=(paper.width, 1.0 + 1.5 * rows + 0.12 * lines), layout="constrained")
         # Words need more room than numbers.
         widths = [
-            1 + (1 if axis in _NUMBERS else 1.5) * points.loc[points["axis"] == axis, "value"].nunique() for axis in axes_found
+            1 + (1 if axis in _NUMBERS else 1.6) * points.loc[points["axis"] == axis, "value"].nunique() for axis in axes_found
         ]
-        panels = figure.subplots(1, len(axes_found), sharey=True, squeeze=False, width_ratios=widths)[0]
-        figure.suptitle(
-            f"{setting_text(points)}; below each point the number of images", x=0.01, ha="left", fontsize=7, color="0.3"
-        )
+        panels = figure.subplots(
+            rows, len(axes_found) // rows, sharey=True, squeeze=False, width_ratios=None if paper.is_single else widths
+        ).ravel()
         for panel, axis in zip(panels, axes_found, strict=True):
-            _panel(panel, points[points["axis"] == axis], axis, series)
-        panels[0].set_ylabel(metric_label(metric).replace(" (", "\n("))
-        handles = {}
-        for panel in panels:
-            handles.update(dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)))
-        for text in figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2).get_texts():
-            text.set_parse_math(False)
+            _panel(panel, points[points["axis"] == axis], axis, list(named.values()))
+        for panel in panels[:: len(axes_found) // rows]:
+            panel.set_ylabel(metric_label(metric).replace(" (", "\n("))
+        add_caption(figure, f"{setting_text(points)}; below each point the number of images. Bars: 95 % intervals.", paper)
+        literal_legend(figure, letters=letters)
     return figure
+
+
+def draw(request: FigureRequest) -> Drawn:
+    """The cases that differ in one of the four alone."""
+    points = settings_points(request.cases(), metric=request.metric)
+    return Drawn(settings_figure(points, metric=request.metric, paper=request.paper))
 
 
 def _panel(panel: Axes, points: pd.DataFrame, axis: str, series: list[str]) -> None:
@@ -121,7 +131,8 @@ def _panel(panel: Axes, points: pd.DataFrame, axis: str, series: list[str]) -> N
         panel.errorbar(x, curve["mean"], yerr=errors, elinewidth=0.8, label=name, **look(series.index(name)).line)
     panel.set_xticks(range(len(values)))
     numbers = [points.loc[points["value"] == value, "n"] for value in values]
-    panel.set_xticklabels([f"{_short(value)}\n({_range(n)})" for value, n in zip(values, numbers, strict=True)])
+    labels = [f"{_short(value)}\n({_range(n)})" for value, n in zip(values, numbers, strict=True)]
+    panel.set_xticklabels(labels, fontsize=SMALLEST)
     panel.set_title(SETTING_AXES[axis], fontsize=8)
     panel.set(xlim=(-0.5, len(values) - 0.5))
     panel.grid(axis="y", color="0.92", linewidth=0.6)

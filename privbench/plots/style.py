@@ -1,25 +1,30 @@
-"""The one style of all figures, and figures as files."""
+"""The one style of all figures, the paper they are drawn for, and figures as files."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from typing import Any
+from textwrap import wrap
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from privbench import __version__
 from privbench.scoring import registered_metric
 
 __all__ = [
     "COLUMN_WIDTH",
-    "COMBINATIONS",
     "LOOKS",
+    "PAPER",
+    "SMALLEST",
     "TEXT_WIDTH",
     "Look",
-    "coloured_look",
+    "Paper",
+    "add_caption",
+    "caption_of",
     "figure_bytes",
     "figure_png",
     "literal_legend",
@@ -28,10 +33,42 @@ __all__ = [
     "styled",
 ]
 
-COLUMN_WIDTH = 3.3
+COLUMN_WIDTH = 3.25
 """One column of a two-column paper, in inches."""
 TEXT_WIDTH = 6.8
 """Both columns, in inches."""
+SMALLEST = 6.5
+"""No letter of a figure is smaller, in points."""
+_LETTERS = {"sans": 20, "serif": 24}
+"""So many of the smallest letters stand on an inch."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a figure is drawn for.
+
+    Attributes:
+        width: In inches; `COLUMN_WIDTH` or `TEXT_WIDTH`.
+        font: `sans` or `serif`.
+        captioned: Whether the caption stands in the figure; a paper has its own.
+    """
+
+    width: float = TEXT_WIDTH
+    font: Literal["sans", "serif"] = "sans"
+    captioned: bool = True
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one column, where legends go below and names are broken."""
+        return self.width < 5
+
+    def letters(self, share: float = 1.0) -> int:
+        """How many of the smallest letters stand on a share of the width."""
+        return int(_LETTERS[self.font] * self.width * share)
+
+
+PAPER = Paper()
+"""Both columns, without serifs, with the caption."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +112,6 @@ def look(place: int) -> Look:
     return Look(f"C{place % _COLOURS}", _MARKERS[place % len(_MARKERS)], filled, _DASHES[place % len(_DASHES)])
 
 
-_COMBINATIONS = (
-    *((0, "o"), (1, "s"), (2, "D"), (3, "^"), (4, "X"), (5, "v"), (6, "*")),
-    *((0, "P"), (1, "<"), (2, ">"), (3, "o"), (4, "o"), (5, "s"), (6, "^")),
-    *((0, "^"), (1, "*"), (2, "o"), (3, "X"), (4, "v"), (5, "*"), (6, "s")),
-)
-"""Colour and marker; no marker returns within the first ten, and none within a colour or those that look like it."""
-COMBINATIONS = len(_COMBINATIONS)
-"""So many series differ in colour or marker, the first ten of them without colour."""
-
-
-def coloured_look(place: int) -> Look:
-    """The look of a series by its place where filling means something else; filled."""
-    colour, marker = _COMBINATIONS[place % COMBINATIONS]
-    return Look(f"C{colour}", marker, True, "-")
-
-
 def metric_label(name: str) -> str:
     """A metric as an axis names it: name, unit, and which way more leaks.
 
@@ -104,39 +125,84 @@ def metric_label(name: str) -> str:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(paper: Paper = PAPER) -> Iterator[None]:
     """Applies the style inside the block and leaves matplotlib's settings as they were."""
     with as_file(files("privbench.plots") / "style.mplstyle") as path, mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(mpl.rc_params_from_file(path, use_default_template=False))
+        mpl.rcParams["font.family"] = "serif" if paper.font == "serif" else "sans-serif"
         yield
 
 
-def literal_legend(axes: Axes, *, size: float | None = None) -> None:
-    """A legend to the right of the axes; names stand as they are, a dollar sign in them starts no formula."""
-    for text in axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=size).get_texts():
+def add_caption(figure: Figure, text: str, paper: Paper) -> None:
+    """Gives a figure its caption, above it where the paper wants it there; `caption_of` reads it back either way."""
+    figure.set_label(text)
+    if paper.captioned:
+        shown = "\n".join(wrap(text, paper.letters()))
+        # Without a layout that makes room for it, the caption stands at the upper edge.
+        where = {} if figure.get_layout_engine() is not None else {"y": 1 - 0.04 / figure.get_size_inches()[1]}
+        figure.suptitle(shown, x=0.01, ha="left", fontsize=SMALLEST, color="0.3", parse_math=False, **where)
+
+
+def caption_of(figure: Figure) -> str:
+    """What `add_caption` gave, in one paragraph."""
+    return " ".join(str(figure.get_label()).split())
+
+
+def literal_legend(place: Axes | Figure, *, title: str | None = None, size: float = 7, letters: int = 100) -> None:
+    """One legend of all series, to the right of axes or below a figure; a dollar sign in a name starts no formula.
+
+    Args:
+        place: Axes, or a figure of which every series of every panel is named once.
+        title: Stands above the names.
+        size: Of the font, in points.
+        letters: Below a figure, so many letters stand beside each other.
+    """
+    panels = place.axes if isinstance(place, Figure) else [place]
+    named: dict[str, Any] = {}
+    for panel in panels:
+        named.update(dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)))
+    if not named:
+        return
+    where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    if isinstance(place, Figure):
+        columns = next(columns for columns in (4, 3, 2, 1) if columns == 1 or (max(map(len, named)) + 6) * columns <= letters)
+        where = {"loc": "outside lower center", "ncols": min(columns, len(named)), "columnspacing": 1.0}
+    legend = place.legend(
+        list(named.values()), list(named), **where, frameon=False, fontsize=size, title=title, title_fontsize=size
+    )
+    for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-_WITHOUT_SOFTWARE = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Creator": None, "Date": None},
-}
-"""Without the name and version of the software, and the time, the bytes depend on the picture alone."""
-
-
-def figure_bytes(figure: Figure, form: str) -> bytes:
+def figure_bytes(figure: Figure, form: str, *, title: str = "", paper: Paper = PAPER) -> bytes:
     """A figure as the content of a file; equal figures give equal bytes.
 
     Args:
         figure: What to draw.
         form: `png`, `pdf` or `svg`.
+        title: Goes with the caption into the file's metadata.
+        paper: What it was drawn for.
     """
     buffer = io.BytesIO()
-    with styled(), mpl.rc_context({"svg.hashsalt": "privbench"}):
-        figure.savefig(buffer, format=form, metadata=_WITHOUT_SOFTWARE[form])
+    with styled(paper), mpl.rc_context({"svg.hashsalt": "privbench"}):
+        figure.savefig(buffer, format=form, metadata=_metadata(form, title, caption_of(figure)))
     return buffer.getvalue()
+
+
+def _metadata(form: str, title: str, caption: str) -> dict[str, Any]:
+    """Without the time and the name of the drawing software, so that the bytes depend on the picture and privbench alone."""
+    maker = f"privbench {__version__}"
+    if form == "png":
+        return {"Software": None, **({"Title": title, "Description": caption, "Source": maker} if title else {})}
+    if form == "svg":
+        return {
+            "Creator": maker if title else None,
+            "Date": None,
+            **({"Title": title, "Description": caption} if title else {}),
+        }
+    named = {"Title": title, "Subject": caption, "Creator": maker, "Keywords": "privbench, gradient inversion, privacy"}
+    return {"Producer": None, "CreationDate": None, **(named if title else {"Creator": None})}
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from privbench.core import UserError
 from privbench.scoring import from_uint8, pair, psnr
 
-__all__ = ["SCORE", "TraceRow", "mean_trace", "scored_trace", "trace_csv"]
+__all__ = ["SCORE", "TraceRow", "mean_trace", "read_trace", "scored_trace", "trace_csv"]
 
 TraceRow = tuple[int, str, dict[str, float]]
 """Step, phase, and the losses by name."""
@@ -61,6 +61,28 @@ def trace_csv(batches: Iterable[Iterable[TraceRow]]) -> str:
     return buffer.getvalue()
 
 
+def read_trace(path: Path) -> pd.DataFrame:
+    """Reads a trace.
+
+    Args:
+        path: A file that `trace_csv` made.
+
+    Returns:
+        Columns `batch`, `step`, `phase` and one per loss; NaN where a loss was not reported or is not finite.
+
+    Raises:
+        UserError: The file cannot be read or is no trace.
+    """
+    try:
+        rows = pd.read_csv(path, dtype={"phase": str}, keep_default_na=False, na_values=[""])
+        losses = rows.drop(columns=["batch", "step", "phase"]).astype(float)
+        numbers = rows[["batch", "step"]].astype(int)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot read the loss trace {path}: {reason}; compute the case again with --force") from None
+    return pd.concat([numbers, rows["phase"].fillna(""), losses.where(np.isfinite(losses))], axis=1)
+
+
 def mean_trace(path: Path) -> pd.DataFrame:
     """Reads a trace and takes the mean of each loss over the client batches that reported it.
 
@@ -74,13 +96,8 @@ def mean_trace(path: Path) -> pd.DataFrame:
     Raises:
         UserError: The file cannot be read or is no trace.
     """
-    try:
-        rows = pd.read_csv(path, dtype={"phase": str}, keep_default_na=False, na_values=[""])
-        losses = rows.drop(columns=["batch", "step", "phase"]).astype(float)
-        steps = rows["step"].astype(int)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"cannot read the loss trace {path}: {reason}; compute the case again with --force") from None
-    means = losses.where(np.isfinite(losses)).groupby(steps).mean().dropna(axis="columns", how="all")
-    means.insert(0, "phase", rows["phase"].fillna("").groupby(steps).first())
+    rows = read_trace(path)
+    losses = rows.drop(columns=["batch", "step", "phase"])
+    means = losses.groupby(rows["step"]).mean().dropna(axis="columns", how="all")
+    means.insert(0, "phase", rows["phase"].groupby(rows["step"]).first())
     return means

@@ -12,7 +12,7 @@ from privbench.analysis.leaderboard import write_leaderboard
 from privbench.analysis.overview import overview
 from privbench.analysis.yardstick_files import calibration_name
 from privbench.core import Calibration, Identification, Interval, Price, Record, resolve_defense
-from privbench.plots import PositionTable, position_points
+from privbench.plots.positions import PositionTable, position_points
 from privbench.store.layout import find_records
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -10,7 +10,7 @@ from click.testing import Result
 
 from privbench.analysis.cases import case_table, price_table
 from privbench.core import Record
-from privbench.plots.names import FIGURES
+from privbench.plots.registry import FIGURES
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 Privbench = Callable[..., Result]
@@ -95,7 +95,7 @@ def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
         (("ablation",), "give the folder where they lie"),
         (("front", "FOLDER", "--weights", "x"), "figure front takes no --weights; accepted by: positions"),
         (("front", "FOLDER", "--images", "2"), "figure front takes no --images; accepted by: gallery"),
-        (("gallery", "FOLDER", "--metric", "psnr"), "figure gallery takes no --metric; accepted by: ablation, "),
+        (("gallery", "FOLDER", "--metric", "psnr"), "figure gallery takes no --metric; accepted by: "),
         (("positions", "--weights", "none.safetensors"), "there is no weights file none.safetensors"),
     ],
 )

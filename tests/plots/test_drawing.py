@@ -1,6 +1,7 @@
 """Every figure is drawn as vector and pixels, the same bytes from the same points, and its series differ without colour."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,27 +9,20 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from privbench.plots import (
-    GalleryRow,
-    ablation_figure,
-    ablation_points,
-    architectures_figure,
-    architectures_points,
-    cases_figure,
-    figure_bytes,
-    leakage_map_figure,
-    leakage_map_points,
-    mask_ratio_figure,
-    mask_ratio_points,
-    position_points,
-    positions_figure,
-    settings_figure,
-    settings_points,
-    trajectories_figure,
-    trajectories_points,
-)
-from privbench.plots.style import LOOKS, look
+from privbench.plots.ablation import ablation_figure, ablation_points
+from privbench.plots.architectures import architectures_figure, architectures_points
+from privbench.plots.gallery import gallery_figure
+from privbench.plots.gallery_cases import GalleryBlock, GalleryRow
+from privbench.plots.leakage_map import leakage_map_figure, leakage_map_points
+from privbench.plots.mask_ratio import mask_ratio_figure, mask_ratio_points
+from privbench.plots.matrix import matrix_figure, matrix_points
+from privbench.plots.positions import position_points, positions_figure
+from privbench.plots.settings import settings_figure, settings_points
+from privbench.plots.strip import strip_figure
+from privbench.plots.style import COLUMN_WIDTH, LOOKS, SMALLEST, Paper, caption_of, figure_bytes, look
+from privbench.plots.trajectories import trajectories_figure, trajectories_points
 from tests.plots.tables import LADDER, case, mjp, table
 from tests.plots.test_positions import ordered_table
 
@@ -46,6 +40,17 @@ SETTINGS = table(
     *(case(20 - 3 * place, attack=attack, batch_size=size) for attack in ("a$b", "c") for place, size in enumerate((1, 2, 32)))
 )
 MODELS = table(*(case(10, model=model, attack=attack) for model in "abc" for attack in ("dlg", "idlg")))
+DEFENDED = table(
+    case(30, attack="dlg"), case(25, attack="dlg", adversary="aware"), mjp(12, 0.5, attack="dlg"), mjp(11, 0.5, attack="idlg")
+)
+SCORES = pd.DataFrame(
+    [
+        {"defense": name, "family": family, "score": score, "mean": 20.0, "n": 3, "model": "vit", "weights": "embedded",
+         "dataset": "cifar10", "batch_size": 1}
+        for name, family in (("none", "none"), ("mjp, mask ratio 0.5", "input"))
+        for score in (10.0, 20.0, 90.0)
+    ]
+)  # fmt: skip
 LAYERS = table(*(case(10 + place, parameters={"layers": name}) for place, name in enumerate(("all", "embedding", "head"))))
 
 
@@ -53,29 +58,87 @@ def traces() -> dict[str, pd.DataFrame]:
     steps = np.arange(10, 210, 10)
     phases = np.where(steps > 100, "late", "early")
     return {
-        name: pd.DataFrame({"phase": phases, "gradient": 1 / steps, "psnr": steps / factor}, index=pd.Index(steps, name="step"))
+        name: pd.concat(
+            [
+                pd.DataFrame(
+                    {"batch": batch, "step": steps, "phase": phases, "gradient": (1 + batch) / steps, "psnr": steps / factor}
+                )
+                for batch in range(3)
+            ]
+        )
         for factor, name in enumerate(("with", "without"), start=1)
     }
 
 
-def gallery() -> Figure:
+def gallery(**how: Any) -> Figure:
+    return gallery_figure(gallery_blocks(6), caption="a $title", **how)[0]
+
+
+def gallery_blocks(count: int) -> list[GalleryBlock]:
     images = list(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
-    rows = [GalleryRow("client's view", images), GalleryRow("gradvit\naware", [images[0], None], ["1 dB", "2 dB"])]
-    return cases_figure([[GalleryRow("original", images)], *[rows] * 6], title="a $title")
+    view = GalleryRow("client's view", images)
+    attacked = [GalleryRow(f"gradvit\n{place}", [images[0], None], ["1 dB", "2 dB"], float(place)) for place in range(count)]
+    blocks = [GalleryBlock(f"defense {place}", (view, row)) for place, row in enumerate(attacked)]
+    return [GalleryBlock("", (GalleryRow("original", images),)), *blocks]
 
 
-DRAWN: Mapping[str, Callable[[], Figure]] = {
-    "ablation": lambda: ablation_figure(ablation_points(table(*LADDER))),
-    "architectures": lambda: architectures_figure(architectures_points(MODELS)),
+DRAWN: Mapping[str, Callable[..., Figure]] = {
+    "ablation": lambda **how: ablation_figure(ablation_points(table(*LADDER)), **how),
+    "architectures": lambda **how: architectures_figure(architectures_points(MODELS), **how),
     "gallery": gallery,
-    "leakage-map": lambda: leakage_map_figure(leakage_map_points(LAYERS)),
-    "mask-ratio": lambda: mask_ratio_figure(
-        mask_ratio_points(MASKED), mask_ratio_points(MASKED), PRICES, metric="psnr", invariant_metric="psnr_patch"
+    "leakage-map": lambda **how: leakage_map_figure(leakage_map_points(LAYERS), **how),
+    "mask-ratio": lambda **how: mask_ratio_figure(
+        mask_ratio_points(MASKED), mask_ratio_points(MASKED), PRICES, metric="psnr", invariant_metric="psnr_patch", **how
     ),
-    "positions": lambda: positions_figure([ordered_table()] * 2, position_points([ordered_table()]).iloc[[0]].assign(n=16)),
-    "settings": lambda: settings_figure(settings_points(SETTINGS)),
-    "trajectories": lambda: trajectories_figure(trajectories_points(traces())),
+    "matrix": lambda **how: matrix_figure(matrix_points(DEFENDED), **how),
+    "strip": lambda **how: strip_figure(SCORES, **how),
+    "positions": lambda **how: positions_figure(
+        [ordered_table()] * 2, position_points([ordered_table()]).iloc[[0]].assign(n=16), **how
+    ),
+    "settings": lambda **how: settings_figure(settings_points(SETTINGS), **how),
+    "trajectories": lambda **how: trajectories_figure(trajectories_points(traces()), **how),
 }
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("paper", [Paper(COLUMN_WIDTH, "serif"), Paper(captioned=False)])
+def test_a_figure_fits_its_paper_in_its_font_with_nothing_below_the_smallest_size(name: str, paper: Paper) -> None:
+    figure = DRAWN[name](paper=paper)
+    figure.canvas.draw()
+    assert figure.get_size_inches()[0] <= paper.width
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text().strip() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= SMALLEST  # type: ignore[type-var]
+    assert {text.get_fontfamily()[0] for text in texts} == {"serif" if paper.font == "serif" else "sans-serif"}
+    assert bool(figure.get_suptitle()) is paper.captioned
+    assert caption_of(figure)
+
+
+def test_a_pdf_says_what_it_shows_and_not_when_it_was_made() -> None:
+    content = figure_bytes(DRAWN["ablation"](), "pdf", title="privbench ablation")
+    for key in (b"/Title", b"/Subject", b"/Creator"):
+        assert key in content
+    assert b"/CreationDate" not in content
+
+
+def test_a_gallery_is_at_most_a_page_and_leaves_out_what_leaks_least() -> None:
+    figure, left_out = gallery_figure(gallery_blocks(40), caption="")
+    assert figure.get_size_inches()[1] <= 9
+    shown = {text.get_text() for text in figure.texts}
+    assert 0 < left_out < 40
+    assert "gradvit\n39" in shown
+    assert "gradvit\n0" not in shown
+
+
+def test_a_heat_map_is_darker_where_more_is_given_away_whatever_the_direction() -> None:
+    for metric, dark in (("psnr", "none"), ("lpips", "mjp")):
+        rows = DEFENDED.rename(columns={f"psnr_{end}": f"{metric}_{end}" for end in ("mean", "ci_low", "ci_high")})
+        (axes, _) = matrix_figure(matrix_points(rows, metric=metric), metric=metric).axes
+        (image,) = axes.images
+        values = np.asarray(image.get_array())
+        light = [image.cmap(image.norm(value))[:3] for value in values[:, 0]]
+        names = [text.get_text() for text in axes.get_yticklabels()]
+        assert names == ["none", "mjp"]
+        assert names[int(np.argmin([sum(colour) for colour in light]))] == dark
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -121,16 +184,33 @@ def test_phases_are_marked_and_the_score_is_no_loss() -> None:
 
 
 def test_intervals_are_drawn() -> None:
-    (axes,) = DRAWN["leakage-map"]().axes
+    (axes,) = DRAWN["ablation"]().axes
     (bars,) = axes.collections
     assert isinstance(bars, LineCollection)
     segments = [np.asarray(segment) for segment in bars.get_segments()]
-    assert [sorted(part[:, 0].tolist()) for part in segments] == [[9, 12], [10, 13], [11, 14]]
+    assert [sorted(part[:, 0].tolist()) for part in segments][:2] == [[9, 12], [11, 14]]
+
+
+def test_a_leakage_map_has_a_cell_with_its_interval_for_each_group() -> None:
+    (axes, _) = DRAWN["leakage-map"]().axes
+    assert sorted(text.get_text() for text in axes.texts) == ["10\n[9, 12]", "11\n[10, 13]", "12\n[11, 14]"]
+    assert {text.get_text() for text in axes.get_yticklabels()} == {"all layers", "embedding", "head"}
+
+
+def test_images_that_are_back_break_the_axis_so_that_the_others_can_be_read() -> None:
+    rows = table(*(mjp(psnr, ratio) for psnr, ratio in ((90.0, 0.0), (22.0, 0.5), (12.0, 1.0))))
+    points = mask_ratio_points(rows)
+    figure = mask_ratio_figure(points, points, PRICES, metric="psnr", invariant_metric="psnr_patch")
+    upper, lower = figure.axes[:2]
+    assert upper.get_ylim()[0] >= 40 >= lower.get_ylim()[1] - 1
+    assert lower.get_ylim()[0] > 5
+    low = mask_ratio_points(rows[rows["psnr_mean"] < 40])
+    assert len(mask_ratio_figure(low, low, PRICES, metric="psnr", invariant_metric="psnr_patch").axes) == 4
 
 
 def test_prices_of_other_victims_than_the_attacked_are_left_out() -> None:
     points = mask_ratio_points(MASKED)
     figure = mask_ratio_figure(points, points, PRICES, metric="psnr", invariant_metric="psnr_patch")
     labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
-    assert {"none", "mjp"} <= labels
-    assert "sign" not in labels
+    assert {"victim trained with none", "victim trained with mjp"} <= labels
+    assert "victim trained with sign" not in labels

@@ -1,7 +1,6 @@
 """The front takes the leakiest row of each setting, and a point is on it exactly when nothing beats it on both sides."""
 
 import io
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from PIL import Image
 
 from privbench.analysis.cases import case_table
 from privbench.cli import main
-from privbench.core import UserError
-from privbench.plots import FRONT_SETTING, figure_bytes, figure_png, front_figure, front_points, metric_label, one_setting
-from privbench.plots.front import share_interval
+from privbench.core import DEFENSES, Defense, UserError
+from privbench.plots.families import FAMILIES, defense_family, family_looks
+from privbench.plots.front import front_figure
+from privbench.plots.front_points import FRONT_SETTING, front_points, share_interval
 from privbench.plots.labels import least_hidden
-from privbench.plots.style import COMBINATIONS, coloured_look
+from privbench.plots.selection import one_setting
+from privbench.plots.style import figure_bytes, figure_png, metric_label
 from privbench.scoring import registered_metric
 
 ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"}
@@ -180,16 +181,24 @@ def test_the_caption_says_whose_numbers_these_are_and_of_how_many_images() -> No
     assert axes.get_xlabel() == "accuracy of a victim trained under the defense,\n% of an undefended one's by the same recipe"
     legend = axes.get_legend()
     assert legend is not None
-    assert {"x", "y", "trained for 10 epochs", "trained for 2 epochs"} <= {text.get_text() for text in legend.get_texts()}
-    # The longer recipe is filled, the shorter hollow.
-    faces = {
-        round(float(x[0])): line.get_markerfacecolor()
-        for line in axes.lines
-        if line.get_marker() in {"o", "s"} and len(x := np.asarray(line.get_xdata()))
-    }
-    assert {x: face == "white" for x, face in faces.items()} == {90: True, 80: False}
+    assert {"x", "y", "hollow: short training (<90%)"} <= {text.get_text() for text in legend.get_texts()}
     assert "n = 100 test images" in drawn(points(row("x", 10, 0.7, price=0.6)))[0].get_suptitle()
     assert "test images" not in drawn(points(row("x", 10, 0.7)))[0].get_suptitle()
+
+
+def test_points_of_a_short_recipe_are_hollow_and_the_caption_says_so() -> None:
+    # An undefended victim of either recipe is right on half the images; the attacked one on 0.7 or 0.55 of them.
+    for accuracy, hollow in ((0.7, True), (0.55, False)):
+        figure, (axes,) = drawn(points(row("x", 10, accuracy, **trained(0.9)), row("y", 12, accuracy, **trained(0.8))))
+        faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() in {"o", "s"} and len(line.get_xdata())]  # type: ignore[arg-type]
+        assert [face == "white" for face in faces] == [hollow, hollow]
+        assert ("Hollow: an undefended victim of the same recipe" in figure.get_suptitle().replace("\n", " ")) is hollow
+
+
+def test_a_share_above_one_is_explained() -> None:
+    above, below = (drawn(points(row("x", 10, 0.7, **trained(share))))[0].get_suptitle() for share in (1.2, 0.9))
+    assert "Above 100 %" in above
+    assert "Above 100 %" not in below
 
 
 @pytest.fixture(scope="module")
@@ -211,14 +220,30 @@ def test_the_leakage_axis_has_numbers_and_the_private_side_is_below(metric: str,
     assert axes[-1].get_ylabel().endswith("← more private")
 
 
-def test_series_differ_by_marker_and_colour_and_the_first_ten_without_colour() -> None:
-    looks = [coloured_look(place) for place in range(COMBINATIONS)]
-    assert len({(look.colour, look.marker) for look in looks}) == COMBINATIONS == 21
-    assert len({look.marker for look in looks[:10]}) == 10
-    likenesses = [{"C0", "C5"}, {"C1", "C4"}]
-    for one, other in combinations(looks, 2):
-        if one.colour == other.colour or {one.colour, other.colour} in likenesses:
-            assert one.marker != other.marker
+def test_families_have_one_colour_each_and_the_first_fourteen_defenses_differ_without_colour() -> None:
+    looks = family_looks(DEFENSES.names())
+    colours = {name: look.colour for name, look in looks.items()}
+    assert colours["mjp"] == colours["naive-shuffle"] == FAMILIES["input"]
+    assert colours["pruning"] == colours["sign"] == FAMILIES["gradient"] != colours["dpsgd"]
+    assert defense_family("mjp+naive-shuffle") == "input"
+    assert defense_family("mjp+sign") == "combined"
+    assert defense_family("not-installed") == "other"
+    assert len(set(FAMILIES.values())) == len(FAMILIES)
+    assert len({look.marker for look in list(looks.values())[:14]}) == 14
+
+
+def test_a_defense_by_others_belongs_to_what_its_hooks_change() -> None:
+    class Grey(Defense):
+        name = "grey"
+
+        def protect_gradients(self, gradients: dict[str, Any], generator: Any) -> dict[str, Any]:
+            return gradients
+
+    DEFENSES.register("grey", Grey)
+    try:
+        assert defense_family("grey") == "gradient"
+    finally:
+        DEFENSES.unregister("grey")
 
 
 def test_a_raster_is_fit_for_print() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from privbench.plots import figure_bytes, losses_figure
+from privbench.plots.losses import losses_figure
+from privbench.plots.style import figure_bytes
 
 
 def trace() -> pd.DataFrame:

@@ -8,15 +8,13 @@ import pandas as pd
 import pytest
 
 from privbench.core import UserError
-from privbench.plots import (
-    ablation_points,
-    architectures_points,
-    leakage_map_points,
-    mask_ratio_points,
-    one_setting,
-    settings_points,
-    trajectories_points,
-)
+from privbench.plots.ablation import ablation_points
+from privbench.plots.architectures import architectures_points
+from privbench.plots.leakage_map import leakage_map_points
+from privbench.plots.mask_ratio import mask_ratio_points
+from privbench.plots.selection import one_setting
+from privbench.plots.settings import settings_points
+from privbench.plots.trajectories import trajectories_points
 from tests.plots.tables import CONTROL, LADDER, case, mjp, table
 
 # Ablation
@@ -184,13 +182,16 @@ def test_models_compare_under_one_attack_with_the_same_parameters() -> None:
 
 
 def test_a_trajectory_is_every_finite_value_by_series_and_quantity() -> None:
-    index = pd.Index([10, 20], name="step")
-    traces = {"one": pd.DataFrame({"phase": ["a", "b"], "loss": [3.0, 2.0], "late": [np.nan, 1.0]}, index=index)}
-    points = trajectories_points({**traces, "two": traces["one"][["phase", "loss"]]})
+    where = {"batch": [0, 0, 1, 1], "step": [10, 20, 10, 20], "phase": list("abab")}
+    one = pd.DataFrame({**where, "loss": [3.0, 2.0, 5.0, 2.0], "late": [np.nan, 1.0, np.nan, np.nan]})
+    points = trajectories_points({"one": one, "two": one.drop(columns="late")})
     assert len(points) == 5
     assert points[points["quantity"] == "late"].to_dict("records") == [
-        {"series": "one", "step": 20, "phase": "b", "quantity": "late", "value": 1.0}
+        {"series": "one", "step": 20, "phase": "b", "quantity": "late", "value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
     ]
+    first, second = points[(points["series"] == "two")].to_dict("records")
+    assert (first["value"], first["low"], first["high"], first["n"]) == (4, 3, 5, 2)
+    assert (second["value"], second["low"], second["high"]) == (2, 2, 2)
 
 
 # What all share

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from privbench.core import UserError
-from privbench.plots import PositionTable, position_likeness, position_points, position_projection
+from privbench.plots.positions import PositionTable, position_likeness, position_points, position_projection
 from privbench.scoring import position_errors
 
 

@@ -16,7 +16,7 @@ from privbench.cli import main
 from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
 from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.models import Victim, load_victim, resolve_victim
-from privbench.plots import PositionTable, position_points
+from privbench.plots.positions import PositionTable, position_points
 from privbench.training import MEASURES, MeasureOptions, measure_price
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 

@@ -1,0 +1,92 @@
+"""What a user asks of a figure, and what comes back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from privbench.analysis.cases import case_table
+from privbench.core import UserError
+from privbench.plots.selection import SETTING
+from privbench.plots.style import PAPER, Paper
+
+__all__ = ["Drawn", "FigureRequest", "where"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and what the user should know of it.
+
+    Attributes:
+        figure: The figure; `caption_of` has its caption.
+        notes: What is missing or was left out, one line each.
+    """
+
+    figure: Figure
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FigureRequest:
+    """From what a figure is drawn, and for which paper. A figure takes those options that its registration names.
+
+    Attributes:
+        folder: Where the records lie; None only for a figure that needs none.
+        metric: Leakage metric.
+        where: `COLUMN=VALUE` each.
+        images: Which images of each case a gallery shows: the first so many, or a list of `best`, `median` and `worst`.
+        rows: Columns of a gallery of which each combination is one row.
+        data: Where the private images lie, if not where the records say.
+        weights: Files of further victims.
+        paper: What the figure is drawn for.
+    """
+
+    folder: Path | None
+    metric: str = "psnr"
+    where: tuple[str, ...] = ()
+    images: str = "4"
+    rows: tuple[str, ...] = ()
+    data: Path | None = None
+    weights: tuple[Path, ...] = ()
+    paper: Paper = PAPER
+
+    @property
+    def records(self) -> Path:
+        """The folder.
+
+        Raises:
+            UserError: There is none.
+        """
+        if self.folder is None:
+            raise UserError("this figure is made from records; give the folder where they lie, such as results/reference")
+        return self.folder
+
+    def cases(self) -> pd.DataFrame:
+        """The cases that are asked for.
+
+        Raises:
+            UserError: The folder, a column or a value is not there.
+        """
+        return where(case_table(self.records), *self.where)
+
+
+_CONDITIONS = (*SETTING, "attack", "attack_label", "defense", "defense_label", "adversary", "case", "version", "device")
+
+
+def where(rows: pd.DataFrame, *conditions: str) -> pd.DataFrame:
+    """The cases that meet all conditions, each `COLUMN=VALUE`.
+
+    Raises:
+        UserError: A column is not there, or no case is left.
+    """
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or column not in rows:
+            accepted = ", ".join(str(name) for name in rows if name in _CONDITIONS)
+            raise UserError(f"'{condition}' chooses nothing; accepted: COLUMN=VALUE with a column of {accepted}")
+        known = sorted(rows[column].astype(str).unique())
+        rows = rows[rows[column].astype(str) == value]
+        if rows.empty:
+            raise UserError(f"no record has {column} '{value}'; accepted: {', '.join(known)}")
+    return rows
