@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from privbench.analysis.compare import Comparison, compare_records
 from privbench.analysis.tables import METRICS, interval_text
@@ -21,7 +21,8 @@ from privbench.store.places import store_at
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from privbench.plots.request import Drawn
 
 __all__ = ["Results"]
 
@@ -115,28 +116,45 @@ class Results(Sequence[Record]):
         return pd.DataFrame(rows)
 
     def figure(
-        self, name: str, *, metric: str = "psnr", where: Sequence[str] = (), images: int = 4, weights: Sequence[Path] = ()
-    ) -> "Figure":
-        """Draws a figure of `privbench figure`, such as `front`.
+        self,
+        name: str,
+        *,
+        metric: str = "psnr",
+        where: Sequence[str] = (),
+        images: int | str = 4,
+        rows: Sequence[str] = (),
+        data: Path | None = None,
+        weights: Sequence[Path | str] = (),
+        width: Literal["single", "double"] = "double",
+        font: Literal["sans", "serif"] = "sans",
+        captioned: bool = True,
+    ) -> "Drawn":
+        """Draws a figure of `privbench figure`, such as `front`; a notebook shows it, `.save("front.pdf")` writes it.
 
         Args:
             name: Which.
             metric: Leakage metric.
             where: `COLUMN=VALUE` each: only the records with this value.
-            images: So many images of each case in a gallery.
+            images: Of each case in a gallery: the first so many, or a list such as `best,median,worst`.
+            rows: Columns of a gallery of which each combination is one row.
+            data: Where the private images of a gallery lie, if not where the records say.
             weights: Weights of further victims, of the figure `positions`.
+            width: One column of a paper, or both.
+            font: Of all text.
+            captioned: Whether the caption stands in the figure.
 
         Raises:
             UserError: There is no such figure, or nothing to draw it from.
         """
-        from privbench.core import unknown_name
-        from privbench.plots.drawing import FigureRequest, draw_figure
-        from privbench.plots.names import FIGURES
+        from privbench.plots.registry import draw_figure
+        from privbench.plots.request import FigureRequest
+        from privbench.plots.style import paper_of
 
-        if name not in FIGURES:
-            raise unknown_name("figure", name, FIGURES)
+        paper = paper_of(width, font, captioned=captioned)
         with self._folder(everything=True) as folder:
-            return draw_figure(name, FigureRequest(folder, metric, tuple(where), images, tuple(weights)))[0]
+            files = tuple(map(Path, weights))
+            request = FigureRequest(folder, metric, tuple(where), str(images), tuple(rows), data, files, paper)
+            return draw_figure(name, request)
 
     def report(self, path: Path | str, *, baseline: str = "none") -> Path:
         """Writes one HTML page of these cases, which needs no network and no other file.

@@ -104,7 +104,11 @@ def test_results_show_their_numbers_and_pictures_in_a_notebook(results: privbenc
 def test_results_make_a_page_and_figures(results: privbench.Results, tmp_path: Path) -> None:
     page = results.report(tmp_path / "page.html").read_text(encoding="utf-8")
     assert all(record.case_id in page for record in results)
-    assert results.figure("gallery").get_axes()
+    drawn = results.figure("gallery", width="single", captioned=False)
+    assert drawn.figure.get_axes()
+    picture, caption = drawn.save(tmp_path / "gallery.pdf")
+    assert picture.read_bytes().startswith(b"%PDF")
+    assert caption.read_text(encoding="utf-8").startswith("Reconstructions with their PSNR")
     with pytest.raises(UserError, match="unknown figure 'frnt'; did you mean front"):
         results.figure("frnt")
 

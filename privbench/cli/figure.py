@@ -81,8 +81,7 @@ def figure(
     from privbench.core import UserError
     from privbench.plots.registry import draw_figure
     from privbench.plots.request import FigureRequest
-    from privbench.plots.style import COLUMN_WIDTH, TEXT_WIDTH, Paper, caption_of, figure_bytes
-    from privbench.store.files import atomic_write
+    from privbench.plots.style import paper_of
 
     taken = FIGURES[name].options
     for option in OPTIONS:
@@ -91,15 +90,11 @@ def figure(
             raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(takers)}")
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
-    paper = Paper(COLUMN_WIDTH if width == "single" else TEXT_WIDTH, font, captioned=not no_caption)
+    paper = paper_of(width, font, captioned=not no_caption)
     columns = tuple(word.strip() for word in rows.split(",")) if rows else ()
     with folder.open() if folder is not None else nullcontext() as local:
         drawn = draw_figure(name, FigureRequest(local, metric, where, images, columns, data, weights, paper))
-    atomic_write(output, figure_bytes(drawn.figure, output.suffix.removeprefix("."), title=f"privbench {name}", paper=paper))
+    written = drawn.save(output)
     for note in drawn.notes:
         click.echo(note)
-    if no_caption:
-        text = output.with_suffix(".txt")
-        atomic_write(text, f"{caption_of(drawn.figure)}\n".encode())
-        click.echo(f"caption -> {text}")
-    click.echo(f"{name} -> {output}")
+    click.echo(f"{name} -> {', '.join(map(str, written))}")

@@ -47,8 +47,8 @@ def gallery_figure(blocks: Sequence[GalleryBlock], *, caption: str, paper: Paper
         paper: What for.
 
     Returns:
-        The figure, and how many attacks were left out because a page does not hold them: those that leak least. Small images are
-        enlarged by whole factors, so that nothing is smoothed; larger ones are reduced to what 200 dots per inch show.
+        The figure, and how many attacks were left out because a page does not hold them: those that leak least. Small images
+        are enlarged by whole factors, so that nothing is smoothed; larger ones are reduced to what 200 dots per inch show.
     """
     count = len(blocks[0].rows[0].images)
     wanted = _attacks(blocks)

@@ -115,7 +115,7 @@ def leakage_map_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Pap
 def _cell_text(cells: pd.DataFrame, layer: str, kind: str) -> str:
     if (layer, kind) not in cells.index:
         return ""
-    mean, low, high = cells.loc[[(layer, kind)], ["mean", "low", "high"]].iloc[0]
+    mean, low, high = (float(cells.loc[(layer, kind), name]) for name in ("mean", "low", "high"))  # type: ignore[arg-type]
     return f"{mean:.3g}\n[{low:.3g}, {high:.3g}]"
 
 

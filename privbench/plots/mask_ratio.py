@@ -1,6 +1,7 @@
 """Leakage against MJP's mask ratio (Ren et al., CVPR 2023), with what the same mask does to accuracy and consistency."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,11 +75,9 @@ def mask_ratio_figure(
     with styled(paper):
         height = (3.2 if broken else 2.8) + 1.6
         figure = Figure(figsize=(paper.width, 2 * height if paper.is_single else height), layout="constrained")
-        parts = (
-            figure.subfigures(4, 1, height_ratios=[1.2, 1.2, 1, 1])
-            if paper.is_single
-            else figure.subfigures(2, 2, height_ratios=[1.3, 1]).ravel()
-        )
+        shape = (4, 1) if paper.is_single else (2, 2)
+        heights = [1.2, 1.2, 1, 1] if paper.is_single else [1.3, 1]
+        parts = list(np.ravel(np.asarray(figure.subfigures(*shape, height_ratios=heights))))
         for part, table, name in zip(parts, (points, invariant), (metric, invariant_metric), strict=False):
             _leakage(part, table, name)
         victims = sorted(prices["victim"].unique())
@@ -137,7 +136,13 @@ def _leakage(part: Figure | SubFigure, table: pd.DataFrame, name: str) -> None:
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", length=0)
     # Where the axis is broken.
-    mark = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 6, "linestyle": "none", "color": "0.3", "clip_on": False}
+    mark: dict[str, Any] = {
+        "marker": [(-1, -0.6), (1, 0.6)],
+        "markersize": 6,
+        "linestyle": "none",
+        "color": "0.3",
+        "clip_on": False,
+    }
     upper.plot([0], [0], transform=upper.transAxes, **mark)
     lower.plot([0], [1], transform=lower.transAxes, **mark)
 

@@ -66,7 +66,7 @@ def matrix_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = 
     for row in points.itertuples():
         place = defenses.index(str(row.defense)), columns.index((str(row.attack), str(row.adversary)))
         values[place] = row.mean
-        texts[place[0]][place[1]] = f"{row.mean:.1f}" if abs(float(row.mean)) >= 10 else f"{row.mean:.2g}"
+        texts[place[0]][place[1]] = f"{values[place]:.1f}" if abs(values[place]) >= 10 else f"{values[place]:.2g}"
     described = registered_metric(metric)
     width = min(paper.width, 1.9 + 0.52 * len(columns))
     with styled(paper):

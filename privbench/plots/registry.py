@@ -5,7 +5,7 @@ The function takes a `FigureRequest` and returns a `Drawn`. This module imports 
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -84,4 +84,4 @@ def draw_figure(name: str, request: "FigureRequest") -> "Drawn":
         raise unknown_name("figure", name, FIGURES)
     module, _, function = FIGURES[name].drawn_by.partition(":")
     draw = cast("Callable[[FigureRequest], Drawn]", getattr(importlib.import_module(module), function))
-    return draw(request)
+    return replace(draw(request), title=f"privbench {name}", paper=request.paper)

@@ -9,22 +9,60 @@ from matplotlib.figure import Figure
 from privbench.analysis.cases import case_table
 from privbench.core import UserError
 from privbench.plots.selection import SETTING
-from privbench.plots.style import PAPER, Paper
+from privbench.plots.style import PAPER, Paper, caption_of, figure_bytes
+from privbench.store.files import atomic_write
 
-__all__ = ["Drawn", "FigureRequest", "where"]
+__all__ = ["FORMATS", "Drawn", "FigureRequest", "where"]
+
+
+FORMATS = (".pdf", ".png", ".svg")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure and what the user should know of it.
+    """A figure and what the user should know of it; a notebook shows it.
 
     Attributes:
-        figure: The figure; `caption_of` has its caption.
+        figure: The figure.
         notes: What is missing or was left out, one line each.
+        title: For the metadata of a file.
+        paper: What it was drawn for.
     """
 
     figure: Figure
     notes: tuple[str, ...] = ()
+    title: str = "privbench"
+    paper: Paper = PAPER
+
+    @property
+    def caption(self) -> str:
+        """Setting, n, and how to read it, in one paragraph."""
+        return caption_of(self.figure)
+
+    def save(self, path: Path | str) -> list[Path]:
+        """Writes the figure, and beside it the caption as a .txt where the figure does not hold it.
+
+        Args:
+            path: File to write: .pdf, .png or .svg.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: The ending is another, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix not in FORMATS:
+            raise UserError(f"{path} has no format that a figure can have; accepted: {', '.join(FORMATS)}")
+        form = path.suffix.removeprefix(".")
+        atomic_write(path, figure_bytes(self.figure, form, title=self.title, paper=self.paper))
+        if self.paper.captioned:
+            return [path]
+        atomic_write(path.with_suffix(".txt"), f"{self.caption}\n".encode())
+        return [path, path.with_suffix(".txt")]
+
+    def _repr_png_(self) -> bytes:
+        return figure_bytes(self.figure, "png", paper=self.paper)
 
 
 @dataclass(frozen=True)

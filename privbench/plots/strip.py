@@ -70,7 +70,7 @@ def strip_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = P
             # The same places for every image in every row; no random numbers.
             offsets = _SPREAD * np.sin(2.4 * np.arange(len(part)))
             family = str(part["family"].iloc[0])
-            style = {"linestyle": "none", "marker": "o", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.6}
+            style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.6}
             axes.plot(part["score"].clip(upper=cut), place + offsets, color=FAMILIES[family], **style)
             mean = min(float(part["mean"].iloc[0]), cut)
             axes.plot([mean, mean], [place - 0.4, place + 0.4], color="black", linewidth=1.3)

@@ -30,6 +30,7 @@ __all__ = [
     "literal_legend",
     "look",
     "metric_label",
+    "paper_of",
     "styled",
 ]
 
@@ -65,6 +66,11 @@ class Paper:
     def letters(self, share: float = 1.0) -> int:
         """How many of the smallest letters stand on a share of the width."""
         return int(_LETTERS[self.font] * self.width * share)
+
+
+def paper_of(width: Literal["single", "double"], font: Literal["sans", "serif"], *, captioned: bool) -> Paper:
+    """A paper by the words of the command line."""
+    return Paper(COLUMN_WIDTH if width == "single" else TEXT_WIDTH, font, captioned)
 
 
 PAPER = Paper()

@@ -125,8 +125,8 @@ def trajectories_figure(points: pd.DataFrame, *, setting: str = "", paper: Paper
             if place + columns >= len(quantities):
                 panel.set_xlabel("step")
                 panel.tick_params(labelbottom=True)
-        low, high = points["n"].min(), points["n"].max()
-        count = f"n = {low}" if low == high else f"n = {low} to {high}"
+        least, most = points["n"].min(), points["n"].max()
+        count = f"n = {least}" if least == most else f"n = {least} to {most}"
         words = [setting, f"Means over {count} client batches; bands: 95 % bootstrap intervals; grey lines: a phase begins."]
         add_caption(figure, ". ".join(filter(None, words)), paper)
         literal_legend(figure, letters=letters)
@@ -151,8 +151,10 @@ def _panel(panel: Axes, points: pd.DataFrame, quantity: str, series: list[str]) 
         every = max(1, len(curve) // 8)
         style = {**look(place).line, "markersize": 3, "markevery": (place * every // max(len(series), 1), every)}
         panel.plot(curve["step"], curve["value"], label=name, **style)
-        low = curve["low"].clip(lower=curve["value"].min() / 10) if quantity != _SCORE else curve["low"]
-        panel.fill_between(curve["step"], low, curve["high"], color=look(place).colour, alpha=0.12, linewidth=0)
+        floor = curve["value"].min() / 10 if quantity != _SCORE else -np.inf
+        panel.fill_between(
+            curve["step"], curve["low"].clip(lower=floor), curve["high"], color=look(place).colour, alpha=0.12, linewidth=0
+        )
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.grid(color="0.93", linewidth=0.5)
     panel.set_axisbelow(True)

@@ -107,7 +107,7 @@ def test_a_figure_fits_its_paper_in_its_font_with_nothing_below_the_smallest_siz
     figure.canvas.draw()
     assert figure.get_size_inches()[0] <= paper.width
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text().strip() and text.get_visible()]
-    assert min(text.get_fontsize() for text in texts) >= SMALLEST  # type: ignore[type-var]
+    assert min(float(text.get_fontsize()) for text in texts) >= SMALLEST
     assert {text.get_fontfamily()[0] for text in texts} == {"serif" if paper.font == "serif" else "sans-serif"}
     assert bool(figure.get_suptitle()) is paper.captioned
     assert caption_of(figure)
