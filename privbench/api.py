@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from privbench.core import Case, Observation, Progress, Reconstruction
+    from privbench.core import Case, FeatureObservation, Observation, Progress, Reconstruction
     from privbench.results import Results
     from privbench.runner.external import Scores
     from privbench.runner.listener import Listener
@@ -154,7 +154,7 @@ def plan(
 
 
 def attack(
-    observation: "Observation | Path | str",
+    observation: "Observation | FeatureObservation | Path | str",
     name: str = "adjoint-matching",
     *,
     preset: str | None = None,
@@ -173,7 +173,8 @@ def attack(
                 found.save(f"found/{name}")
 
     Args:
-        observation: What the attacker sees, or a file that `Observation.save` wrote.
+        observation: What the attacker sees, or a file that `Observation.save` wrote. Features are attacked by
+            `feature-matching`, or by `feature-decoder`, which takes `public`, `[n, 3, height, width]` uint8, besides.
         name: A registered attack.
         preset: A parameter set; `default`, `quick` and `standard` are known to all attacks.
         seed: Of the attack's random choices.
@@ -190,14 +191,35 @@ def attack(
     """
     import torch
 
-    from privbench.core import ATTACKS, Observation
+    from privbench.core import ATTACKS, FeatureObservation, Observation
     from privbench.runner.machine import resolve_device
 
+    if isinstance(observation, FeatureObservation):
+        return _features_attacked(observation, name, seed, parameters)
     seen = observation if isinstance(observation, Observation) else Observation.load(Path(observation))
     built = ATTACKS.get(name).from_preset(preset, parameters)
     generator: torch.Generator = torch.Generator().manual_seed(seed)
     found: Reconstruction = built(seen.to(resolve_device(device)), generator=generator, progress=progress)
     return found
+
+
+def _features_attacked(
+    observation: "FeatureObservation", name: str, seed: int, parameters: Mapping[str, Any]
+) -> "Reconstruction":
+    import torch
+
+    from privbench.core import UserError
+    from privbench.features import FeatureDecoder, FeatureMatching, feature_attack
+
+    public = parameters.get("public")
+    built = feature_attack(name, {key: value for key, value in parameters.items() if key != "public"})
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(built, FeatureMatching):
+        return built.run(observation, generator=generator)
+    assert isinstance(built, FeatureDecoder)
+    if public is None:
+        raise UserError(f"attack {name} learns from public images; give them as public=, [n, 3, height, width] uint8")
+    return built.run(observation, public, generator=generator)
 
 
 def score(

@@ -25,6 +25,7 @@ _COMMANDS = {
     "score": ("privbench.cli.score:score", "Score the reconstructions of any tool."),
     "figure": ("privbench.cli.figure:figure", "Draw a figure from all records below a folder."),
     "evaluate": ("privbench.cli.evaluate:evaluate", "Measure what a defense costs its victim: the price of privacy."),
+    "features": ("privbench.cli.features:features", "Invert the features behind a block, with and without a defense."),
     "train": ("privbench.cli.train:train", "Train a victim under a defense and write its weights and card."),
 }
 

@@ -10,6 +10,7 @@ from privbench.core.compute import ComputeOptions
 from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
 from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
 from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
+from privbench.core.feature_observation import FeatureObservation
 from privbench.core.local_training import LocalTraining, UpdateDtype, gradient_of_delta
 from privbench.core.metric import Metric
 from privbench.core.model_input import ModelInput, ModelSpec, Normalisation
@@ -47,6 +48,7 @@ __all__ = [
     "Ensemble",
     "FailedCase",
     "Failure",
+    "FeatureObservation",
     "GradientTransform",
     "GroupAttack",
     "Identification",
