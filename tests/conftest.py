@@ -6,8 +6,35 @@ from pathlib import Path
 import pytest
 import torch
 
+from privbench.models import loading
+
 # The suite's tensors are small: a second thread waits more than it works, above all beside other processes.
 torch.set_num_threads(1)
+
+
+UNIT_ROOMS = frozenset(
+    {"analysis", "closed_form", "core", "data", "inversion", "jigsaw", "models", "plots", "scoring", "store"}
+)
+"""Folders whose tests are unit tests unless they say otherwise; all others are integration tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts every test in one of the three tiers."""
+    for item in items:
+        if item.get_closest_marker("nightly") is None and item.get_closest_marker("integration") is None:
+            item.add_marker("unit" if item.path.parent.name in UNIT_ROOMS else "integration")
+
+
+@pytest.fixture(autouse=True)
+def no_victim_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit test that loads an embedded victim fails: it belongs to the integration tests."""
+    if request.node.get_closest_marker("unit") is None:
+        return
+
+    def refuse(*_: object) -> None:
+        pytest.fail("a unit test loads an embedded victim; mark it with pytest.mark.integration")
+
+    monkeypatch.setattr(loading, "as_file", refuse)
 
 
 @pytest.fixture(scope="session")

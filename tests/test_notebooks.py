@@ -56,7 +56,7 @@ def test_notebooks_only_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS]
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem in LONG)) for path in NOTEBOOKS]
 )
 def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
     papermill.execute_notebook(

@@ -25,7 +25,7 @@ def test_there_are_eight() -> None:
     assert all(command.startswith("privbench ") for command in commands())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_they_work_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("runs"))
     monkeypatch.chdir(tmp_path)

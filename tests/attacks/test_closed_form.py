@@ -87,7 +87,7 @@ def test_a_single_masked_patch_is_no_riddle(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("ratio", "flag"),
-    [(0.1, "masked-patches-filled-in"), pytest.param(0.03, "masked-patches-not-separated", marks=pytest.mark.slow)],
+    [(0.1, "masked-patches-filled-in"), pytest.param(0.03, "masked-patches-not-separated", marks=pytest.mark.nightly)],
 )
 def test_patches_of_16_are_cleaned_too_where_spare_equations_tell_enough_of_the_masked_ones(ratio: float, flag: str) -> None:
     found = {}

@@ -17,7 +17,7 @@ from tests.conformance import client_update, holds_image, reachable
 SLOW = {"idlg", "dlg"}
 """Attacks that share all code but a label rule with another one, or run L-BFGS for most of a minute."""
 NAMES = ATTACKS.names()
-EACH = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in NAMES]
+EACH = [pytest.param(name, marks=pytest.mark.nightly if name in SLOW else []) for name in NAMES]
 
 
 @pytest.mark.parametrize("rule", ATTACK_RULES, ids=lambda rule: rule.text.partition(",")[0].replace(" ", "-"))
@@ -44,7 +44,7 @@ def _others() -> list[Any]:
     """Two attacks against every defense that the rules leave out, by default, and all attacks in the slow tests."""
     rest = sorted(set(DEFENSES.names()) - {defense.partition(":")[0] for defense in MEETS})
     return [
-        pytest.param(name, defense, marks=[] if name in {"adjoint-matching", "closed-form"} else [pytest.mark.slow])
+        pytest.param(name, defense, marks=[] if name in {"adjoint-matching", "closed-form"} else [pytest.mark.nightly])
         for name in NAMES
         for defense in rest
     ]

@@ -259,7 +259,7 @@ def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
     assert result.steps == 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
     observation, _ = _observe()
     attack = GradViT(steps=45)
@@ -276,7 +276,7 @@ def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
     assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
     images, labels = open_images("photos").load([3], 32)
     observation, secret = _observe(images=images, labels=labels.tolist())
@@ -284,7 +284,7 @@ def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
     assert _psnr(result.images, secret.images) > 20
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_relocation_is_worth_decibels() -> None:
     images, labels = open_images("photos").load([3], 32)
     observation, secret = _observe(images=images, labels=labels.tolist())

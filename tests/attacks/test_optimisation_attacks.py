@@ -67,8 +67,8 @@ def test_the_published_preset_has_the_published_numbers(name: str) -> None:
     ("name", "least"),
     [
         ("inverting-gradients", 1.5),
-        pytest.param("gradinversion", 1.5, marks=pytest.mark.slow),
-        pytest.param("april-optimisation", 1.5, marks=pytest.mark.slow),
+        pytest.param("gradinversion", 1.5, marks=pytest.mark.nightly),
+        pytest.param("april-optimisation", 1.5, marks=pytest.mark.nightly),
     ],
 )
 def test_the_matching_loss_falls_on_the_embedded_victim(name: str, least: float) -> None:
@@ -87,7 +87,7 @@ def test_signed_steps_do_not_depend_on_the_size_of_the_gradient() -> None:
     assert torch.allclose(attacked(attack, observation).images, attacked(attack, clipped).images, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_april_falls_by_its_position_term_alone_and_needs_a_learned_table() -> None:
     observation, _ = update(photo=3)
     trace = Trace()
@@ -99,7 +99,7 @@ def test_april_falls_by_its_position_term_alone_and_needs_a_learned_table() -> N
         attacked(built("april-optimisation", steps=2), without)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradinversion_pulls_its_trials_together() -> None:
     observation, _ = update(photo=3)
     apart, together = (

@@ -29,7 +29,7 @@ def _plain(model: Victim, one: Problem, steps: int) -> PeerRun:
     return run_plain(model, one.gradients, one.labels, one.start, steps=steps, **SETTINGS)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_engine_and_the_baseline_take_the_same_steps(attacked: tuple[Victim, list[Problem]]) -> None:
     model, problems = attacked
     steps = WARM_UP + 10

@@ -10,7 +10,7 @@ import torch
 from benchmarks import gpu
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_part_writes_its_file_and_all_ways_agree(tmp_path: Path) -> None:
     plan = gpu.Plan(torch.device("cpu"), models={"vit_mini_patch4_32": (1,)}, groups=(1, 2), steps=20)
     gpu.run_parts(plan, tmp_path)

@@ -64,7 +64,7 @@ def shortened(text: str) -> str:
     return changed.replace("- attack: gradvit\n    adversary", "- attack: gradvit\n    attack.steps: 2\n    adversary")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     privbench: Cli, tmp_path: Path, shared_data: Path
 ) -> None:

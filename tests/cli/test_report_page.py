@@ -16,7 +16,7 @@ from privbench.store.files import atomic_write
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_what_reads_a_folder_reads_a_url(sweep: Cli, privbench: Cli, tmp_path: P
     assert f"{URL}/" in ok(privbench("run", "--config", f"{case}/case.yaml", "--output", URL, "--dry-run"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("swept")
 def test_what_needs_pictures_or_computes_again_takes_a_url(privbench: Cli, tmp_path: Path) -> None:
     case = ok(privbench("status", URL, "--all")).split()[1]

@@ -214,7 +214,7 @@ def test_real_test_set(shared_data: Path) -> None:
     assert labels.tolist() == list(images.labels)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_training_set(shared_data: Path) -> None:
     pixels, labels = open_images(str(shared_data / "cifar10"), "train").as_tensors(32)
     assert pixels.shape == (50_000, 3, 32, 32)

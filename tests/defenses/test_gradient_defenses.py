@@ -340,7 +340,7 @@ def test_rounded_entries_count_by_what_they_are_outside_of_their_cell() -> None:
 
 @pytest.mark.parametrize(
     "attack",
-    [pytest.param("dlg", marks=pytest.mark.slow), "gradinversion", "gradvit", "inverting-gradients", "april-optimisation"],
+    [pytest.param("dlg", marks=pytest.mark.nightly), "gradinversion", "gradvit", "inverting-gradients", "april-optimisation"],
 )
 def test_every_attack_by_matching_simulates_what_is_sent(attack: str) -> None:
     images = {}

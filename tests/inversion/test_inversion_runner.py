@@ -200,7 +200,7 @@ def test_a_graph_is_compiled_once_for_all_groups(
     assert len(calls) == 2  # other values are the same graph, other shapes are not
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_the_compiler_gives_the_same_numbers(arguments: tuple[Tensor, Tensor, Tensor]) -> None:
     weight, bias, x = arguments

@@ -214,7 +214,7 @@ def test_the_victims_share_one_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "defense"), [EMBEDDED[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in EMBEDDED[1:])]
+    ("model", "defense"), [EMBEDDED[0], *(pytest.param(*one, marks=pytest.mark.nightly) for one in EMBEDDED[1:])]
 )
 def test_the_cards_accuracy_is_that_of_the_shipped_weights(model: str, defense: str, shared_data: Path) -> None:
     from privbench.data import open_images

@@ -105,7 +105,7 @@ def test_the_same_figure_is_the_same_file_and_settings_stay_as_they_were() -> No
     assert first != figure_png(comparison_figure(rows(32), title="b"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pyplot_is_not_touched() -> None:
     import subprocess
     import sys

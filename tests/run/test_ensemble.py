@@ -203,7 +203,7 @@ def test_flags_say_what_a_number_is_not_worth(
     assert "loss-fell-score-did-not" not in calm.flags
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_drawing_the_defense_several_times_gives_the_mean(ensemble: Callable[..., str], compute: Callable[..., Record]) -> None:
     once, thrice = (ensemble("test-walk", draws=draws) for draws in (1, 3))
     singles = [compute(resolved(once, "mjp", weights="embedded", seed=seed)) for seed in (5, 6, 7)]

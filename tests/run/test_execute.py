@@ -161,7 +161,7 @@ def test_the_trace_reads_back_exactly(small_case: Callable[..., Case], compute: 
     assert [float(text) ** 2 for text in late["mean"]] == [float(text) for text in late["late"]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_guesses_on_the_way_are_scored_after_the_attack_also_across_an_interruption(
     small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
 ) -> None:

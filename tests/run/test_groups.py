@@ -386,7 +386,7 @@ def test_a_stop_at_once_ends_the_threads_at_their_next_report(
     assert len(ended) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradvit_on_two_devices_gives_what_it_gives_on_one(
     small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
 ) -> None:

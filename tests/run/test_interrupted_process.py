@@ -73,10 +73,10 @@ def killed_and_continued(output: Path, attack: tuple[str, ...], groups: tuple[tu
 @pytest.mark.parametrize(
     ("attack", "groups"),
     [
-        pytest.param(WALK, ((1, 1),), id="test-walk", marks=pytest.mark.slow),
-        pytest.param(GROUP_WALK, ((0, 2),), id="test-group-walk", marks=pytest.mark.slow),
-        pytest.param(GRADVIT, ((0, 2), (0, 2)), id="gradvit", marks=pytest.mark.slow),
-        pytest.param((*GRADVIT, "--group", "1"), ((0, 1), (1, 1)), id="gradvit alone", marks=pytest.mark.slow),
+        pytest.param(WALK, ((1, 1),), id="test-walk", marks=pytest.mark.nightly),
+        pytest.param(GROUP_WALK, ((0, 2),), id="test-group-walk", marks=pytest.mark.nightly),
+        pytest.param(GRADVIT, ((0, 2), (0, 2)), id="gradvit", marks=pytest.mark.nightly),
+        pytest.param((*GRADVIT, "--group", "1"), ((0, 1), (1, 1)), id="gradvit alone", marks=pytest.mark.nightly),
     ],
 )
 def test_a_killed_run_continues_to_the_same_result(
@@ -98,7 +98,7 @@ def test_a_killed_run_continues_to_the_same_result(
     assert files(tmp_path / "cut") == expected
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)])
 def test_a_signal_saves_says_how_to_continue_and_exits(number: signal.Signals, code: int, tmp_path: Path) -> None:
     # So slow and with checkpoints so rare that only the signal's own checkpoint can have been made.
     rare = (*WALK, "--checkpoint-interval", "1000")

@@ -34,7 +34,7 @@ def empty_memory() -> Iterator[None]:
     MemoryFileSystem.store.clear()
 
 
-@pytest.fixture(params=["file", pytest.param("memory", marks=pytest.mark.slow)])
+@pytest.fixture(params=["file", pytest.param("memory", marks=pytest.mark.nightly)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory://runs" if request.param == "memory" else f"file://{tmp_path}/there/runs"
 
@@ -99,7 +99,7 @@ def test_a_sweep_publishes_what_a_local_store_holds_and_computes_nothing_twice(
     assert log() == ["begun"] * 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_ensemble_is_published_with_its_members(url: str, small_case: Small, tmp_path: Path) -> None:
     ENSEMBLES.register("test-of-one", Ensemble("For a test.", ("test-walk",)))
     try:

@@ -33,7 +33,7 @@ from tests.sweep.sweeping import PLUGIN, Sweep, contents
 
 Small = Callable[..., Case]
 
-SHARES = [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(0.99, marks=pytest.mark.slow)]
+SHARES = [pytest.param(0.0, marks=pytest.mark.nightly), 0.5, pytest.param(0.99, marks=pytest.mark.nightly)]
 """How much of a file is left when it is truncated."""
 
 STUDY = """
@@ -105,8 +105,8 @@ def killed(folder: Path, moments: Sequence[float], *arguments: str) -> None:
     ("kills", "arguments"),
     [
         pytest.param(2, (), id="2"),
-        pytest.param(20, (), id="20", marks=pytest.mark.slow),
-        pytest.param(4, ("--jobs", "2"), id="4 of two workers", marks=pytest.mark.slow),
+        pytest.param(20, (), id="20", marks=pytest.mark.nightly),
+        pytest.param(4, ("--jobs", "2"), id="4 of two workers", marks=pytest.mark.nightly),
     ],
 )
 def test_kills_at_random_moments_lose_and_spoil_nothing(
@@ -120,7 +120,7 @@ def test_kills_at_random_moments_lose_and_spoil_nothing(
     assert_whole(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_whose_parent_was_killed_end_soon(tmp_path: Path) -> None:
     study(tmp_path)
     with Sweep(tmp_path, "--jobs", "2", "--set", "attack.pause=0.2", "--set", "attack.steps=1000") as sweep:
@@ -138,9 +138,9 @@ def test_workers_whose_parent_was_killed_end_soon(tmp_path: Path) -> None:
     ("number", "code", "jobs"),
     [
         pytest.param(signal.SIGINT, 130, 1, id="Ctrl-C"),
-        pytest.param(signal.SIGTERM, 143, 1, id="SIGTERM", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, 2, id="Ctrl-C, two workers", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, 2, id="SIGTERM, two workers", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 1, id="SIGTERM", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGINT, 130, 2, id="Ctrl-C, two workers", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, 143, 2, id="SIGTERM, two workers", marks=pytest.mark.nightly),
     ],
 )
 def test_a_signal_stops_a_sweep_which_then_continues(
@@ -185,7 +185,7 @@ def waits(process: int | None) -> bool:
     return before == used()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_ctrl_c_in_the_terminal_while_workers_start_leaves_no_traceback(tmp_path: Path) -> None:
     """The terminal sends it to the whole process group, also to workers that have just been started."""
     study(tmp_path)
@@ -251,7 +251,7 @@ def in_small_space(folder: Path, script: str, *arguments: str) -> list[int]:
 
 
 @in_a_small_file_system
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("size", "jobs"),
     [
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_line_and_the_sweep_goes_on_when_there_is_space(
 
 
 @in_a_small_file_system
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_read_only_folder_is_one_line_and_the_sweep_goes_on_when_it_can_be_written(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -404,7 +404,7 @@ def test_a_truncated_plan_is_named_and_written_anew(tmp_path: Path) -> None:
 # Rivals
 
 
-@pytest.mark.parametrize(("rivals", "arguments"), [(2, ()), pytest.param(4, ("--jobs", "2"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rivals", "arguments"), [(2, ()), pytest.param(4, ("--jobs", "2"), marks=pytest.mark.nightly)])
 def test_rivals_on_one_study_compute_every_case_once(
     rivals: int, arguments: tuple[str, ...], undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -444,8 +444,8 @@ def test_two_sweeps_on_one_url_with_a_working_folder_each_compute_every_case_onc
     ("kills", "arguments"),
     [
         pytest.param(1, (), id="1"),
-        pytest.param(8, (), id="8", marks=pytest.mark.slow),
-        pytest.param(4, ("--jobs", "2"), id="4 of two workers", marks=pytest.mark.slow),
+        pytest.param(8, (), id="8", marks=pytest.mark.nightly),
+        pytest.param(4, ("--jobs", "2"), id="4 of two workers", marks=pytest.mark.nightly),
     ],
 )
 def test_machines_that_die_leave_their_cases_at_a_url_to_others(

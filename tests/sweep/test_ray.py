@@ -14,7 +14,7 @@ from tests.sweep.sweeping import PLUGIN, Sweep, contents
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed", exc_type=ImportError)
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 STUDY = """
 name: faults

@@ -207,7 +207,7 @@ def with_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("with_plugin")
 def test_processes_share_the_cases_and_a_killed_one_is_replaced(small_case: Small, options: SweepOptions) -> None:
     cases = [small_case(seed=seed, limit=1, settings=("attack.steps=20", "attack.pause=0.02")) for seed in range(4)]
