@@ -12,9 +12,7 @@ from privbench.models import loading
 torch.set_num_threads(1)
 
 
-UNIT_ROOMS = frozenset(
-    {"analysis", "closed_form", "core", "data", "inversion", "jigsaw", "models", "plots", "scoring", "store"}
-)
+UNIT_ROOMS = frozenset({"analysis", "closed_form", "core", "data", "inversion", "jigsaw", "models", "scoring", "store"})
 """Folders whose tests are unit tests unless they say otherwise; all others are integration tests."""
 
 

@@ -15,6 +15,8 @@ from privbench.core import Calibration, Identification, Interval, Price, Record,
 from privbench.plots.positions import PositionTable, position_points
 from privbench.store.layout import find_records
 
+pytestmark = pytest.mark.integration
+
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = RESULTS / "reference"
 TABLES = (RESULTS / "reference.md").read_text(encoding="utf-8")

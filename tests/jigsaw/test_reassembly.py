@@ -10,6 +10,8 @@ from privbench.core.patches import rearrange, to_patches
 from privbench.data import open_images
 from privbench.jigsaw import reassemble
 
+pytestmark = pytest.mark.integration
+
 
 def smooth(rows: int, columns: int, size: int = 4) -> Tensor:
     """`[1, 3, height, width]`, colours that change steadily in both directions."""

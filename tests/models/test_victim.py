@@ -19,6 +19,8 @@ from privbench.models import (
     victim_accuracy,
 )
 
+pytestmark = pytest.mark.integration
+
 NONE = build_defense(resolve_defense("none"))
 
 

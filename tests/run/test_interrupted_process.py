@@ -98,7 +98,9 @@ def test_a_killed_run_continues_to_the_same_result(
     assert files(tmp_path / "cut") == expected
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
+)
 def test_a_signal_saves_says_how_to_continue_and_exits(number: signal.Signals, code: int, tmp_path: Path) -> None:
     # So slow and with checkpoints so rare that only the signal's own checkpoint can have been made.
     rare = (*WALK, "--checkpoint-interval", "1000")

@@ -23,6 +23,8 @@ from privbench.sweep.work import SweepListener, SweepOptions, work
 from privbench.sweep.workers import run_inline
 from tests.sweep.sweeping import contents
 
+pytestmark = pytest.mark.integration
+
 Small = Callable[..., Case]
 
 

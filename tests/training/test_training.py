@@ -1,6 +1,7 @@
 """Training: learns, resumes to the same weights, ships what it evaluated, and writes a true card."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -403,3 +404,28 @@ def test_the_compiled_gradient_is_the_plain_one(defense: str, generator: torch.G
         assert float(loss) == pytest.approx(float(same), rel=1e-5)
         assert found.keys() == expected.keys()
         assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-6) for name in expected)
+
+
+def test_the_learning_rate_rises_and_falls_once() -> None:
+    """One cycle: a cosine from a 25th of the rate to the rate over the first fifth of the steps, then one down to nearly 0."""
+    steps, peak = 10, 1e-2
+    plan = _plan(learning_rate=peak)
+    run = _Run(plan, CPU, total_steps=steps)
+    data = _easy(16)
+    run.victim.train()
+    taken: list[float] = []
+    run.optimizer.register_step_pre_hook(lambda *_: taken.append(run.optimizer.param_groups[0]["lr"]))
+    for _ in range(steps):
+        run._step(data.images.float() / 255, data.labels, 0.0, plan)
+    summit = plan.rise * steps - 1
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+    expected = [
+        between(peak / 25, peak, step / summit)
+        if step <= summit
+        else between(peak, peak / 25 / 1e4, (step - summit) / (steps - 1 - summit))
+        for step in range(steps)
+    ]
+    assert taken == pytest.approx(expected, rel=1e-6)
