@@ -209,14 +209,13 @@ def _features_attacked(
     import torch
 
     from privbench.core import UserError
-    from privbench.features import FeatureDecoder, FeatureMatching, feature_attack
+    from privbench.features import FeatureDecoder, feature_attack
 
     public = parameters.get("public")
     built = feature_attack(name, {key: value for key, value in parameters.items() if key != "public"})
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(built, FeatureMatching):
+    if not isinstance(built, FeatureDecoder):
         return built.run(observation, generator=generator)
-    assert isinstance(built, FeatureDecoder)
     if public is None:
         raise UserError(f"attack {name} learns from public images; give them as public=, [n, 3, height, width] uint8")
     return built.run(observation, public, generator=generator)

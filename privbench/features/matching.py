@@ -59,5 +59,8 @@ class FeatureMatching(Component):
                 images.clamp_(0, 1)
         found = images.detach()
         return Reconstruction(
-            found, losses={"features": float(misfit.detach())}, steps=self.steps, flags=simulation.view.flags(simulation.view.inferred)
+            found,
+            losses={"features": float(misfit.detach())},
+            steps=self.steps,
+            flags=simulation.view.flags(simulation.view.inferred),
         )
