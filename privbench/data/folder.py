@@ -1,6 +1,6 @@
 """Images in folders: torchvision's ImageFolder layout, a flat folder of images, or a single image file.
 
-Files count by their ending; everything else (`classes.csv`, a README) and every hidden name is left alone.
+Files count by their ending; everything else (a README) and every hidden name is left alone. `classes.csv` numbers the classes.
 """
 
 import os
@@ -11,6 +11,7 @@ from PIL import Image
 
 from privbench.core.errors import UserError
 from privbench.data.base import LABELS_ABSENT, SPLIT_NAMES, ImageSet, require_split
+from privbench.data.class_indices import class_indices
 from privbench.data.pixels import decode, first_line
 
 __all__ = ["IMAGE_ENDINGS", "list_folder", "open_folder", "open_image"]
@@ -22,10 +23,10 @@ IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff
 def open_folder(path: Path, split: str = "test") -> ImageSet:
     """Opens a folder of images; nothing is decoded yet.
 
-    Three layouts are read. Class subfolders with images: labels count the sorted subfolder names. Images directly in the
-    folder: every label is 0 and the set is flagged. Subfolders that are all named as splits (train, val, validation, test):
-    each holds one of the former two. A folder without splits is the split "test", so that nobody trains on what is then
-    tested.
+    Three layouts are read. Class subfolders with images: labels are those of `classes.csv` beside them, or ImageNet's where
+    all are named by wnids, or else count the sorted names (`class_indices`). Images directly in the folder: every label is 0
+    and the set is flagged. Subfolders that are all named as splits (train, val, validation, test): each holds one of the
+    former two. A folder without splits is the split "test", so that nobody trains on what is then tested.
 
     Args:
         path: The folder.
@@ -109,11 +110,12 @@ def _labelled(name: str, split: str, root: Path, classes: dict[str, list[Path]])
     if empty:
         raise UserError(f"the class folder {root / empty[0]} has no images; remove it, since class folders number the labels")
     images = [image for members in classes.values() for image in members]
-    labels = [label for label, members in enumerate(classes.values()) for _ in members]
+    indices, class_names = class_indices(root, list(classes))
+    labels = [indices[class_name] for class_name, members in classes.items() for _ in members]
     return ImageSet(
         name=name,
         split=split,
-        class_names=tuple(_printable(class_name) for class_name in classes),
+        class_names=tuple(map(_printable, class_names)),
         labels=tuple(labels),
         names=_relative(root, images),
         read=_reader(images),
