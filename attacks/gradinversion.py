@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
-from privbench.adversary import Clients, Start, matching_group_size, mean_cross_entropy
+from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     Adam,
@@ -29,7 +29,7 @@ from privbench.inversion import (
     Warmup,
 )
 from privbench.label_recovery import LabelRule
-from privbench.models import load_prior
+from privbench.models import PRIOR_OFF, prior_for
 
 __all__ = ["GradInversion"]
 
@@ -69,7 +69,8 @@ class GradInversion(GroupAttack):
     bn_prior: Weight = 1e-5
     """Weight of the CNN's batch-normalisation statistics."""
     prior: str = "cnn_mini_32"
-    """The CNN: an embedded one or a timm model, whose pretrained weights are then needed."""
+    """The CNN: `NAME`, `NAME:FILE`, or `NAME?argument=value&...:FILE` with arguments of timm's builder, and `mean`, `std` and
+    `size` of its input. Left out (flag) where the images are larger than its input."""
     registration: Weight = 1e-2
     """Weight of the distance to the consensus of the trials."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.03
@@ -97,11 +98,12 @@ class GradInversion(GroupAttack):
     ) -> list[Reconstruction | Failure]:
         """Matches with all priors from the first step on."""
         clients = Clients.of(observations, self.label_recovery)
+        priors = self._priors(clients.simulation, clients.device)
         inversion = Inversion(
             simulate=mean_cross_entropy(clients.simulation),
             parameters=clients.parameters,
             matching=[MatchingTerm("gradient", Constant(self.gradient), SquaredError())],
-            priors=self._priors(clients.device),
+            priors=priors,
             steps=self.steps,
             parametrisation=clients.variables(
                 self.parametrisation, Adam(Warmup(Cosine(self.learning_rate), min(self.warmup / self.steps, 0.5)))
@@ -114,16 +116,17 @@ class GradInversion(GroupAttack):
             generators=generators,
             progress=progress,
             compute=compute,
+            flags=[PRIOR_OFF] if self.bn_prior and all(term.name != "bn" for term in priors) else [],
         )
 
-    def _priors(self, device: torch.device) -> list[PriorTerm]:
+    def _priors(self, simulation: Simulation, device: torch.device) -> list[PriorTerm]:
         terms = [
             PriorTerm("variation", Constant(self.total_variation), TotalVariation()),
             PriorTerm("norm", Constant(self.squared_norm), SquaredNorm()),
         ]
         if self.trials > 1:
             terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
-        if self.bn_prior:
-            prior = load_prior(self.prior).to(device)
-            terms.append(PriorTerm("bn", Constant(self.bn_prior), BatchNormStatistics(prior, prior.image_size)))
+        prior = prior_for(self.prior, simulation.model.image_size) if self.bn_prior else None
+        if prior is not None:
+            terms.append(PriorTerm("bn", Constant(self.bn_prior), BatchNormStatistics(prior.to(device), prior.image_size)))
         return terms

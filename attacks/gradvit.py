@@ -42,7 +42,7 @@ from privbench.inversion import (
     SquaredNorm,
     TotalVariation,
 )
-from privbench.models import load_prior
+from privbench.models import PRIOR_OFF, prior_for
 
 __all__ = ["GradViT"]
 
@@ -119,7 +119,8 @@ class GradViT(GroupAttack):
     bn_prior: Weight = 2e-5
     """Weight, in the second half, of the CNN's batch-normalisation statistics."""
     prior: str = "cnn_mini_32"
-    """The CNN: an embedded one or a timm model, whose pretrained weights are then needed."""
+    """The CNN: `NAME`, `NAME:FILE`, or `NAME?argument=value&...:FILE` with arguments of timm's builder, and `mean`, `std` and
+    `size` of its input. Left out (flag) where the images are larger than its input."""
     patch_prior: Weight = 1e-4
     """Weight of the squared differences across patch borders."""
     registration: Weight = 1e-2
@@ -182,11 +183,15 @@ class GradViT(GroupAttack):
         clients = Clients.of(observations)
         first = clients.simulation
         relocation = self._relocation(first, observations[0])
+        priors = self._prior_terms(first, clients.device)
+        flags = ["relocation-does-not-apply"] if self.relocation and relocation is None else []
+        if self.bn_prior and all(term.name != "bn" for term in priors):
+            flags.append(PRIOR_OFF)
         inversion = Inversion(
             simulate=self._simulator(first, observations[0]),
             parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},
             matching=self._matching_terms(first),
-            priors=self._prior_terms(first, clients.device),
+            priors=priors,
             steps=self.steps,
             parametrisation=clients.variables(
                 self.parametrisation, Adam(Cosine(self.learning_rate, self.hold), second_moment=self.second_moment)
@@ -202,7 +207,7 @@ class GradViT(GroupAttack):
             progress=progress,
             compute=compute,
             contexts=[self._residual(first, *pair) for pair in zip(observations, clients.labels, strict=True)],
-            flags=["relocation-does-not-apply"] if self.relocation and relocation is None else [],
+            flags=flags,
         )
 
     def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
@@ -251,10 +256,10 @@ class GradViT(GroupAttack):
             terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
         if simulation.model.patch_size:
             terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(simulation.model.patch_size)))
-        if self.bn_prior:
+        prior = prior_for(self.prior, simulation.model.image_size) if self.bn_prior else None
+        if prior is not None:
             weight = Halves(0.0, self.bn_prior) if self.schedule == "gradvit" else Constant(self.bn_prior)
-            prior = load_prior(self.prior).to(device)
-            terms.append(PriorTerm("bn", weight, BatchNormStatistics(prior, prior.image_size)))
+            terms.append(PriorTerm("bn", weight, BatchNormStatistics(prior.to(device), prior.image_size)))
         return terms
 
     def _relocation(self, simulation: Simulation, observation: Observation) -> Relocation | None:

@@ -25,6 +25,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "patches-not-all-found": "some patches are missing and filled with the mean patch, or occur as often as was guessed",
     "more-patches-than-width": "more tokens than the model is wide: the closed form does not determine all patches",
     "relocation-does-not-apply": "the attack's search for the right place of patches does not apply here and was left out",
+    "prior-off-above-its-size": "the image prior describes smaller images and was left out; attack.prior names another",
     "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
     "pixels-not-inferred": "the order of pixels was not inferred",
     LOWER_BOUND: "a lower bound: the client changed its images, and this attacker could not undo it; on no front",

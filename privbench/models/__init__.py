@@ -6,7 +6,6 @@ from privbench.models.loading import (
     card_beside,
     embedded_name,
     file_sha256,
-    load_prior,
     load_victim,
     position_rows,
     read_card,
@@ -15,6 +14,7 @@ from privbench.models.loading import (
 )
 from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
 from privbench.models.own import register_module
+from privbench.models.prior import PRIOR_OFF, load_prior, prior_for
 from privbench.models.victim import TransformerParts, Victim
 from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
 
@@ -27,6 +27,7 @@ BUILT_IN = {
 __all__ = [
     "BUILT_IN",
     "DEFAULT_MODEL",
+    "PRIOR_OFF",
     "Architecture",
     "PenalisedLayer",
     "TransformerParts",
@@ -43,6 +44,7 @@ __all__ = [
     "load_state",
     "load_victim",
     "position_rows",
+    "prior_for",
     "read_card",
     "register_module",
     "resolve_victim",

@@ -23,10 +23,11 @@ from privbench.models.zoo import build_model, default_spec, has_classifier
 __all__ = [
     "VictimCard",
     "embedded_name",
+    "embedded_state",
     "file_sha256",
-    "load_prior",
     "load_victim",
     "position_rows",
+    "pretrained_state",
     "read_card",
     "resolve_victim",
     "victim_accuracy",
@@ -79,6 +80,12 @@ class VictimCard:
 def embedded_name(model: str, trained_as: str) -> str:
     """File stem of embedded weights: architecture and the defense of training."""
     return f"{model}.{trained_as}"
+
+
+def embedded_state(model: str, trained_as: str = "none") -> dict[str, Tensor] | None:
+    """Embedded weights by the names that they have; None where there are none."""
+    path = _embedded_path(model, trained_as)
+    return None if path is None else load_file(path)
 
 
 def _embedded_path(model: str, trained_as: str) -> Path | None:
@@ -229,7 +236,7 @@ def _trained_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor] | No
     """Trained weights by the names that they have; None for random ones."""
     if spec.weights == "random":
         return None
-    return _pretrained_state(spec.model) if spec.weights == "pretrained" else _checked_state(spec, defense)
+    return pretrained_state(spec.model) if spec.weights == "pretrained" else _checked_state(spec, defense)
 
 
 def _wrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -251,7 +258,12 @@ def _checked_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor]:
     return state
 
 
-def _pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
+def pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
+    """The weights of timm's hub.
+
+    Raises:
+        UserError: They cannot be had.
+    """
     try:
         network = timm.create_model(spec.name, pretrained=True, num_classes=spec.num_classes)
     except Exception as error:  # the hub client raises its own and the network's errors
@@ -306,23 +318,3 @@ def victim_accuracy(spec: VictimSpec, defense: Defense) -> float | None:
     """Top-1 accuracy of embedded weights from their card, in [0, 1]; None for other weights."""
     card = read_card(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None
     return card.accuracy if card else None
-
-
-def load_prior(name: str = "cnn_mini_32") -> Victim:
-    """A CNN with its batch-normalisation statistics: frozen, eval mode, CPU.
-
-    Args:
-        name: An embedded network, or a timm model, whose pretrained weights are then fetched.
-
-    Raises:
-        UserError: The weights cannot be had.
-    """
-    path = _embedded_path(name, "none")
-    # Building draws random weights, which the loaded ones replace; the caller's random stream must not notice.
-    with torch.random.fork_rng(devices=[]):
-        prior = build_model(default_spec(name))
-        if path is not None:
-            prior.load_state_dict({key: value.to(torch.float32) for key, value in load_file(path).items()})
-        else:
-            prior.network.load_state_dict(_pretrained_state(default_spec(name)))
-    return prior.eval().requires_grad_(False)
