@@ -37,7 +37,10 @@ class ClosedForm(Attack):
 
     def require(self, observation: Observation) -> None:
         """Refuses batches and models without a learned position embedding."""
-        require_tokens(observation, simulate(observation).model, self.name)
+        model = simulate(observation).model
+        require_tokens(observation, model, self.name)
+        parts = model.parts()
+        observation.require_parameters([cast(str, parts.position), parts.patch_weight], self.name)
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """Solves for all patches at once.

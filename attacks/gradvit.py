@@ -9,7 +9,7 @@ groups of parameters (`layers=attention` and so on) make a map of what leaks whe
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -190,7 +190,7 @@ class GradViT(GroupAttack):
         inversion = Inversion(
             simulate=self._simulator(first, observations[0]),
             parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},
-            matching=self._matching_terms(first),
+            matching=self._matching_terms(first, observations[0].update),
             priors=priors,
             steps=self.steps,
             parametrisation=clients.variables(
@@ -212,7 +212,8 @@ class GradViT(GroupAttack):
 
     def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
         # Whoever matches a single group has not read the classifier's bias.
-        read = self.layers in _UP_TO or self._matched(simulation.model.classifier_names()[1])
+        bias = simulation.model.classifier_names()[1]
+        read = bias in observation.update and (self.layers in _UP_TO or self._matched(bias))
         return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.entries_are_exact
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
@@ -232,11 +233,11 @@ class GradViT(GroupAttack):
         deep = ".head" in name or ".norm." in name or (block and "blocks.0." not in name)
         return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
 
-    def _matching_terms(self, simulation: Simulation) -> list[MatchingTerm]:
+    def _matching_terms(self, simulation: Simulation, sent: Container[str]) -> list[MatchingTerm]:
         distance = SquaredError() if self.matching == "squared-error" else LayerCosine()
         terms = [MatchingTerm("gradient", self._matching_weight(self.gradient), distance)]
         parts = simulation.model.parts() if simulation.model.patch_size else None
-        if parts is not None and parts.position is not None and self._matched(parts.position):
+        if parts is not None and parts.position is not None and parts.position in sent and self._matched(parts.position):
             rows = parts.prefix_tokens + simulation.model.patch_count
             direction = self._matching_weight(self.position_matching)
             late = Halves(0.0, self.position_error) if self.schedule == "gradvit" else Constant(self.position_error)
@@ -268,7 +269,7 @@ class GradViT(GroupAttack):
         if not self.relocation or size is None or observation.batch_size > 1:
             return None
         parts = simulation.model.parts()
-        if parts.position is None or not self._matched(parts.position):
+        if parts.position is None or parts.position not in observation.update or not self._matched(parts.position):
             return None
         last = int(self.steps * self.relocation_until)
         return Relocation(

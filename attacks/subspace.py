@@ -80,13 +80,15 @@ class Subspace(Attack):
         """Refuses batches, and models whose equations are fewer than a patch's unknowns."""
         model = simulate(observation).model
         if model.parts().position is None:
-            FirstBlock.of(model)
+            first = FirstBlock.of(model)
+            names = [name for name in model.state_dict() if name.startswith("network.blocks.0.")]
+            observation.require_parameters([first.qkv_name, *names], self.name)
             require_unplaced(observation, model, self.name)
             if not self.search:
                 raise UserError("attack subspace finds patches without positions by its search; choose --set attack.search=2")
             return
         require_tokens(observation, model, self.name)
-        FirstBlock.of(model)
+        observation.require_parameters([FirstBlock.of(model).qkv_name], self.name)
         embedding = PatchEmbedding.of(model)
         width, pixels = embedding.weight.shape
         equations = width - embedding.token_count
@@ -97,6 +99,16 @@ class Subspace(Attack):
             )
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """Solves with all gradients up to the first block, or by the row space alone where the update is partial (`solved`)."""
+        model = simulate(observation).model
+        first = [name for name, _ in model.named_parameters() if ".blocks." not in name and ".head." not in name]
+        first += [name for name, _ in model.named_parameters() if ".blocks.0." in name]
+        if model.parts().position is None or all(name in observation.update for name in first if ".norm." not in name):
+            return self.solved(observation, generator=generator)
+        found = self.model_copy(update={"position_gradients": False, "search": 0}).solved(observation, generator=generator)
+        return replace(found, flags=(*found.flags, "row-space-only"))
+
+    def solved(self, observation: Observation, *, generator: torch.Generator) -> Reconstruction:
         """Solves each position, finds the mask, then resolves what the mask left open and the order in which patches stand.
 
         Masked patches come in no order; an adversary that is not `unaware` of the shuffle puts them, and all others that the

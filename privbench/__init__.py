@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privbench.api import attack, load_results, plan, run, score
+    from privbench.auditing.front import audit
     from privbench.core import ATTACKS, DEFENSES, Observation, Reconstruction, UserError
     from privbench.results import Results
 
@@ -24,6 +25,7 @@ __all__ = [
     "Results",
     "UserError",
     "attack",
+    "audit",
     "load_results",
     "plan",
     "run",
@@ -40,6 +42,7 @@ _FRONT_DOOR = {
     "Results": "privbench.results",
     "UserError": "privbench.core.errors",
     "attack": "privbench.api",
+    "audit": "privbench.auditing.front",
     "load_results": "privbench.api",
     "plan": "privbench.api",
     "run": "privbench.api",

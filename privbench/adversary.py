@@ -294,8 +294,9 @@ class Clients:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The model's, by name."""
-        return dict(self.simulation.model.named_parameters())
+        """The model's, by name, of which there is an update."""
+        sent = self.observations[0].update
+        return {name: value for name, value in self.simulation.model.named_parameters() if name in sent}
 
     @property
     def device(self) -> torch.device:

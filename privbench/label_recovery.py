@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from privbench.core import Observation, UserError
+from privbench.core import Observation, UserError, short_name
 
 __all__ = ["LabelRule", "has_sign_of_delta", "recover_labels"]
 
@@ -46,6 +46,11 @@ def recover_labels(observation: Observation, weight: str, rule: LabelRule = "las
     Raises:
         UserError: The rule does not apply to this batch or model.
     """
+    if weight not in observation.update:
+        raise UserError(
+            f"labels are read off the update of {short_name(weight)}, which this client did not send; choose --labels known, "
+            "or an attack that needs none: closed-form or subspace"
+        )
     if has_sign_of_delta(observation, weight):
         raise UserError(
             "the classifier's bias has the sign of a weight delta, not of a gradient: labels read off it would be wrong; "

@@ -9,6 +9,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "run": ("privbench.cli.run:run", "Attack private images under one or several defenses and score what comes back."),
+    "audit": ("privbench.cli.audit:audit", "Say what one client's update gives away: a gradient or a weight delta."),
     "sweep": ("privbench.cli.sweep:sweep", "Compute all cases of a study; resumes, shards, spreads over machines."),
     "status": ("privbench.cli.status:status", "Say where the cases of a folder stand."),
     "show": ("privbench.cli.show:show", "Show one case: numbers, flags, pictures, or why it failed."),

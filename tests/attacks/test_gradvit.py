@@ -201,7 +201,7 @@ def test_position_terms_and_relocation_act_only_where_the_position_rows_are_matc
     observation, _ = _observe()
     simulation = simulate(observation)
     attack = GradViT(layers=layers)
-    assert len(attack._matching_terms(simulation)) == terms
+    assert len(attack._matching_terms(simulation, simulation.model.state_dict())) == terms
     assert (attack._relocation(simulation, observation) is not None) == relocates
 
 

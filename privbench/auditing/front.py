@@ -1,0 +1,200 @@
+"""`privbench.audit`: from what a user has in hand to a report."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from privbench.auditing.plan import ORDER, planned
+from privbench.auditing.report import AuditReport
+from privbench.auditing.work import Auditor
+from privbench.client import observe
+from privbench.core import LocalTraining, Normalisation, Progress, ThreatModel, UserError, build_defense, resolve_defense
+from privbench.data import open_images
+from privbench.runner.machine import resolve_device
+from privbench.updates import UpdateSource, observation_of, victim_of
+
+__all__ = ["audit", "audit_of_known_photo"]
+
+
+def audit(
+    model: str | nn.Module,
+    update: Any = None,
+    *,
+    weights: Any = None,
+    after: Any = None,
+    kind: Literal["auto", "gradient", "delta"] = "auto",
+    learning_rate: float | None = None,
+    steps: int | None = None,
+    batches: int = 1,
+    optimiser: Literal["sgd", "momentum", "adamw"] = "sgd",
+    weight_decay: float = 0.0,
+    batch_size: int = 1,
+    labels: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    defense: str = "none",
+    photos: Path | str | None = None,
+    what_if: Sequence[str] = (),
+    attacks: Sequence[str] | None = None,
+    preset: str = "quick",
+    self_test: bool = True,
+    output: Path | str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Says what one client's update gives away: runs the attacks that apply, cheapest first, until one explains the update.
+
+    Example:
+        >>> report = privbench.audit(  # doctest: +SKIP
+        ...     "vit_tiny_patch16_224", "update.safetensors", weights="global.pth", learning_rate=0.01, steps=5
+        ... )
+        >>> report.verdict, report.sentence  # doctest: +SKIP
+
+    Args:
+        model: A timm or embedded name, `FILE.py:FUNCTION` that builds a module, or a module.
+        update: A file (safetensors, torch, npz), tensors by name, Flower's parameters, or arrays in the order of the state.
+        weights: Those that the server sent, in any of these forms, or `embedded`, `pretrained`; None: the module's own.
+        after: The weights that came back, in place of `update`.
+        kind: `gradient`, `delta` (weights after less before), or `auto`.
+        learning_rate: Of the client's local steps; makes the update a delta, as `steps` does.
+        steps: Number of local steps.
+        batches: Mini-batches of an epoch.
+        optimiser: Of the local steps.
+        weight_decay: Of the local steps.
+        batch_size: Number of images behind the update.
+        labels: Of the images, where they are known.
+        num_classes: Overrides the architecture's own.
+        image_size: Overrides the architecture's own, in pixels.
+        mean: Of the client's normalisation, one number or three; None: as the model says.
+        std: The same.
+        defense: What the client declares.
+        photos: The user's own, with which reconstructions are compared by best match.
+        what_if: Defenses to try on a known photo.
+        attacks: Names in order; None: the suite's own choice.
+        preset: Of the attacks: `quick`, `standard`, ...
+        self_test: Whether every attack is also run on an update made of a known photo.
+        output: Folder for report and pictures; a repeated audit continues there.
+        device: `auto`, `cpu` or `cuda:INDEX`.
+        seed: Of random choices.
+        say: Gets lines on plan and progress.
+        progress: Where attacks report to.
+
+    Returns:
+        The report, with the verdict in one sentence.
+
+    Raises:
+        UserError: Something cannot be read, or does not fit together.
+    """
+    training = None
+    if learning_rate is not None or steps is not None:
+        if learning_rate is None or steps is None:
+            raise UserError(
+                "of local training both are needed, the learning rate (--lr) and the number of steps (--local-steps)"
+            )
+        training = LocalTraining(
+            optimiser=optimiser, learning_rate=learning_rate, steps=steps, batches=batches, weight_decay=weight_decay
+        )
+    if (mean is None) != (std is None):
+        raise UserError("mean and std of the normalisation go together; give both")
+    normalisation = None if mean is None or std is None else Normalisation(_three(mean), _three(std))
+    source = UpdateSource(
+        model=model,
+        update=update,
+        weights=weights,
+        after=after,
+        kind=kind,
+        training=training,
+        batch_size=batch_size,
+        labels=None if labels is None else tuple(labels),
+        num_classes=num_classes,
+        image_size=image_size,
+        normalisation=normalisation,
+        defense=defense,
+    )
+    observation, victim = observation_of(source)
+    place = resolve_device(device)
+    observation, victim = observation.to(place), victim.to(place)
+    tell = say or (lambda _: None)
+    auditor = Auditor(
+        observation,
+        victim,
+        known=open_images("photos"),
+        photos=None if photos is None else open_images(str(photos)),
+        what_if=what_if,
+        self_test=self_test,
+        seed=seed,
+        say=tell,
+        progress=progress or Progress(),
+        folder=None if output is None else Path(output),
+    )
+    tell(f"audit of {auditor.described()}")
+    for note in source.notes:
+        tell(f"note: {note}")
+    plan = planned(observation, victim, names=attacks or ORDER, preset=preset)
+    for entry in plan:
+        doubled = entry.seconds * (2 if self_test else 1)
+        tell(f"plan: {entry.name}, about {doubled:.0f} s" if entry.attack else f"plan: not {entry.name}: {entry.reason}")
+    report = auditor.run(plan, source.notes)
+    if output is not None:
+        report.save(output)
+    return report
+
+
+def _three(values: Sequence[float]) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def audit_of_known_photo(
+    model: str | nn.Module,
+    *,
+    learning_rate: float | None = None,
+    steps: int | None = None,
+    **options: Any,
+) -> AuditReport:
+    """Tests a set-up without an update: one is made of a known photo, of the kind that is described, and audited.
+
+    Args:
+        model: As in `audit`.
+        learning_rate: As in `audit`.
+        steps: As in `audit`.
+        **options: As in `audit`.
+
+    Returns:
+        The report on that update.
+
+    Raises:
+        UserError: Something does not fit together.
+    """
+    source = UpdateSource(
+        model=model,
+        weights=options.get("weights"),
+        num_classes=options.get("num_classes"),
+        image_size=options.get("image_size"),
+        defense=options.get("defense", "none"),
+    )
+    victim, spec = victim_of(source)
+    training = None if learning_rate is None or steps is None else LocalTraining(learning_rate=learning_rate, steps=steps)
+    specs = resolve_defense(source.defense)
+    size = int(options.get("batch_size", 1))
+    images, _ = open_images("photos").load(range(size), spec.image_size)
+    observation, _ = observe(
+        victim,
+        spec,
+        build_defense(specs),
+        images,
+        torch.arange(size) % spec.num_classes,
+        declared=specs,
+        threat_model=ThreatModel(),
+        generator=torch.Generator().manual_seed(int(options.get("seed", 0))),
+        training=training,
+    )
+    kept = {**options, "self_test": False}
+    return audit(model, dict(observation.update), learning_rate=learning_rate, steps=steps, **kept)

@@ -1,0 +1,144 @@
+"""What an audit found: values, the verdict in one sentence, and the files of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from privbench.core import Reconstruction, StoreError
+from privbench.scoring import to_uint8
+
+__all__ = ["AttackFinding", "AuditReport", "Pixels", "Verdict", "WhatIf", "pixels_of"]
+
+Pixels = NDArray[np.uint8]
+"""One picture, `[height, width, 3]`."""
+
+Verdict = Literal["found", "partly", "nothing found by these attacks", "no attack applies"]
+
+
+@dataclass(frozen=True)
+class AttackFinding:
+    """What one attack made of the update.
+
+    Attributes:
+        name: Of the attack.
+        outcome: `ran`, `does not apply`, `failed`, or `not needed` because a cheaper one found the images.
+        reason: Why, where it did not run.
+        explained: Share of the update that its images explain, at most 1; None where it did not run.
+        seconds: Wall time.
+        self_test: PSNR in dB of the same attack on an update made of a known photo; None where that was not tried.
+        self_test_explained: Share that it explained there.
+        labels: Of its images.
+        flags: Remarks of the attack.
+        pictures: Names of the files of its images.
+    """
+
+    name: str
+    outcome: Literal["ran", "does not apply", "failed", "not needed"]
+    reason: str = ""
+    explained: float | None = None
+    seconds: float = 0.0
+    self_test: float | None = None
+    self_test_explained: float | None = None
+    labels: tuple[int, ...] = ()
+    flags: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What a defense would change: the best attack on an update of a known photo under it.
+
+    Attributes:
+        defense: As a user writes it.
+        psnr: In dB, of the reconstruction of that photo; None where it could not be run.
+        explained: Share of that update that the images explain.
+        reason: Why it could not be run.
+    """
+
+    defense: str
+    psnr: float | None
+    explained: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The result of an audit.
+
+    Attributes:
+        verdict: One of four.
+        sentence: The verdict in one sentence, with its grounds.
+        update: What was audited, in words.
+        findings: One for each attack, in order.
+        best: The reconstruction that explains most; None where there is none.
+        what_if: What defenses would change.
+        matches: For each reconstructed image, the user's photo that is most like it, and the PSNR in dB.
+        notes: What was decided on the way.
+        pictures: File name to pixels `[height, width, 3]`, of all attacks that ran.
+    """
+
+    verdict: Verdict
+    sentence: str
+    update: str
+    findings: tuple[AttackFinding, ...]
+    best: Reconstruction | None = None
+    what_if: tuple[WhatIf, ...] = ()
+    matches: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    pictures: Mapping[str, Pixels] = field(default_factory=dict, repr=False)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether something of the images was found."""
+        return self.verdict in {"found", "partly"}
+
+    def to_json(self) -> str:
+        """Everything but the pixels."""
+        content = {
+            "schema_version": 1,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "update": self.update,
+            "findings": [asdict(finding) for finding in self.findings],
+            "what_if": [asdict(one) for one in self.what_if],
+            "matches": [{"photo": name, "psnr": value} for name, value in self.matches],
+            "notes": list(self.notes),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Writes `audit.json`, `index.html` and the pictures into a folder, which is made.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        from privbench.auditing.page import audit_page
+
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [folder / "audit.json", folder / "index.html", *(folder / name for name in self.pictures)]
+            files[0].write_text(self.to_json(), encoding="utf-8")
+            files[1].write_text(audit_page(self), encoding="utf-8")
+            for name, pixels in self.pictures.items():
+                Image.fromarray(pixels).save(folder / name)
+        except OSError as error:
+            raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from None
+        return files
+
+    def _repr_html_(self) -> str:
+        from privbench.auditing.page import audit_page
+
+        return audit_page(self)
+
+
+def pixels_of(images: Tensor) -> Sequence[Pixels]:
+    """`[batch, 3, height, width]` in [0, 1] as 8-bit pictures."""
+    return [picture.permute(1, 2, 0).numpy() for picture in to_uint8(images.detach().float().cpu())]

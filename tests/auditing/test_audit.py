@@ -1,0 +1,149 @@
+"""Audits: what is there is found and said, what is not is not called safe, and files and names of a user's kind work."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import privbench
+from privbench.core import LocalTraining, UserError
+from tests.conformance import some_images
+from tests.test_client_training import client_that_trains
+
+MODEL = "vit_mini_patch4_32"
+
+
+def _gradient(images: int = 1) -> dict[str, torch.Tensor]:
+    _, observation, _ = client_that_trains(LocalTraining(learning_rate=1.0), some_images(images))
+    return {name.replace("network.", "module."): -value for name, value in observation.update.items()}
+
+
+def test_the_image_of_a_gradient_is_found_and_the_dearer_attacks_are_not_run(tmp_path: Path) -> None:
+    lines: list[str] = []
+    report = privbench.audit(MODEL, _gradient(), output=tmp_path, say=lines.append)
+    assert report.verdict == "found"
+    assert report.leaks
+    by_name = {finding.name: finding for finding in report.findings}
+    assert by_name["closed-form"].explained == pytest.approx(1, abs=1e-3)
+    assert (by_name["closed-form"].self_test or 0) > 60
+    assert by_name["adjoint-matching"].outcome == "not needed"
+    assert by_name["local-steps"].outcome == "does not apply"
+    assert report.best is not None
+    assert (report.best.images - some_images(1)).square().mean() < 1e-5
+    assert any(line.startswith("plan: closed-form, about") for line in lines)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page
+    assert json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))["verdict"] == "found"
+    assert (tmp_path / "closed-form-0.png").is_file()
+
+
+def test_a_repeated_audit_continues_with_what_is_finished(tmp_path: Path) -> None:
+    common = {"attacks": ["closed-form"], "self_test": False, "output": tmp_path}
+    first = privbench.audit(MODEL, _gradient(), **common)  # type: ignore[arg-type]
+    lines: list[str] = []
+    again = privbench.audit(MODEL, _gradient(), **common, say=lines.append)  # type: ignore[arg-type]
+    assert "closed-form: kept from before" in lines
+    assert again.findings == first.findings
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_a_delta_is_found_whichever_way_round_it_is(turned: int) -> None:
+    _, observation, _ = client_that_trains(LocalTraining(steps=3), some_images(1))
+    delta = {name: turned * value for name, value in observation.update.items()}
+    report = privbench.audit(MODEL, delta, learning_rate=0.01, steps=3, attacks=["closed-form"], self_test=False)
+    assert report.verdict == "found"
+    assert any("its sign is turned" in note for note in report.notes) == (turned < 0)
+
+
+def test_weights_before_and_after_are_an_update_and_a_raw_delta_is_known_by_its_sign() -> None:
+    victim, observation, _ = client_that_trains(LocalTraining(steps=2), some_images(1))
+    before = {name: value.detach() for name, value in victim.network.state_dict().items()}
+    after = {name: value + observation.update[f"network.{name}"] for name, value in before.items()}
+    common = {"attacks": ["closed-form"], "self_test": False}
+    report = privbench.audit(MODEL, after=after, weights=before, learning_rate=0.01, steps=2, **common)  # type: ignore[arg-type]
+    assert report.verdict == "found"
+    unsaid = privbench.audit(MODEL, dict(observation.update), **common)  # type: ignore[arg-type]
+    assert unsaid.verdict == "found"
+    assert any("shows a weight delta" in note for note in unsaid.notes)
+    with pytest.raises(UserError, match="sign of a weight delta"):
+        privbench.audit(MODEL, dict(observation.update), kind="gradient", **common)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_is_called_one_image_and_noise_are_not_called_found_nor_safe() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(value.shape, generator=generator) for name, value in _gradient().items()}
+    for update in (_gradient(4), noise):
+        report = privbench.audit(MODEL, update, attacks=["closed-form"])
+        assert report.verdict == "nothing found by these attacks"
+        assert "check that batch size, normalisation" in report.sentence
+        assert "safe" not in report.sentence
+
+
+def test_the_wrong_normalisation_shows() -> None:
+    right = privbench.audit(MODEL, _gradient(), attacks=["closed-form"], self_test=False)
+    wrong = privbench.audit(MODEL, _gradient(), attacks=["closed-form"], self_test=False, mean=[0.2], std=[0.5])
+    assert (right.findings[0].explained or 0) > 0.99 > (wrong.findings[0].explained or 0)
+
+
+def test_of_the_classifier_alone_no_closed_form_applies_and_of_the_first_attention_subspace_does() -> None:
+    head = {name: value for name, value in _gradient().items() if ".head." in f".{name}"}
+    report = privbench.audit(MODEL, head, attacks=["closed-form", "subspace"])
+    assert report.verdict == "no attack applies"
+    assert "needs the update of pos_embed" in report.findings[0].reason
+    attention = {name: value for name, value in _gradient().items() if "blocks.0.attn.qkv.weight" in name}
+    found = privbench.audit(MODEL, attention, attacks=["closed-form", "subspace"], self_test=False)
+    assert found.best is not None
+    assert (found.best.images - some_images(1)).square().mean() < 1e-5
+    assert found.verdict == "found"
+
+
+def test_a_defense_is_tried_on_a_known_photo_and_photos_are_matched(tmp_path: Path) -> None:
+    report = privbench.audit(
+        MODEL, _gradient(), attacks=["closed-form"], self_test=False, what_if=["quantization", "mjp"], photos="photos"
+    )
+    assert [one.defense for one in report.what_if] == ["quantization", "mjp"]
+    assert all(one.psnr is not None and one.psnr < 40 for one in report.what_if)
+    assert len(report.matches) == 1
+
+
+def test_a_function_in_a_file_builds_the_model(tmp_path: Path) -> None:
+    code = (
+        "from timm.models import VisionTransformer\n"
+        "def build():\n"
+        "    return VisionTransformer(img_size=32, patch_size=4, embed_dim=192, depth=3, num_heads=3, num_classes=10)\n"
+    )
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    victim, _, _ = client_that_trains(LocalTraining(), some_images(1))
+    mean, std = victim.mean.flatten().tolist(), victim.std.flatten().tolist()
+    report = privbench.audit(
+        f"{tmp_path / 'mine.py'}:build",
+        _gradient(),
+        weights=dict(victim.network.state_dict()),
+        mean=mean,
+        std=std,
+        attacks=["closed-form"],
+        self_test=False,
+    )
+    assert report.verdict == "found"
+    for wrong, line in ((":absent", "AttributeError"), (":nothing", "AttributeError")):
+        with pytest.raises(UserError, match=line):
+            privbench.audit(f"{tmp_path / 'mine.py'}{wrong}", _gradient())
+    with pytest.raises(UserError, match="there is no file"):
+        privbench.audit("absent.py:build", _gradient())
+
+
+def test_what_does_not_fit_is_one_line() -> None:
+    with pytest.raises(UserError, match="both are needed"):
+        privbench.audit(MODEL, _gradient(), learning_rate=0.1)
+    with pytest.raises(UserError, match="go together"):
+        privbench.audit(MODEL, _gradient(), mean=[0.5])
+    with pytest.raises(UserError, match="no update is given"):
+        privbench.audit(MODEL)
+    with pytest.raises(UserError, match="the weights lack"):
+        privbench.audit(MODEL, _gradient(), weights={"cls_token": torch.zeros(1, 1, 192)})
+    with pytest.raises(UserError, match="no parameter other"):
+        privbench.audit(MODEL, {"other": torch.ones(2)})
+    with pytest.raises(UserError, match="of type"):
+        privbench.audit(MODEL, nn.Linear(1, 1))
