@@ -50,6 +50,7 @@ def test_lists_of_arrays_are_named_by_order(tmp_path: Path) -> None:
         assert isinstance(found, list)
         named = named_by_order(found, {name: value.shape for name, value in TABLE.items()})
         assert all(torch.equal(named[key], value) for key, value in TABLE.items())
+    found = list(TABLE.values())
     with pytest.raises(UserError, match="a list of 2 arrays for a model with 3"):
         named_by_order(found, {**{name: value.shape for name, value in TABLE.items()}, "x": torch.Size([1])})
     with pytest.raises(UserError, match=r"array 0 of the list has shape \(2, 3\), and head\.bias"):
