@@ -43,6 +43,7 @@ from privbench.jigsaw import reassembled, unscrambled
 from privbench.label_recovery import LabelRule, recover_labels
 from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
+from privbench.models.svd_layers import DecorrelatedBatchNorm
 from privbench.undo import LOWER_BOUND, undone
 
 __all__ = [
@@ -145,6 +146,9 @@ def simulate(observation: Observation) -> Simulation:
     if model.training:
         # Running statistics take no part in train mode, and updating them in place is no pure function.
         torch.func.replace_all_batch_norm_modules_(model)
+        for module in model.modules():
+            if isinstance(module, DecorrelatedBatchNorm):
+                module.track_running_stats = False
     return Simulation(model, training_view(defense.view(model, observation), observation))
 
 

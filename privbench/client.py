@@ -24,6 +24,7 @@ from privbench.core import (
     UserError,
 )
 from privbench.models import Victim, client_loss
+from privbench.models.svd_layers import DecorrelatedBatchNorm
 
 __all__ = ["as_seen", "local_optimiser", "observe", "sample_gradients"]
 
@@ -224,7 +225,8 @@ def sample_gradients(victim: Victim, given: ModelInput, labels: Tensor) -> tuple
     Raises:
         UserError: The samples of a batch do not have gradients of their own.
     """
-    if victim.training and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in victim.modules()):
+    mixing = (nn.modules.batchnorm._BatchNorm, DecorrelatedBatchNorm)
+    if victim.training and any(isinstance(module, mixing) for module in victim.modules()):
         raise UserError(
             "a defense on single samples (dpsgd) needs a model that treats them one by one, and batch normalisation in train "
             "mode mixes them; choose a model without batch normalisation, or, for an attack, --set threat_model.model_mode=eval"

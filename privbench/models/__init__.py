@@ -21,6 +21,8 @@ from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, defau
 BUILT_IN = {
     "vit_mini_patch4_32": "privbench.models.zoo:vit_mini_patch4_32",
     "cnn_mini_32": "privbench.models.zoo:cnn_mini_32",
+    "cnn_decorrelated_32": "privbench.models.zoo:cnn_decorrelated_32",
+    "cnn_covariance_32": "privbench.models.zoo:cnn_covariance_32",
 }
 """Registered architectures; any other name is asked of timm."""
 

@@ -7,21 +7,29 @@ from typing import cast
 
 from torch import Tensor, nn
 
-__all__ = ["PriorCnn"]
+__all__ = ["PriorCnn", "Residual", "convolution"]
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3, batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
+    """Two convolutions around which the input passes.
+
+    Args:
+        width: Number of channels.
+    """
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_convolution(width, width), _convolution(width, width))
+        self.body = nn.Sequential(convolution(width, width), convolution(width, width))
 
     def forward(self, features: Tensor) -> Tensor:
+        """`[batch, width, height, width]` to the same shape."""
         return cast(Tensor, features + self.body(features))
 
 
@@ -35,11 +43,11 @@ class PriorCnn(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _convolution(3, 32),
-            _convolution(32, 64, stride=2),
-            _Residual(64),
-            _convolution(64, 128, stride=2),
-            _Residual(128),
+            convolution(3, 32),
+            convolution(32, 64, stride=2),
+            Residual(64),
+            convolution(64, 128, stride=2),
+            Residual(128),
         )
         self.head = nn.Linear(128, num_classes)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from privbench.core import MODELS, ModelSpec, UserError
 from privbench.models.prior_cnn import PriorCnn
+from privbench.models.svd_cnn import SvdCnn
 from privbench.models.victim import Victim
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "DEFAULT_MODEL", "Architecture", "build_model", "default_spec"]
@@ -67,6 +68,23 @@ cnn_mini_32 = Architecture(
     image_size=32,
     num_classes=10,
     build=lambda num_classes, _: PriorCnn(num_classes),
+)
+
+
+cnn_decorrelated_32 = Architecture(
+    name="cnn_decorrelated_32",
+    summary="residual CNN for 32x32, decorrelated batch normalisation (ZCA) behind its first convolution; no weights embedded",
+    image_size=32,
+    num_classes=10,
+    build=lambda num_classes, _: SvdCnn(num_classes, "decorrelated"),
+)
+
+cnn_covariance_32 = Architecture(
+    name="cnn_covariance_32",
+    summary="residual CNN for 32x32 with global covariance pooling (matrix square root); no weights embedded",
+    image_size=32,
+    num_classes=10,
+    build=lambda num_classes, _: SvdCnn(num_classes, "covariance"),
 )
 
 
