@@ -13,8 +13,9 @@ import click
 
 from privbench.analysis.leaderboard import write_leaderboard
 from privbench.core import Record
+from privbench.store.places import local_folder
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+REFERENCE = Path(__file__).parents[1] / "results" / "reference.jsonl.gz"
 
 
 def copies(template: Record, count: int, folder: Path) -> None:
@@ -35,7 +36,7 @@ def copies(template: Record, count: int, folder: Path) -> None:
 @click.option("--reference", type=click.Path(path_type=Path), default=REFERENCE, help="Where to take the record from.")
 def main(counts: tuple[int, ...], rounds: int, reference: Path) -> None:
     """Prints seconds of wall time and of the process's own for each number of records."""
-    path = min(reference.rglob("record.json"))
+    path = min(local_folder(reference).rglob("record.json"))
     template = Record.load(path)
     click.echo(f"{path.parent.name}: {len(template.images)} images, {path.stat().st_size} bytes")
     for count in counts:

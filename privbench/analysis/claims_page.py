@@ -12,8 +12,8 @@ from privbench.analysis.claims import ClaimsFile, Comparison, read_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 from privbench.core import METRICS, Interval, Metric, Price
+from privbench.store.base import Store
 from privbench.store.files import atomic_write, refuse_folder
-from privbench.store.layout import CASE, RECORD
 
 __all__ = ["claims_page", "write_claims"]
 
@@ -31,22 +31,22 @@ independent samples, wider than a paired one would be.
 """How to read a verdict."""
 
 
-def write_claims(definitions: Path, folders: Sequence[Path], target: Path) -> list[Judgement]:
-    """Judges the claims of a file by all records and prices below folders, and writes the page whole or not at all.
+def write_claims(definitions: Path, stores: Sequence[Store], target: Path) -> list[Judgement]:
+    """Judges the claims of a file by all records and prices of some stores, and writes the page whole or not at all.
 
     Args:
         definitions: A YAML file of claims.
-        folders: Where to look, subfolders included.
+        stores: Where to look, subfolders included.
         target: The Markdown file.
 
     Raises:
-        UserError: The definitions or a record cannot be read, there is no such folder, or the page cannot be written.
+        UserError: The definitions or a record cannot be read, there is no such store, or the page cannot be written.
     """
     file = read_claims(definitions)
-    evidence = Evidence.below(folders)
+    evidence = Evidence.of(stores)
     refuse_folder(target)
     judgements = [judge(claim, evidence) for claim in file.claims]
-    command = shlex.join(["privbench", "claims", *map(_posix, (definitions, *folders)), "-o", _posix(target)])
+    command = shlex.join(["privbench", "claims", _posix(definitions), *map(str, stores), "-o", _posix(target)])
     atomic_write(target, claims_page(file, judgements, evidence, command).encode())
     return judgements
 
@@ -113,7 +113,7 @@ def _said(judgement: Judgement) -> str:
     return f"**{judgement.verdict}**{reason}"
 
 
-def _section(judgement: Judgement, prices: dict[Path, Price]) -> list[str]:
+def _section(judgement: Judgement, prices: dict[str, Price]) -> list[str]:
     claim = judgement.claim
     lines = [
         f"## {claim.id}",
@@ -193,17 +193,17 @@ def _unit(comparison: Comparison) -> str:
     return metric.unit
 
 
-def _commands(findings: Sequence[Finding], prices: dict[Path, Price]) -> list[str]:
+def _commands(findings: Sequence[Finding], prices: dict[str, Price]) -> list[str]:
     """What computes the cases and prices of a claim again, each once."""
     sides = (side for finding in findings for side in (finding.higher, finding.lower) if side is not None)
-    used = dict.fromkeys(path for side in sides for path in side.used)
-    return [_again(path, prices) for path in used]
+    used = dict.fromkeys(name for side in sides for name in side.used)
+    return [_again(name, prices) for name in used]
 
 
-def _again(path: Path, prices: dict[Path, Price]) -> str:
-    if path.name == RECORD:
-        return shlex.join(["privbench", "run", "--config", _posix(path.parent / CASE)])
-    price = prices[path]
+def _again(name: str, prices: dict[str, Price]) -> str:
+    if name not in prices:
+        return shlex.join(["privbench", "run", "--config", name])
+    price = prices[name]
     weights = price.victim.weights
     return shlex.join(
         [

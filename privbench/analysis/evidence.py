@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from privbench.analysis.claims import PRICE_MEASURES, ResolvedSide, Side
 from privbench.analysis.leaderboard import read_record
 from privbench.core import FailedCase, Interval, Metric, Price, Record
+from privbench.store.base import Store
 from privbench.store.layout import FAILURE, RECORD, walk_results
 
 __all__ = ["Evidence", "PricedVictim", "SideScores", "priced_victims", "side_scores"]
@@ -17,35 +17,38 @@ class Evidence:
     """What was measured.
 
     Attributes:
-        records: Finished cases and where each lies.
+        records: What finished cases are called, and their records.
         failures: Cases that could not be computed.
-        prices: Prices and where each lies.
+        prices: What prices are called, and the prices.
     """
 
-    records: tuple[tuple[Path, Record], ...]
+    records: tuple[tuple[str, Record], ...]
     failures: tuple[FailedCase, ...]
-    prices: tuple[tuple[Path, Price], ...]
+    prices: tuple[tuple[str, Price], ...]
 
     @classmethod
-    def below(cls, folders: Sequence[Path]) -> "Evidence":
-        """Reads all records, failed cases and prices below folders; of what lies there twice, the first.
+    def of(cls, stores: Sequence[Store]) -> "Evidence":
+        """Reads all records, failed cases and prices of some stores; of what lies there twice, the first.
 
         Raises:
-            UserError: There is no such folder, or a file cannot be read or was changed.
+            UserError: There is no such store, or a file cannot be read or was changed.
         """
-        records: dict[str, tuple[Path, Record]] = {}
+        records: dict[str, tuple[str, Record]] = {}
         failures: dict[str, FailedCase] = {}
-        prices: dict[str, tuple[Path, Price]] = {}
-        for path in (path for folder in folders for path in walk_results(folder)):
-            if path.name == RECORD:
-                record = read_record(path)
-                records.setdefault(record.case_id, (path, record))
-            elif path.name == FAILURE:
-                failure = FailedCase.load(path)
-                failures.setdefault(failure.case_id, failure)
-            elif path.name.startswith("price--"):
-                price = Price.load(path)
-                prices.setdefault(price.to_json(), (path, price))
+        prices: dict[str, tuple[str, Price]] = {}
+        for store in stores:
+            with store.open(everything=False) as folder:
+                for path in walk_results(folder):
+                    name = store / path.relative_to(folder).as_posix()
+                    if path.name == RECORD:
+                        record = read_record(path)
+                        records.setdefault(record.case_id, (name.removesuffix(f"/{RECORD}"), record))
+                    elif path.name == FAILURE:
+                        failure = FailedCase.load(path)
+                        failures.setdefault(failure.case_id, failure)
+                    elif path.name.startswith("price--"):
+                        price = Price.load(path)
+                        prices.setdefault(price.to_json(), (name, price))
         return cls(tuple(records.values()), tuple(failures.values()), tuple(prices.values()))
 
 
@@ -55,12 +58,12 @@ class SideScores:
 
     Attributes:
         values: By image, the worst case over the attacks.
-        used: Where the records lie.
+        used: What the cases are called.
         missing: One line for each attack without a record of these images.
     """
 
     values: Mapping[str, float]
-    used: tuple[Path, ...]
+    used: tuple[str, ...]
     missing: tuple[str, ...]
 
 
@@ -82,7 +85,7 @@ def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evi
     cases = (frozenset(_images(record)) for records in found.values() for _, record in records)
     images = max(cases, key=len, default=frozenset())
     worst: dict[str, float] = {}
-    used: list[Path] = []
+    used: list[str] = []
     missing: list[str] = []
     for attack, records in found.items():
         whole = [(path, record) for path, record in records if images <= set(_images(record))]
@@ -107,7 +110,7 @@ def _missing(
     wanted: ResolvedSide,
     attack: str,
     metric: str,
-    records: Sequence[tuple[Path, Record]],
+    records: Sequence[tuple[str, Record]],
     images: frozenset[str],
     evidence: Evidence,
 ) -> str:
@@ -125,12 +128,12 @@ class PricedVictim:
     """A measure of one price.
 
     Attributes:
-        path: Where the price lies.
+        path: What the price is called.
         price: The price.
         value: The measure; a bare number has no interval.
     """
 
-    path: Path
+    path: str
     price: Price
     value: float | Interval
 

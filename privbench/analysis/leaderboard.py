@@ -92,8 +92,17 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
 
 
 def leaderboard_csv(rows: pd.DataFrame) -> str:
-    """The leaderboard as CSV: floats as Python writes them, Unix line ends, empty cells where there is no value."""
-    return rows.to_csv(index=False, lineterminator="\n", na_rep="")
+    """The leaderboard as CSV: floats as Python writes them, Unix line ends, empty cells where there is no value.
+
+    Text that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
+    text = rows.select_dtypes(["object", "string"]).columns
+    safe = rows.assign(**{name: rows[name].map(_no_formula) for name in text})
+    return safe.to_csv(index=False, lineterminator="\n", na_rep="")
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:

@@ -1,9 +1,11 @@
 """Finished cases as the tables of a paper: defenses down, attacks and adversaries across, generated and never edited.
 
-One Markdown table for each group of cases that compare; equal records give an equal page, byte for byte.
+One table for each group of cases that compare, in Markdown or LaTeX; equal records give an equal page, byte for byte.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,67 +16,104 @@ from privbench.analysis.flags import is_lower_bound
 from privbench.core.labels import defense_labels
 from privbench.store.files import atomic_write, refuse_folder
 
-__all__ = ["overview", "write_overview"]
+__all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "sections", "write_overview"]
 
 _GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode")
 """Columns in which the rows of one table are alike."""
 _AT_LEAST = "≥ "
 """Before a score that is a lower bound."""
 _ADVERSARIES = ("unaware", "aware", "oracle")
+_HIGHEST = "highest leakage"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean PSNR in dB, with its 95 % interval where it has one.
+
+    Attributes:
+        mean: The mean.
+        low: Of the interval.
+        high: Of the interval.
+        is_lower_bound: Whether a better attacker is known to get more.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    is_lower_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table.
+
+    Attributes:
+        cases: What its cases have in common.
+        weights: The victim's weights, as a phrase.
+        heads: Its headings.
+        rows: Its rows, best defense first; by heading, empty text where there is nothing.
+    """
+
+    cases: str
+    weights: str
+    heads: tuple[str, ...]
+    rows: tuple[Mapping[str, str | Score], ...]
 
 
 def overview(folder: Path) -> str:
-    """Every finished case below a folder.
+    """Every finished case below a folder, in Markdown.
 
     Args:
         folder: Where to look, subfolders included.
 
     Returns:
-        Markdown: for each group of cases with the same model, images, batches and labels a table. A row is a defense on a
-        victim, with the parameters in which the table's rows differ, best first by its worst case, the highest mean of the
-        row; a cell is the mean PSNR in dB with its 95 % interval, of several settings of an attack that with the highest mean,
-        with a mark where it is a lower bound.
-        Then, where measured, the row's highest mean PSNR-patch and least mean LPIPS, the accuracy of the attacked victim, and
-        that of a victim trained under the defense beside an undefended one's by the same recipe.
+        For each group of cases with the same model, images, batches and labels a table. A row is a defense on a victim, with
+        the parameters in which the table's rows differ, best first by its highest leakage, the highest mean of the row; a cell
+        is the mean PSNR in dB with its 95 % interval, of several settings of an attack that with the highest mean. Then, where
+        measured, the row's highest mean PSNR-patch and least mean LPIPS, the accuracy of the attacked victim, and that of a
+        victim trained under the defense beside an undefended one's by the same recipe. A mark stands where a cell is a lower
+        bound.
 
     Raises:
         UserError: As `case_table`.
     """
-    return _page(case_table(folder))
+    return markdown_page(sections(case_table(folder)))
 
 
-def write_overview(folder: Path, target: Path) -> int:
+def write_overview(folder: Path, target: Path, *, intervals: bool = True) -> int:
     """Generates the page of a folder into a file, whole or not at all; how many cases it is about.
+
+    Args:
+        folder: Where to look, subfolders included.
+        target: The file: LaTeX where its name ends in `.tex`, else Markdown.
+        intervals: Whether scores have their 95 % intervals.
 
     Raises:
         UserError: As `overview`, or the file cannot be written.
     """
     rows = case_table(folder)
     refuse_folder(target)
-    atomic_write(target, _page(rows).encode())
+    page = latex_page if target.suffix.lower() == ".tex" else markdown_page
+    atomic_write(target, page(sections(rows), intervals=intervals).encode())
     return len(rows)
 
 
-def _page(rows: pd.DataFrame) -> str:
-    groups = rows.groupby(list(_GROUP), sort=True)
-    return "\n\n".join(_section(group) for _, group in groups) + "\n"
+def sections(rows: pd.DataFrame) -> list[Section]:
+    """The tables of all cases, as `case_table` has them."""
+    return [_section(group) for _, group in rows.groupby(list(_GROUP), sort=True)]
 
 
-def _section(rows: pd.DataFrame) -> str:
+def _section(rows: pd.DataFrame) -> Section:
     first = rows.iloc[0]
     images = first["images"].split(",")
     shown = f"{images[0]} to {images[-1]}" if len(images) > 2 else " and ".join(images)
-    title = (
-        f"`{first['model']}`, {first['dataset']} ({first['split']}), {len(images)} images ({shown}), batches of "
-        f"{first['batch_size']}, labels {first['labels']}, model in {first['model_mode']} mode; PSNR in dB."
-    )
     usual = rows["weights"].mode()[0]
     names = pd.Series(defense_labels(rows["defense_parts"]), index=rows.index)
     attacks = _attacks(rows)
-    table = [
+    table: list[dict[str, str | Score]] = [
         {
             "defense": f"`{defense}`" + ("" if weights == usual else f" on `{weights}`"),
-            "worst case": f"{_bound(_leakiest(part))}{part['psnr_mean'].max():.1f}",
+            _HIGHEST: Score(part["psnr_mean"].max(), is_lower_bound=_is_bound(_leakiest(part))),
             **{f"`{attack}`, {adversary}": _cell(part, attack, adversary) for attack, adversary in attacks},
             "PSNR-patch": _over(part, "psnr_patch_mean", "max", 1),
             "LPIPS": _over(part, "lpips_mean", "min", 3),
@@ -83,11 +122,21 @@ def _section(rows: pd.DataFrame) -> str:
         }
         for (defense, weights), part in rows.groupby([names, "weights"], sort=True)
     ]
-    table.sort(key=lambda row: float(row["worst case"].removeprefix(_AT_LEAST)))
-    heads = [head for head in table[0] if any(row[head] for row in table)]
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in table)]
-    others = "" if (rows["weights"] == usual).all() else " where no others are named"
-    return f"{title} Weights: `{usual}`{others}.\n\n" + "\n".join(map(_line, lines))
+    table.sort(key=lambda row: _number(row[_HIGHEST]))
+    return Section(
+        cases=(
+            f"`{first['model']}`, {first['dataset']} ({first['split']}), {len(images)} images ({shown}), batches of "
+            f"{first['batch_size']}, labels {first['labels']}, model in {first['model_mode']} mode"
+        ),
+        weights=f"`{usual}`" + ("" if (rows["weights"] == usual).all() else " where no others are named"),
+        heads=tuple(head for head in table[0] if any(row[head] for row in table)),
+        rows=tuple(table),
+    )
+
+
+def _number(cell: str | Score) -> float:
+    """What a row is sorted by, as it is printed."""
+    return round(cell.mean, 1) if isinstance(cell, Score) else float("inf")
 
 
 def _attacks(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -100,20 +149,20 @@ def _attacks(rows: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def _cell(rows: pd.DataFrame, attack: str, adversary: str) -> str:
+def _cell(rows: pd.DataFrame, attack: str, adversary: str) -> str | Score:
     rows = rows[(rows["attack"] == attack) & (rows["adversary"] == adversary)]
     if rows.empty:
         return ""
     row = _leakiest(rows)
-    return f"{_bound(row)}{row['psnr_mean']:.1f} [{row['psnr_ci_low']:.1f}, {row['psnr_ci_high']:.1f}]"
+    return Score(row["psnr_mean"], row["psnr_ci_low"], row["psnr_ci_high"], _is_bound(row))
 
 
 def _leakiest(rows: pd.DataFrame) -> Any:
     return rows.sort_values("psnr_mean", kind="stable").iloc[-1]
 
 
-def _bound(row: Any) -> str:
-    return _AT_LEAST if is_lower_bound(str(row.get("flags") or "").split()) else ""
+def _is_bound(row: Any) -> bool:
+    return is_lower_bound(str(row.get("flags") or "").split())
 
 
 def _over(rows: pd.DataFrame, column: str, how: Literal["max", "min"], digits: int) -> str:
@@ -134,5 +183,81 @@ def _retrained(rows: pd.DataFrame) -> str:
     return f"{row['retrained_accuracy']:.3f} / {row['retrained_undefended']:.3f} ({row['retrained_epochs']})"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _text(cell: str | Score, *, intervals: bool) -> str:
+    if isinstance(cell, str):
+        return cell
+    bound = _AT_LEAST if cell.is_lower_bound else ""
+    return f"{bound}{cell.mean:.1f}" + (f" [{cell.low:.1f}, {cell.high:.1f}]" if intervals and cell.low is not None else "")
+
+
+# Markdown
+
+
+def markdown_page(tables: Sequence[Section], *, intervals: bool = True) -> str:
+    """The tables in Markdown."""
+    return "\n\n".join(_markdown(table, intervals=intervals) for table in tables) + "\n"
+
+
+def _markdown(table: Section, *, intervals: bool) -> str:
+    cells = [[_text(row[head], intervals=intervals) for head in table.heads] for row in table.rows]
+    lines = [list(table.heads), ["---"] * len(table.heads), *cells]
+    return f"{table.cases}; PSNR in dB. Weights: {table.weights}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# LaTeX
+
+
+def latex_page(tables: Sequence[Section], *, intervals: bool = True) -> str:
+    """The tables in LaTeX, for the package booktabs: the least leakage of each column of scores in bold.
+
+    Args:
+        tables: What to write.
+        intervals: Whether scores have their 95 % intervals, below the means.
+    """
+    head = "% Made by privbench leaderboard; needs \\usepackage{booktabs}.\n"
+    return head + "\n".join(_latex(table, intervals=intervals) for table in tables)
+
+
+def _latex(table: Section, *, intervals: bool) -> str:
+    best = {head: min(_number(row[head]) for row in table.rows) for head in table.heads}
+
+    def cell(row: Mapping[str, str | Score], head: str) -> str:
+        found = row[head]
+        if isinstance(found, str):
+            return _escaped(found)
+        mean = ("$\\geq$ " if found.is_lower_bound else "") + f"{found.mean:.1f}"
+        mean = f"\\textbf{{{mean}}}" if _number(found) == best[head] else mean
+        return mean + (f" {{\\scriptsize [{found.low:.1f}, {found.high:.1f}]}}" if intervals and found.low is not None else "")
+
+    body = (" & ".join(cell(row, head) for head in table.heads) + " \\\\" for row in table.rows)
+    return "\n".join(
+        (
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_escaped(table.cases)}; PSNR in dB. Weights: {_escaped(table.weights)}.}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(_escaped, table.heads)) + " \\\\",
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+            "",
+        )
+    )
+
+
+_SPECIAL = {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def _escaped(text: str) -> str:
+    """Text that LaTeX prints as it is; between backticks in typewriter."""
+    special: Callable[[re.Match[str]], str] = lambda found: _SPECIAL[found[0]]  # noqa: E731
+    escaped = re.sub(r"[\\~^&%$#_{}]", special, text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)

@@ -25,7 +25,7 @@ from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.core import Case, FailedCase, Interval, Record
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
 from privbench.store.base import Store
-from privbench.store.layout import CASE, COMPARISON, FAILURE, RECORD, TRACE
+from privbench.store.layout import COMPARISON, FAILURE, RECORD, TRACE
 from privbench.store.trace import mean_trace
 
 __all__ = ["Cell", "Column", "Entry", "Presentation", "report_page"]
@@ -205,7 +205,7 @@ def _entries(rows: pd.DataFrame, presentation: Presentation, called: Callable[[P
         if calibrated:
             cells[_COLUMN_BETWEEN] = _text(_between(row["psnr_between"]))
         picture, losses, remarks = _pictures(folder, record, presentation)
-        again = f"privbench run --config {shlex.quote(f'{called(folder)}/{CASE}')}"
+        again = f"privbench run --config {shlex.quote(called(folder))}"
         yield Entry(
             anchor=f"case-{case.identity}" + (f"-{number}" if number > 1 else ""),
             folder=folder,

@@ -34,7 +34,7 @@ class Measured:
     """
 
     mean: float
-    used: tuple[Path, ...]
+    used: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "claims": ("privbench.cli.claims:claims", "Judge claims of the field by records: a page with a verdict for each."),
     "calibrate": ("privbench.cli.yardsticks:calibrate", "Score noise, other photos and JPEGs: what do the numbers mean?"),
     "identify": ("privbench.cli.yardsticks:identify", "Find the true image among candidates by its reconstruction."),
+    "pack": ("privbench.cli.pack:pack", "Pack the records of a folder into one file that all other commands read."),
     "verify": ("privbench.cli.verify:verify", "Compute a row of a leaderboard again and say whether it holds."),
     "schema": ("privbench.cli.schema:schema", "Print the JSON Schema of records and other files."),
     "score": ("privbench.cli.score:score", "Score the reconstructions of any tool."),

@@ -87,21 +87,19 @@ def _one_line_errors() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
+        from privbench.core.errors import shortened
+
         path = error.ctx.command_path if error.ctx else "privbench"
-        raise OneLineError(f"{_joined(error.format_message()).rstrip('.')} (try '{path} --help')") from None
+        raise OneLineError(f"{shortened(error.format_message()).rstrip('.')} (try '{path} --help')") from None
     except ValueError as error:
-        from privbench.core.errors import UserError  # brings torch with it; by now the command has brought it anyway
+        from privbench.core.errors import UserError
 
         if isinstance(error, UserError):
-            raise OneLineError(_joined(str(error))) from None
+            raise OneLineError(str(error)) from None
         raise
     except RuntimeError as error:
         from privbench.core.errors import AttackError
 
         if isinstance(error, AttackError) and not os.environ.get("PRIVBENCH_TRACEBACK"):
-            raise BrokenError(f"{_joined(str(error))} (PRIVBENCH_TRACEBACK=1 shows where)") from None
+            raise BrokenError(f"{shortened(str(error))} (PRIVBENCH_TRACEBACK=1 shows where)") from None
         raise
-
-
-def _joined(text: str) -> str:
-    return " ".join(text.split())

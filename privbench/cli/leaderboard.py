@@ -1,4 +1,4 @@
-"""`privbench leaderboard`: a CSV of all records below a folder, or tables in Markdown."""
+"""`privbench leaderboard`: a CSV of all records below a folder, or tables in Markdown or LaTeX."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["leaderboard"]
 
+_ENDINGS = {".csv": "a row per case", ".md": "tables in Markdown", ".tex": "tables in LaTeX, for booktabs"}
+
 
 @click.command()
 @click.argument("folder", type=results_place)
@@ -21,18 +23,29 @@ __all__ = ["leaderboard"]
     type=click.Path(path_type=Path),
     default=Path("leaderboard.csv"),
     show_default=True,
-    help="File to write; NAME.md for tables in Markdown.",
+    help="File to write: NAME.csv, or for tables NAME.md or NAME.tex.",
 )
-def leaderboard(folder: "Store", output: Path) -> None:
+@click.option("--intervals/--no-intervals", default=True, show_default=True, help="95 % intervals in tables.")
+def leaderboard(folder: "Store", output: Path, intervals: bool) -> None:
     """Make a leaderboard of all records below FOLDER: one row per case, best defense first within model, data and adversary.
 
-    Written to NAME.md it is the finished cases as the tables of a paper: a row per defense, a column per attack and adversary.
+    Written to NAME.md or NAME.tex it is the finished cases as the tables of a paper: a row per defense, a column per attack and
+    adversary; in LaTeX the least leakage of each column is bold.
 
-    FOLDER is a path or a URL. The file is generated from the records alone; the same records give the same bytes.
+    FOLDER is a path, a URL or a pack. The file is generated from the records alone; the same records give the same bytes.
     """
+    from privbench.core.errors import UserError
+
+    ending = output.suffix.lower()
+    if ending not in _ENDINGS:
+        accepted = ", ".join(f"{name} ({what})" for name, what in _ENDINGS.items())
+        raise UserError(f"cannot tell what {output} is to be; accepted endings: {accepted}; `privbench report` makes HTML")
     from privbench.analysis.leaderboard import write_leaderboard
     from privbench.analysis.overview import write_overview
 
     with folder.open(everything=False) as local:
-        count = write_overview(local, output) if output.suffix == ".md" else len(write_leaderboard(local, output))
+        if ending == ".csv":
+            count = len(write_leaderboard(local, output))
+        else:
+            count = write_overview(local, output, intervals=intervals)
     click.echo(f"{count} cases -> {output}")

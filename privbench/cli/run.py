@@ -39,7 +39,7 @@ Examples:
     help="Folder of all cases, or its URL (s3://, sftp://, ...).",
 )
 @click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
-@click.option("--config", help="A resolved case.yaml to start from; other options change it.")
+@click.option("--config", help="A case to start from: case.yaml, record.json, folder or PACK/CASE; other options change it.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the case, such as attack.steps=300; repeatable."
 )

@@ -67,6 +67,6 @@ def _show(record: "Record", path: Path, called: str) -> None:
         f"made by privbench {made.version} (commit {(made.commit or 'unknown')[:12]}), torch {made.torch}, {made.device}, "
         f"{made.seconds:.0f} s, {made.finished}"
     )
-    click.echo(f"again: privbench run --config {called}/case.yaml --force")
+    click.echo(f"again: privbench run --config {called} --force")
     if (path / COMPARISON).exists():
         click.echo(f"picture: {called}/{COMPARISON}")

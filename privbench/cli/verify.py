@@ -30,8 +30,8 @@ def verify(
 ) -> None:
     """Compute ROW again, a case's folder or the hash in the leaderboard's column `case`, and say whether its record holds.
 
-    The folder may be a URL. The means may differ by 0.5 dB of PSNR (above 60 dB they count as equal) and 0.02 of SSIM and
-    LPIPS, times --tolerance. Exit code 0: it holds; 1: it does not.
+    The folder may be a URL or a place in a pack. The means may differ by 0.5 dB of PSNR (above 60 dB they count as equal) and
+    0.02 of SSIM and LPIPS, times --tolerance. Exit code 0: it holds; 1: it does not.
     """
     import torch
 
@@ -43,10 +43,11 @@ def verify(
     from privbench.runner.machine import cpu_threads, resolve_devices
     from privbench.runner.suites import Suites
     from privbench.runner.verify import verify as compute
+    from privbench.store.case_folder import repeatable
     from privbench.store.layout import RECORD
 
-    with case_at(row, output, everything=False) as (path, name):
-        record = Record.load(path / RECORD)
+    with case_at(row, output, everything=True) as (path, name):
+        record = repeatable(path, Record.load(path / RECORD))
     if record.case_id != record.case.identity:
         raise UserError(f"{name} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
     made = record.provenance

@@ -30,14 +30,14 @@ def _lpips_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("folder", type=results_place)
 @_lpips_options
 def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> None:
-    """Score pictures that nobody reconstructed for the images of all records below FOLDER, a path or URL.
+    """Score pictures that nobody reconstructed for the images of all records below FOLDER.
 
     Uniform noise, the mean image, another image of the class, the truth with shuffled patches, and a JPEG of quality 10: one
     file for each selection of images; the leaderboard then says between which of them a score stands.
     """
     import torch
 
-    from privbench.analysis.leaderboard import read_records
+    from privbench.analysis.leaderboard import read_record
     from privbench.analysis.tables import calibration_table
     from privbench.analysis.yardstick_files import calibration_name
     from privbench.analysis.yardsticks import calibrate as compute
@@ -45,10 +45,12 @@ def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> No
     from privbench.core import UserError
     from privbench.runner.context import load_case
     from privbench.runner.suites import Suites
+    from privbench.store.case_folder import repeatable
+    from privbench.store.layout import find_records
 
     suites, seen = Suites(lpips_weights, download=download), set[str]()
-    with folder.open(everything=False) as local:
-        records = read_records(local)
+    with folder.open() as local:
+        records = [repeatable(path.parent, read_record(path)) for path in find_records(local)]
     for record in records:
         name = calibration_name(record.case)
         if name in seen:
@@ -72,27 +74,31 @@ def calibrate(folder: "Store", lpips_weights: Path | None, download: bool) -> No
 )
 @_lpips_options
 def identify(folder: "Store", candidates: int | None, lpips_weights: Path | None, download: bool) -> None:
-    """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER, a path or URL.
+    """Rank the true image among candidates by its likeness to the reconstruction, for all records below FOLDER.
 
     By pixels, LPIPS and the features of the embedded CNN; the leaderboard then has the share of images that are found first,
     and among the first five. By chance these are 1 and 5 in the number of candidates.
     """
     import torch
 
-    from privbench.analysis.leaderboard import read_records
+    from privbench.analysis.leaderboard import read_record
     from privbench.analysis.yardstick_files import IDENTIFICATION
     from privbench.analysis.yardsticks import identify as compute
     from privbench.runner.context import load_case
     from privbench.runner.suites import Suites
+    from privbench.store.case_folder import repeatable
     from privbench.store.layout import find_records
 
     suites = Suites(lpips_weights, download=download)
-    with folder.open() as local:
-        folders = [path.parent for path in find_records(local)]
-        for path, record in zip(folders, read_records(local), strict=True):
-            suite = suites.suite(load_case(record.case, torch.device("cpu")))
-            found = compute(record, path, candidates=candidates, suite=suite)
-            name = (path.relative_to(local) / IDENTIFICATION).as_posix()
-            folder.write({name: found.to_json().encode()})
-            shares = ", ".join(f"{name} {found.top(name, 1):.0%} / {found.top(name, 5):.0%}" for name in found.ranks)
-            click.echo(f"{path.name}: top-1 / top-5 of {found.candidates}: {shares}")
+    found: dict[str, bytes] = {}
+    try:
+        with folder.open() as local:
+            for path in find_records(local):
+                record = repeatable(path.parent, read_record(path))
+                suite = suites.suite(load_case(record.case, torch.device("cpu")))
+                ranked = compute(record, path.parent, candidates=candidates, suite=suite)
+                found[path.with_name(IDENTIFICATION).relative_to(local).as_posix()] = ranked.to_json().encode()
+                shares = ", ".join(f"{name} {ranked.top(name, 1):.0%} / {ranked.top(name, 5):.0%}" for name in ranked.ranks)
+                click.echo(f"{path.parent.name}: top-1 / top-5 of {ranked.candidates}: {shares}")
+    finally:
+        folder.write(found)

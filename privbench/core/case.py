@@ -89,6 +89,12 @@ class Case(StrictPart):
         readable = "--".join(re.sub(r"[^A-Za-z0-9.+_-]+", "-", word) for word in words)
         return f"{readable}--{self.identity}"
 
+    def without_paths(self) -> "Case":
+        """The same case with data set and weights by name alone, as a record has it; beside the names is a hash."""
+        data = self.data.model_copy(update={"source": Path(self.data.source).name})
+        victim = self.victim.model_copy(update={"weights": Path(self.victim.weights).name})
+        return self.model_copy(update={"data": data, "victim": victim})
+
     def to_yaml(self) -> str:
         """The case as YAML, to be fed back with `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

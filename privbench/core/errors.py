@@ -5,13 +5,27 @@ given, what is accepted and what to do; the command line prints that line and ex
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
-__all__ = ["AttackError", "BusyError", "ImageError", "StoreError", "UserError", "unknown_name"]
+__all__ = ["AttackError", "BusyError", "ImageError", "StoreError", "UserError", "shortened", "unknown_name"]
+
+
+_LONGEST_WORD = 200
+_LONGEST_LINE = 4000
+
+
+def shortened(text: str) -> str:
+    """A message as one line, without what a user may have put in it at any length: words end after 200 characters."""
+    line = re.sub(rf"(\S{{{_LONGEST_WORD}}})\S+", r"\1...", " ".join(text.split()))
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 
 class UserError(ValueError):
     """Bad input: the message is one line, complete enough to act on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class StoreError(UserError):

@@ -59,8 +59,23 @@ class Stored(StrictPart):
             UserError: The file cannot be read, is of another schema version, or a field is wrong.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read the {cls.described_as.partition(' of ')[0]} {path}: {error.strerror}") from None
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, name: object) -> Self:
+        """Reads one from its bytes.
+
+        Args:
+            content: JSON.
+            name: What a message calls it.
+
+        Raises:
+            UserError: It is of another schema version, or a field is wrong.
+        """
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
-            raise UserError(f"{path} is not a {cls.described_as}: {one_line(error)[:300]}") from None
+            raise UserError(f"{name} is not a {cls.described_as}: {one_line(error)[:300]}") from None

@@ -5,6 +5,7 @@ pixels follow the one rule of `privbench.data.pixels`.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "SPLIT_NAMES",
     "ImageSet",
     "Opener",
+    "data_folder",
     "file_split",
     "files_ending",
     "numbered_classes",
@@ -189,7 +191,7 @@ class Opener(Protocol):
 
         Args:
             split: Which one.
-            root: Folder for downloaded data; None: the environment variable PRIVBENCH_DATA, else ~/.cache/privbench.
+            root: The data folder; None: as of `data_folder`.
 
         Raises:
             UserError: There is no such split, or the data cannot be had.
@@ -211,6 +213,11 @@ def require_split(name: str, given: str, available: Iterable[str]) -> None:
 def file_split(stem: str) -> str:
     """The split that a single file is: its name without ending where that is a split's name, else "test"."""
     return stem if stem in SPLIT_NAMES else "test"
+
+
+def data_folder(root: Path | None = None) -> Path:
+    """Where named data sets lie: `root`, else what the variable PRIVBENCH_DATA says, else ~/.cache/privbench."""
+    return root or Path(os.environ.get("PRIVBENCH_DATA") or "~/.cache/privbench").expanduser()
 
 
 def files_ending(folder: Path, ending: str) -> list[Path]:

@@ -1,9 +1,8 @@
 """CIFAR-10 (Krizhevsky, 2009), downloaded once by torchvision.
 
-On a machine without network the hub's parquet files serve as well: `privbench.data.parquet`.
+On a machine without network the hub's parquet files serve as well, in the folder `cifar10` of the data folder.
 """
 
-import os
 import tarfile
 import warnings
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from privbench.core.errors import UserError
-from privbench.data.base import ImageSet, numbered_names, require_split
+from privbench.data.base import ImageSet, data_folder, files_ending, numbered_names, require_split
+from privbench.data.parquet import open_parquet
 from privbench.data.pixels import first_line
 
 __all__ = ["CIFAR10_CLASSES", "open_cifar10"]
@@ -26,13 +26,15 @@ def open_cifar10(split: str = "test", *, root: Path | None = None) -> ImageSet:
 
     Args:
         split: "train" or "test".
-        root: Folder for the download; None: the environment variable PRIVBENCH_DATA, else ~/.cache/privbench.
+        root: The data folder; None: the environment variable PRIVBENCH_DATA, else ~/.cache/privbench.
 
     Raises:
         UserError: Another split is asked for, or the data is neither there nor can be downloaded.
     """
     require_split("cifar10", split, ["train", "test"])
-    folder = root or Path(os.environ.get("PRIVBENCH_DATA") or "~/.cache/privbench").expanduser()
+    folder = data_folder(root)
+    if files_ending(folder / "cifar10", ".parquet"):
+        return open_parquet(folder / "cifar10", split)
     data = _torchvision_data(folder, train=split == "train")
     pixels = data.data
 
@@ -60,5 +62,5 @@ def _torchvision_data(folder: Path, *, train: bool) -> Any:
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise UserError(
             f"cannot download CIFAR-10 into {folder} ({first_line(error)}); "
-            "give its parquet files instead: --data FOLDER_WITH_PARQUET"
+            f"put its parquet files into {folder / 'cifar10'}, or give them: --data FOLDER_WITH_PARQUET"
         ) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from privbench.core.errors import UserError, unknown_name
 from privbench.core.registry import DATASETS
-from privbench.data.base import ImageSet, Opener, files_ending
+from privbench.data.base import ImageSet, Opener, data_folder, files_ending
 from privbench.data.folder import IMAGE_ENDINGS, list_folder, open_folder, open_image
 from privbench.data.npz import open_npz
 from privbench.data.parquet import open_parquet
@@ -24,13 +24,14 @@ _PATHS = "a parquet file or a folder of them, a .npz archive, a folder of images
 def open_images(source: str, split: str = "test", *, root: Path | None = None) -> ImageSet:
     """Opens private images or a training set.
 
-    A registered name goes before a path of the same spelling; write `./photos` for a folder called photos.
+    A registered name goes before a path of the same spelling; write `./photos` for a folder called photos. Of a name that is
+    neither, such as a record has of the data set it was made from, the files are looked for in the data folder.
 
     Args:
         source: A registered data set or a path: a parquet file or a folder of them, a `.npz` archive, a folder of images
             (ImageFolder or flat), or an image file.
         split: Which split.
-        root: Folder for downloaded data; None: the environment variable PRIVBENCH_DATA, else ~/.cache/privbench.
+        root: The data folder; None: the environment variable PRIVBENCH_DATA, else ~/.cache/privbench.
 
     Raises:
         UserError: There is no such data set, path or split, or its layout is not recognised.
@@ -38,20 +39,25 @@ def open_images(source: str, split: str = "test", *, root: Path | None = None) -
     if source in DATASETS.names():
         opener: Opener = DATASETS.get(source)
         return opener(split, root=root)
-    path = _existing(source)
+    path = _existing(source, data_folder(root))
     return _folder_opener(path)(path, split) if path.is_dir() else _file_opener(path)(path, split)
 
 
-def _existing(source: str) -> Path:
+def _existing(source: str, folder: Path) -> Path:
     if not source.strip():
         raise unknown_name("dataset", source, DATASETS.names())
     try:
         path = Path(source).expanduser()
         path.stat()
     except FileNotFoundError:
+        if "/" not in source and (folder / source).exists():
+            return folder / source
         if "/" in source or Path(source).suffix:
             raise UserError(f"no such file or folder: {source}; accepted: {_PATHS}, or a name: {_names()}") from None
-        raise UserError(f"{unknown_name('dataset', source, DATASETS.names())}; or a path: {_PATHS}") from None
+        raise UserError(
+            f"{unknown_name('dataset', source, DATASETS.names())}; or a path: {_PATHS}. A data set of this name belongs in "
+            f"{folder / source}"
+        ) from None
     # RuntimeError: ~user of nobody. ValueError: a zero byte.
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot open {source!r} ({first_line(error)}); check the path and its permissions") from None

@@ -97,7 +97,7 @@ class FigureRequest:
             UserError: There is none.
         """
         if self.folder is None:
-            raise UserError("this figure is made from records; give the folder where they lie, such as results/reference")
+            raise UserError("this figure is made from records; give their folder or pack, such as results/reference.jsonl.gz")
         return self.folder
 
     def cases(self) -> pd.DataFrame:

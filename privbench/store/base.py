@@ -6,15 +6,15 @@ results opens the store as a folder, which is the folder itself or a copy.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from privbench.core import Case, FailedCase, Record
-from privbench.store.layout import FAILURE, RECORD
+from privbench.store.layout import FAILURE, MEMBERS, RECONSTRUCTIONS, RECORD
 
-__all__ = ["Store", "parsed"]
+__all__ = ["Store", "is_table_row", "parsed"]
 
 
 class Store(Protocol):
@@ -73,6 +73,10 @@ class Store(Protocol):
         """
         ...
 
+    def is_running(self, name: str) -> bool:
+        """Whether a process of this machine computes the case of a folder now."""
+        ...
+
     def publish(self, case: Case, *, replace: bool = False) -> None:
         """Brings what came of a case in the working folder to the store: all files of a finished case, its record last.
 
@@ -102,6 +106,11 @@ class Store(Protocol):
             StoreError: The store cannot be written.
         """
         ...
+
+
+def is_table_row(name: str) -> bool:
+    """Whether a file is one that leaderboards are made of: JSON, and no part of an ensemble."""
+    return name.endswith(".json") and not {MEMBERS, RECONSTRUCTIONS} & set(PurePosixPath(name).parts)
 
 
 def parsed(store: Store, case: Case) -> Record | FailedCase | None:

@@ -28,7 +28,7 @@ from privbench.store.layout import (
     WORK,
 )
 
-__all__ = ["CaseFolder", "is_locked"]
+__all__ = ["CaseFolder", "is_locked", "repeatable"]
 
 
 class CaseFolder:
@@ -61,9 +61,9 @@ class CaseFolder:
         """Writes the record, the last of all files, and drops what was kept for an interruption.
 
         Returns:
-            The record as written, with the checksums of the other files.
+            The record as written: data set and weights by name, and the checksums of the other files.
         """
-        record = record.model_copy(update={"files": self._checksums()})
+        record = record.model_copy(update={"case": record.case.without_paths(), "files": self._checksums()})
         self.write(RECORD, record.to_json().encode())
         (self.path / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.path / WORK, ignore_errors=True)
@@ -105,7 +105,7 @@ class CaseFolder:
         """
         failure = FailedCase(
             case_id=self.case.identity,
-            case=self.case,
+            case=self.case.without_paths(),
             reason=reason,
             version=__version__,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -193,6 +193,15 @@ class CaseFolder:
     def has_progress(self) -> bool:
         """True where an interrupted run left something to continue from."""
         return (self.path / WORK).is_dir() or (self.path / MEMBERS).is_dir()
+
+
+def repeatable(folder: Path, record: Record) -> Record:
+    """A record whose case can be computed again: with the paths of data and weights, where `case.yaml` beside it has them."""
+    with suppress(UserError):
+        case = Case.from_yaml(folder / CASE)
+        if case.identity == record.case_id:
+            return record.model_copy(update={"case": case})
+    return record
 
 
 def is_locked(folder: Path) -> bool:

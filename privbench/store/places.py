@@ -1,28 +1,48 @@
 """From what a user calls a place of results, or one case, to the store that it is in."""
 
+import atexit
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from privbench.core.errors import UserError
 from privbench.store.base import Store
 from privbench.store.layout import CASE, FAILURE, MEMBERS, RECORD, WORK
 from privbench.store.local import FolderStore
+from privbench.store.pack import PackStore, split_address
 from privbench.store.url import UrlStore
 
-__all__ = ["case_names", "locate_case", "store_at"]
+__all__ = ["case_names", "local_folder", "locate_case", "place_of", "store_at"]
 
 
 def store_at(place: str | Path | Store, scratch: Path | None = None) -> Store:
     """The store behind a path or URL; nothing is opened.
 
     Args:
-        place: A path, a URL (`s3://`, `gs://`, `sftp://`, `file://`, ...), or a store, which is returned as it is.
+        place: The path of a folder or of a pack (`.jsonl.gz`), a URL (`s3://`, `gs://`, `sftp://`, `file://`, ...), or a
+            store, which is returned as it is.
         scratch: Working folder of a URL; None: one in the user's cache.
     """
     if not isinstance(place, str | Path):
         return place
     if "://" in str(place):
         return UrlStore(str(place), scratch)
-    return FolderStore(Path(place))
+    packed = split_address(str(place))
+    return FolderStore(Path(place)) if packed is None else PackStore(packed[0])
+
+
+_OPENED = ExitStack()
+atexit.register(_OPENED.close)
+
+
+@lru_cache(maxsize=64)
+def local_folder(place: str | Path) -> Path:
+    """A place of results as a folder for as long as the process lives, for notebooks: the folder itself, or a copy of it.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return _OPENED.enter_context(store_at(place).open())
 
 
 def case_names(store: Store) -> set[str]:
@@ -47,18 +67,14 @@ def locate_case(text: str, store: Store) -> tuple[Store, str]:
     """The store and the name of one case.
 
     Args:
-        text: A case's folder, its URL, or the first letters of its hash.
+        text: A case's folder, its URL, its place in a pack (`PACK/CASE`), or the first letters of its hash.
         store: Where to look for a hash, subfolders included.
 
     Raises:
         UserError: None or several are meant.
     """
-    if "://" in text:
-        above, _, name = text.rstrip("/").rpartition("/")
-        return UrlStore(above), name
-    if _is_case(Path(text)):
-        folder = Path(text).absolute() if Path(text).name in {"", ".."} else Path(text)
-        return FolderStore(folder.parent), folder.name
+    if "://" in text or split_address(text) is not None or _is_case(Path(text)):
+        return place_of(text)
     found = sorted(name for name in case_names(store) if text and name.rpartition("--")[2].startswith(text))
     if not found:
         raise UserError(f"no case '{text}' in {store}; accepted: a case's folder, or the first letters of its hash")
@@ -66,6 +82,17 @@ def locate_case(text: str, store: Store) -> tuple[Store, str]:
         names = ", ".join(name.rpartition("/")[2] for name in found[:3])
         raise UserError(f"'{text}' means {len(found)} cases in {store} ({names}); give more letters of the hash")
     return store, found[0]
+
+
+def place_of(address: str) -> tuple[Store, str]:
+    """The store and the name of what lies at the path of a folder, at a URL, or at a place in a pack; nothing is looked up."""
+    if "://" in address:
+        above, _, name = address.rstrip("/").rpartition("/")
+        return UrlStore(above), name
+    if (packed := split_address(address)) is not None:
+        return PackStore(packed[0]), packed[1]
+    folder = Path(address).absolute() if Path(address).name in {"", ".."} else Path(address)
+    return FolderStore(folder.parent), folder.name
 
 
 def _is_case(folder: Path) -> bool:

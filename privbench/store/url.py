@@ -21,10 +21,10 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from privbench.core import Case, FailedCase, Record, StoreError, UserError
-from privbench.store.base import parsed
-from privbench.store.case_folder import CaseFolder
+from privbench.store.base import is_table_row, parsed
+from privbench.store.case_folder import CaseFolder, is_locked
 from privbench.store.files import check_output
-from privbench.store.layout import CASE, FAILURE, LOCK, MEMBERS, RECONSTRUCTIONS, RECORD, TEMPORARY, WORK
+from privbench.store.layout import CASE, FAILURE, LOCK, RECORD, TEMPORARY, WORK
 
 __all__ = ["UrlStore"]
 
@@ -147,7 +147,7 @@ class UrlStore:
             StoreError: The URL cannot be read, or is a file.
         """
         with tempfile.TemporaryDirectory(prefix="privbench-") as copy:
-            names = [name for name in self._names(below) if everything or _is_table_row(name)]
+            names = [name for name in self._names(below) if everything or is_table_row(name)]
             with self._reaching("read") as (system, root, _):
                 for content in _contents(system, root, names):
                     for name, data in content.items():
@@ -158,6 +158,10 @@ class UrlStore:
                 yield Path(copy)
             except UserError as error:
                 raise type(error)(str(error).replace(copy, str(self))) from None
+
+    def is_running(self, name: str) -> bool:
+        """As of `Store`."""
+        return is_locked(self.working / name)
 
     # Writing
 
@@ -257,11 +261,6 @@ def _is_inside(name: str) -> bool:
     """Whether a name means something below a folder."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
-
-
-def _is_table_row(name: str) -> bool:
-    """Whether a file is one that leaderboards are made of."""
-    return name.endswith(".json") and not {MEMBERS, RECONSTRUCTIONS} & set(PurePosixPath(name).parts)
 
 
 def _files(folder: Path) -> list[str]:

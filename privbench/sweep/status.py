@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from privbench.core import Case, FailedCase, Record, UserError
 from privbench.store.base import Store
-from privbench.store.case_folder import CaseFolder, is_locked
+from privbench.store.case_folder import CaseFolder
 from privbench.store.layout import FAILURE, MEMBERS, RECORD, WORK
 from privbench.store.places import case_names
 
@@ -108,7 +108,7 @@ def _status(store: Store, case: str, files: Sequence[str]) -> CaseStatus:
     batches = sum(name.startswith(f"{WORK}/batch-") for name in files)
     members = sum(name.startswith(f"{MEMBERS}/") and name.count("/") == 2 and name.endswith(f"/{RECORD}") for name in files)
     detail = f"{batches} batches finished" if batches else f"{members} attacks finished" if members else ""
-    if is_locked(store.working / case):
+    if store.is_running(case):
         return CaseStatus(case, CaseState.RUNNING, detail)
     if FAILURE in files:
         # A damaged one says nothing, and the next sweep tries the case again.

@@ -16,6 +16,7 @@ from privbench.analysis.verdicts import Judgement, judge
 from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
+from privbench.store.places import local_folder, store_at
 from privbench.sweep.study import read_study
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -26,24 +27,24 @@ SHUFFLED = {**UNDEFENDED, "defense": "naive-shuffle"}
 @pytest.fixture(scope="module")
 def template() -> Record:
     """Sixteen images, no defense, an aware attacker with the closed form."""
-    (path,) = (RESULTS / "front").glob("none--closed-form--aware--*/record.json")
+    (path,) = local_folder(RESULTS / "front.jsonl.gz").glob("none--closed-form--aware--*/record.json")
     return Record.load(path)
 
 
 @pytest.fixture(scope="module")
 def price() -> Price:
-    (path,) = (RESULTS / "reference").glob("price--none--*.json")
+    (path,) = local_folder(RESULTS / "reference.jsonl.gz").glob("price--none--*.json")
     return Price.load(path)
 
 
-Make = Callable[..., tuple[Path, Record]]
+Make = Callable[..., tuple[str, Record]]
 
 
 @pytest.fixture(scope="module")
 def make(template: Record) -> Make:
     """A record with these scores of PSNR, of another attack, defense or adversary."""
 
-    def made(scores: Sequence[float], attack: str = "closed-form", **case: Any) -> tuple[Path, Record]:
+    def made(scores: Sequence[float], attack: str = "closed-form", **case: Any) -> tuple[str, Record]:
         defense, adversary = case.pop("defense", "none"), case.pop("adversary", "aware")
         wanted = ResolvedSide.of(Side(attack=(attack,), defense=defense))
         threat = template.case.threat_model.model_copy(update={"adversary": adversary, **case.pop("threat", {})})
@@ -54,7 +55,7 @@ def make(template: Record) -> Make:
             for image, score in zip(template.images, scores, strict=False)
         ]
         record = template.model_copy(update={"case": found, "case_id": found.identity, "images": tuple(images)})
-        return Path("runs", found.folder, "record.json"), record
+        return f"runs/{found.folder}", record
 
     return made
 
@@ -70,8 +71,8 @@ def claim(*comparisons: Mapping[str, Any]) -> Claim:
     return Claim.model_validate({"id": "c", "text": "T", "source": "S", "limits": "L", "comparisons": numbered})
 
 
-def judged(claim: Claim, *records: tuple[Path, Record], prices: Sequence[Price] = (), failed: Sequence[Any] = ()) -> Judgement:
-    placed = tuple((Path(f"price--{number}.json"), one) for number, one in enumerate(prices))
+def judged(claim: Claim, *records: tuple[str, Record], prices: Sequence[Price] = (), failed: Sequence[Any] = ()) -> Judgement:
+    placed = tuple((f"price--{number}.json", one) for number, one in enumerate(prices))
     return judge(claim, Evidence(tuple(records), tuple(failed), placed))
 
 
@@ -443,9 +444,9 @@ def test_a_page_has_every_claim_its_numbers_and_commands_and_equal_bytes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     definitions = written(Path(), GOOD)
-    for path, record in (make(spread(130)), make(spread(20, 0), defense="naive-shuffle")):
-        atomic_write(path, record.to_json().encode())
-    write_claims(definitions, [Path("runs")], Path("claims.md"))
+    for name, record in (make(spread(130)), make(spread(20, 0), defense="naive-shuffle")):
+        atomic_write(Path(name, "record.json"), record.to_json().encode())
+    write_claims(definitions, [store_at("runs")], Path("claims.md"))
     page = Path("claims.md").read_text(encoding="utf-8")
     assert "Made by `privbench claims claims.yaml runs -o claims.md`" in page
     assert "| [A \\| B](#a) | S | first | +20.0 dB [+20.0, +20.0] | 16 | **holds** | L |" in page
@@ -456,7 +457,7 @@ def test_a_page_has_every_claim_its_numbers_and_commands_and_equal_bytes(
     )
     assert page.count("privbench run --config runs/") == 2
     # A record that lies in two folders is one.
-    write_claims(definitions, [Path("runs"), Path("runs")], Path("again.md"))
+    write_claims(definitions, [store_at("runs"), store_at("runs")], Path("again.md"))
     again = Path("again.md").read_text(encoding="utf-8")
     assert again.replace("yaml runs runs -o again", "yaml runs -o claims") == page
 
@@ -467,11 +468,11 @@ def test_a_folder_that_is_not_there_and_a_changed_record_are_refused(
     monkeypatch.chdir(tmp_path)
     definitions = written(Path(), GOOD)
     with pytest.raises(UserError, match="there is no folder runs"):
-        write_claims(definitions, [Path("runs")], Path("claims.md"))
-    path, record = make(spread(30))
-    atomic_write(path, record.model_copy(update={"case_id": "0" * 12}).to_json().encode())
+        write_claims(definitions, [store_at("runs")], Path("claims.md"))
+    name, record = make(spread(30))
+    atomic_write(Path(name, "record.json"), record.model_copy(update={"case_id": "0" * 12}).to_json().encode())
     with pytest.raises(UserError, match="was changed"):
-        write_claims(definitions, [Path("runs")], Path("claims.md"))
+        write_claims(definitions, [store_at("runs")], Path("claims.md"))
     assert not Path("claims.md").exists()
 
 
@@ -489,7 +490,7 @@ def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
         file_name = f"vit_mini_patch4_32.{name.partition('-')[0]}.safetensors"
         save_file({"anything": torch.zeros(1)}, Path("checkpoints", name, file_name))
     studies = [read_study(path) for path in sorted((RESULTS / "studies").glob("*.yaml"))]
-    template = Record.load(find_records(RESULTS / "front")[0])
+    template = Record.load(find_records(local_folder(RESULTS / "front.jsonl.gz"))[0])
     records = [template.model_copy(update={"case": case}) for study in studies for case in study.cases]
     file = read_claims(RESULTS / "claims.yaml")
     sides = {

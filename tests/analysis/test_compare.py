@@ -6,8 +6,9 @@ from pathlib import Path
 from privbench.analysis.compare import compare_folder, compare_records
 from privbench.core import Record
 from privbench.store.layout import find_records
+from privbench.store.places import local_folder
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 
 
 def test_a_baseline_on_other_images_hides_none_on_the_same_ones() -> None:

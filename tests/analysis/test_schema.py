@@ -9,9 +9,10 @@ import yaml
 
 from privbench.analysis.schema import STORED_FILES, json_schema
 from privbench.core import Record, UserError
+from privbench.store.places import local_folder
 
 RESULTS = Path(__file__).parents[2] / "results"
-RECORDS = sorted((RESULTS / "reference").glob("*/record.json"))
+RECORDS = sorted(local_folder(RESULTS / "reference.jsonl.gz").glob("*/record.json"))
 
 
 @pytest.mark.parametrize("kind", STORED_FILES)

@@ -11,8 +11,9 @@ from click.testing import Result
 from privbench.analysis.cases import case_table, price_table
 from privbench.core import Record
 from privbench.plots.registry import FIGURES
+from privbench.store.places import local_folder
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 Privbench = Callable[..., Result]
 
 

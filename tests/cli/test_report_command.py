@@ -15,10 +15,11 @@ from privbench.analysis.tables import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Price, Record
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
+from privbench.store.places import local_folder
 
 Cli = Callable[..., Result]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 
 
 class Page(HTMLParser):

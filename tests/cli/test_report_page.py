@@ -12,8 +12,9 @@ from privbench.analysis.leaderboard import leaderboard
 from privbench.cli import main
 from privbench.core import FailedCase, Record
 from privbench.store.files import atomic_write
+from privbench.store.places import local_folder
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.nightly

@@ -22,11 +22,12 @@ from privbench.plots.labels import least_hidden
 from privbench.plots.selection import one_setting
 from privbench.plots.style import figure_bytes, figure_png, metric_label
 from privbench.scoring import registered_metric
+from privbench.store.places import local_folder
 
 ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"}
 RETRAINED = dict.fromkeys([f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images")])
 RESULTS = Path(__file__).parents[2] / "results"
-REFERENCE = RESULTS / "reference"
+REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")
 
 
 def row(defense: str, leakage: float, accuracy: float, price: float | None = None, **changes: object) -> dict[str, object]:
@@ -204,7 +205,9 @@ def test_a_share_above_one_is_explained() -> None:
 @pytest.fixture(scope="module")
 def front_rows() -> pd.DataFrame:
     """The records of the front, of one setting."""
-    return one_setting(case_table(RESULTS / "front"), [*FRONT_SETTING, "images"], differ_in="defense_label")
+    return one_setting(
+        case_table(local_folder(RESULTS / "front.jsonl.gz")), [*FRONT_SETTING, "images"], differ_in="defense_label"
+    )
 
 
 @pytest.mark.parametrize("metric", ["psnr", "ssim", "lpips", "mse", "psnr_patch", "ssim_patch", "fft2d_mse", "fft2d_cosine"])
