@@ -21,7 +21,7 @@ __all__ = ["claims_page", "write_claims"]
 _RULE = f"""\
 A verdict follows from a rule. The difference of the two sides of a comparison is taken image by image and has a 95 %
 bootstrap interval. A comparison holds where the whole interval lies beyond its margin, does not hold where the whole
-interval lies on the other side, and is undecided otherwise and with fewer than {SMALLEST} images. A claim holds where all
+interval lies on the other side, and is inconclusive otherwise and with fewer than {SMALLEST} images. A claim holds where all
 its comparisons hold, and does not hold where one does not; it holds only for unaware attackers where it does not hold for
 those who know the defense, and holds for others. Where several attacks are named, the worst case of each image counts; one
 that is missing leaves open what it could change at most. Prices are of victims that were trained by one recipe, but for the

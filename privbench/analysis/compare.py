@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from privbench.analysis.leaderboard import read_records
 from privbench.core import Record, UserError
-from privbench.scoring import PairedDifference, paired_difference
+from privbench.scoring import PairedDifference, holm, paired_difference
 
 __all__ = ["Comparison", "compare", "compare_folder", "compare_records"]
 
@@ -21,11 +21,13 @@ class Comparison:
         baseline: The record of the baseline defense.
         record: The record that is compared with it.
         difference: Its scores minus the baseline's, over the images that both have.
+        p_corrected: The p of the difference, corrected by Holm's method for all comparisons of the same table.
     """
 
     baseline: Record
     record: Record
     difference: PairedDifference
+    p_corrected: float = 1.0
 
 
 def compare(baseline: Record, record: Record, metric: str) -> Comparison | None:
@@ -40,7 +42,8 @@ def compare(baseline: Record, record: Record, metric: str) -> Comparison | None:
     if not common:
         return None
     values = ([first[name] for name in common], [second[name] for name in common])
-    return Comparison(baseline, record, paired_difference(*values, seed=record.case.seed))
+    difference = paired_difference(*values, seed=record.case.seed)
+    return Comparison(baseline, record, difference, difference.p)
 
 
 def compare_folder(folder: Path, *, metric: str, baseline: str) -> list[Comparison]:
@@ -96,6 +99,8 @@ def compare_records(records: Sequence[Record], *, metric: str, baseline: str) ->
                 continue
             compared = (compare(base, record, metric) for base in _nearest_first(bases, record))
             found += list(islice((comparison for comparison in compared if comparison is not None), 1))
+    corrected = holm([one.difference.p for one in found])
+    found = [replace(one, p_corrected=p) for one, p in zip(found, corrected, strict=True)]
     return sorted(found, key=lambda one: _order(one.record))
 
 

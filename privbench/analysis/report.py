@@ -22,7 +22,7 @@ from privbench import __version__
 from privbench.analysis.compare import Comparison, compare_records
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
-from privbench.core import Case, FailedCase, Interval, Record
+from privbench.core import Case, FailedCase, Interval, Record, unknown_name
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
 from privbench.store.base import Store
 from privbench.store.layout import COMPARISON, FAILURE, RECORD, TRACE
@@ -31,6 +31,7 @@ from privbench.store.trace import mean_trace
 __all__ = ["Cell", "Column", "Entry", "Presentation", "report_page"]
 
 _COMPARED = "psnr"
+_UNDEFENDED = "none"
 _ABSENT = "n/a"
 
 
@@ -146,6 +147,9 @@ def report_page(place: Store, presentation: Presentation, *, baseline: str) -> t
         id(entry.record): entry for entry in sorted(entries, key=lambda entry: entry.folder) if entry.record is not None
     }
     records = [entry.record for entry in by_record.values() if entry.record is not None]
+    names = {record.case.defense_name for record in records}
+    if baseline not in names | {_UNDEFENDED}:
+        raise unknown_name("baseline", baseline, names)
     comparisons = compare_records(records, metric=_COMPARED, baseline=baseline)
     flags = sorted({flag for record in records for flag in record.flags})
     here = files("privbench.analysis")
@@ -369,9 +373,10 @@ def _choices(entries: Sequence[Entry]) -> dict[str, list[str]]:
 
 
 def _comparison_cells(one: Comparison) -> list[Cell]:
-    interval, p = one.difference.interval, one.difference.p
+    interval, p, corrected = one.difference.interval, one.difference.p, one.p_corrected
     return [
         Cell(f"{interval.mean:+.2f}", repr(interval.mean), f"[{interval.low:+.2f}, {interval.high:+.2f}]"),
         Cell(f"{p:.2g}", repr(p)),
+        Cell(f"{corrected:.2g}", repr(corrected)),
         _number(interval.n),
     ]

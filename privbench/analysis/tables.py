@@ -1,6 +1,7 @@
 """The result tables of `privbench run`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -216,9 +217,9 @@ def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: 
         baseline: The defense that they are from.
     """
     table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
-    for heading in ("defense", "attack", "adversary"):
+    for heading in ("defense", "attack", "adversary", "data"):
         table.add_column(heading)
-    for heading in ("difference", "95 % interval", "p", "n"):
+    for heading in ("difference", "95 % interval", "p", "p (Holm)", "n"):
         table.add_column(heading, justify="right")
     for one in comparisons:
         case, interval = one.record.case, one.difference.interval
@@ -226,9 +227,11 @@ def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: 
             marked(defense_label(case), one.record.flags),
             case.attack.name,
             case.threat_model.adversary,
+            Path(case.data.source).name,
             f"{interval.mean:+.3f}",
             f"[{interval.low:+.3f}, {interval.high:+.3f}]",
             f"{one.difference.p:.2g}",
+            f"{one.p_corrected:.2g}",
             str(interval.n),
         )
     return table

@@ -19,7 +19,7 @@ __all__ = ["SMALLEST", "Finding", "Judgement", "Measured", "Verdict", "judge"]
 SMALLEST = 16
 """Fewer images decide nothing."""
 
-Verdict = Literal["holds", "does not hold", "holds only for unaware attackers", "undecided", "not measured"]
+Verdict = Literal["holds", "does not hold", "holds only for unaware attackers", "inconclusive", "not measured"]
 
 _MISSING = "records are missing"
 
@@ -53,7 +53,7 @@ class Finding:
     """
 
     comparison: Comparison
-    verdict: Literal["holds", "does not hold", "undecided", "not measured"]
+    verdict: Literal["holds", "does not hold", "inconclusive", "not measured"]
     reason: str | None = None
     detail: str = ""
     difference: Interval | None = None
@@ -69,7 +69,7 @@ class Judgement:
     Attributes:
         claim: The claim.
         verdict: By rule.
-        reason: In a few words why it is undecided or not measured; None where it is decided.
+        reason: In a few words why it is inconclusive or not measured; None where it is decided.
         decisive: The finding that decides, or the first one; None where the claim has no comparison.
         findings: All of them, in the order of the claim.
     """
@@ -104,14 +104,14 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
                 return Judgement(claim, "holds only for unaware attackers", None, against_aware, findings)
             if against_unaware.verdict != "does not hold":
                 reason = f"does not hold for aware attackers; for unaware ones: {against_unaware.reason}"
-                return Judgement(claim, "undecided", reason, against_aware, findings)
+                return Judgement(claim, "inconclusive", reason, against_aware, findings)
     decisive = _conjunction(findings)
     partly = decisive.verdict == "not measured" and any(finding.verdict == "holds" for finding in findings)
-    verdict = "undecided" if partly else decisive.verdict
+    verdict = "inconclusive" if partly else decisive.verdict
     return Judgement(claim, verdict, decisive.reason, decisive, findings)
 
 
-_ORDER = ("does not hold", "undecided", "not measured", "holds")
+_ORDER = ("does not hold", "inconclusive", "not measured", "holds")
 
 
 def _conjunction(findings: Sequence[Finding]) -> Finding:
@@ -139,8 +139,8 @@ def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
     most = [metric.best if comparison.ceiling is None else min(metric.best, comparison.ceiling)] * len(images)
     ends = [(most, below)] * bool(higher.missing) + [(above, most)] * bool(lower.missing)
     at_most = [_verdict(paired_difference(second, first, seed=0).interval, comparison.margin)[0] for first, second in ends]
-    if any(end != verdict for end in at_most) and verdict != "undecided":
-        verdict, reason = "undecided", f"{_MISSING}; so far it {verdict}"
+    if any(end != verdict for end in at_most) and verdict != "inconclusive":
+        verdict, reason = "inconclusive", f"{_MISSING}; so far it {verdict}"
     sides = [Measured(sum(values) / len(values), side.used) for values, side in ((above, higher), (below, lower))]
     return Finding(comparison, verdict, reason, detail, difference, True, *sides)
 
@@ -169,7 +169,7 @@ def _of_prices(comparison: Comparison, measure: str, evidence: Evidence) -> Find
     difference = Interval(mean=gap, low=gap, high=gap, n=n)
     verdict, reason = _verdict(difference, comparison.margin)
     if not comparison.by_sign:
-        verdict, reason = "undecided", "the measure has no interval"
+        verdict, reason = "inconclusive", "the measure has no interval"
     return Finding(comparison, verdict, reason, "", difference, False, *both)
 
 
@@ -199,11 +199,11 @@ def _difference(first: Interval, second: Interval, n: int) -> Interval:
     return Interval(mean=mean, low=mean - below, high=mean + above, n=n)
 
 
-def _verdict(difference: Interval, margin: float) -> tuple[Literal["holds", "does not hold", "undecided"], str | None]:
+def _verdict(difference: Interval, margin: float) -> tuple[Literal["holds", "does not hold", "inconclusive"], str | None]:
     if difference.n < SMALLEST:
-        return "undecided", f"n too small ({difference.n} of {SMALLEST} images)"
+        return "inconclusive", f"only {difference.n} of at least {SMALLEST} images"
     if difference.low > margin:
         return "holds", None
     if difference.high < margin:
         return "does not hold", None
-    return "undecided", f"n too small: the interval of {difference.n} images contains the margin"
+    return "inconclusive", f"the interval of {difference.n} images contains the margin"

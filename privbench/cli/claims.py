@@ -23,7 +23,7 @@ def claims(definitions: Path, results: "tuple[Store, ...]", output: Path) -> Non
     """Judge the claims of DEFINITIONS, a YAML file, by all records and prices below RESULTS, folders, URLs or packs.
 
     A verdict follows from paired differences with 95 % bootstrap intervals: holds, does not hold, holds only for unaware
-    attackers, undecided, or not measured. The page has a table and a section for each claim with its commands; equal records
+    attackers, inconclusive, or not measured. The page has a table and a section for each claim with its commands; equal records
     give equal bytes.
     """
     from privbench.analysis.claims_page import write_claims

@@ -19,8 +19,8 @@ __all__ = ["compare"]
 def compare(folder: "Store", metric: str, baseline: str) -> None:
     """Compare every defense below FOLDER with the baseline, image by image, under the same attack and threat model.
 
-    FOLDER is a path or a URL. A row has the mean difference of the metric, its 95 % bootstrap interval, the p of a Wilcoxon
-    signed-rank test, and the number of images. The p is of one comparison: with many rows some are small by chance.
+    FOLDER is a path, a URL or a pack. A row has the mean difference of the metric, its 95 % bootstrap interval, the p of a
+    Wilcoxon signed-rank test, the same corrected for the number of rows (Holm), and the number of images.
     """
     from privbench.analysis.compare import compare_folder
     from privbench.analysis.tables import comparisons_table

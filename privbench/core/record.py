@@ -1,8 +1,10 @@
 """The record of one finished case: numbers as numbers, one JSON file, enough to regenerate every table and figure."""
 
-from typing import ClassVar, Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from privbench.core.case import Case
 from privbench.core.stored import Stored, StrictPart
@@ -13,6 +15,10 @@ __all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResu
 RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name. It rises where a field changes its meaning or
 goes away; a field that is added has a default, which says of older records that it was not measured."""
+
+
+_ROUNDING = 1e-9
+"""By how much sums in another order may differ, relative to a mean of at least one."""
 
 
 class Interval(StrictPart):
@@ -123,6 +129,29 @@ class Record(Stored):
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of every other file of the case's folder, by its name within it."""
+
+    @model_validator(mode="after")
+    def _summaries_follow(self) -> Self:
+        """A mean that its images do not have is refused."""
+        _require_means("summary", self.summary, [image.scores for image in self.images])
+        _require_means("summary_saved", self.summary_saved, [image.scores_saved for image in self.images])
+        return self
+
+
+def _require_means(name: str, summary: Mapping[str, Interval], scores: Sequence[Mapping[str, float]]) -> None:
+    for metric, interval in summary.items():
+        where = f"{name}.{metric}"
+        if any(metric not in image for image in scores):
+            raise ValueError(f"{where} is of a metric that an image lacks")
+        values = [image[metric] for image in scores]
+        mean = math.fsum(values) / len(values)
+        slack = _ROUNDING * max(1.0, abs(mean))
+        if interval.n != len(values):
+            raise ValueError(f"{where} is of {interval.n} images, the record has {len(values)}")
+        if abs(interval.mean - mean) > slack:
+            raise ValueError(f"{where} has the mean {interval.mean:.6g}, its images have {mean:.6g}")
+        if not interval.low - slack <= interval.mean <= interval.high + slack:
+            raise ValueError(f"{where} has a mean of {interval.mean:.6g} outside its interval")
 
 
 class FailedCase(Stored):

@@ -9,7 +9,7 @@ from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accurac
 from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
 from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
 from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim
-from privbench.scoring.paired import PAIRED_TEST, PairedDifference, paired_difference
+from privbench.scoring.paired import PAIRED_TEST, PairedDifference, holm, paired_difference
 from privbench.scoring.pairing import pair
 from privbench.scoring.patches import best_placement
 from privbench.scoring.perceptual import LPIPS_MINIMUM
@@ -42,6 +42,7 @@ __all__ = [
     "fft2d_cosine",
     "fft2d_mse",
     "from_uint8",
+    "holm",
     "mask_accuracy",
     "metric_suite",
     "mse",

@@ -28,6 +28,19 @@ class PairedDifference:
     p: float
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the same order: Holm (Scandinavian Journal of Statistics 6, 1979).
+
+    The chance that any of the comparisons without a difference falls below a level is at most that level.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: int) -> PairedDifference:
     """The differences `second - first` over images.
 

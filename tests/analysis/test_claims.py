@@ -13,11 +13,12 @@ from privbench.analysis.claims import Claim, ResolvedSide, Side, read_claims
 from privbench.analysis.claims_page import write_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import Judgement, judge
-from privbench.core import FailedCase, ImageResult, Interval, Price, Record, Training, UserError, resolve_defense
+from privbench.core import FailedCase, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder, store_at
 from privbench.sweep.study import read_study
+from tests.analysis.records import scored
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNDEFENDED = {"attack": "closed-form", "adversary": "aware"}
@@ -50,12 +51,8 @@ def make(template: Record) -> Make:
         threat = template.case.threat_model.model_copy(update={"adversary": adversary, **case.pop("threat", {})})
         changes = {"attack": wanted.attacks[attack], "defense": wanted.defense, "threat_model": threat, **case}
         found = template.case.model_copy(update=changes)
-        images: list[ImageResult] = [
-            image.model_copy(update={"scores": {**image.scores, "psnr": score, "lpips": 1 / score}})
-            for image, score in zip(template.images, scores, strict=False)
-        ]
-        record = template.model_copy(update={"case": found, "case_id": found.identity, "images": tuple(images)})
-        return f"runs/{found.folder}", record
+        record = scored(scored(template, "psnr", scores), "lpips", [1 / score for score in scores])
+        return f"runs/{found.folder}", record.model_copy(update={"case": found, "case_id": found.identity})
 
     return made
 
@@ -83,12 +80,12 @@ def judged(claim: Claim, *records: tuple[str, Record], prices: Sequence[Price] =
     ("higher", "lower", "margin", "verdict"),
     [
         (spread(30), spread(20, 0.5), 9.0, "holds"),
-        (spread(30), spread(20, 0.5), 10.0, "undecided"),
+        (spread(30), spread(20, 0.5), 10.0, "inconclusive"),
         (spread(30), spread(20, 0.5), 11.0, "does not hold"),
         (spread(20), spread(30, 0.5), 0.0, "does not hold"),
-        (spread(20), spread(20.1, 0.5), 0.0, "undecided"),
+        (spread(20), spread(20.1, 0.5), 0.0, "inconclusive"),
         (spread(20), spread(20.5, 0.5), -1.0, "holds"),
-        (spread(20, 0), spread(20, 0), 0.0, "undecided"),
+        (spread(20, 0), spread(20, 0), 0.0, "inconclusive"),
     ],
 )
 def test_the_interval_and_the_margin_decide(
@@ -96,7 +93,7 @@ def test_the_interval_and_the_margin_decide(
 ) -> None:
     found = judged(claim({"margin": margin}), make(higher), make(lower, defense="naive-shuffle"))
     assert found.verdict == verdict
-    assert (found.reason is None) == (verdict != "undecided")
+    assert (found.reason is None) == (verdict != "inconclusive")
     assert found.decisive is not None
     assert found.decisive.difference is not None
     assert found.decisive.difference.n == 16
@@ -112,10 +109,10 @@ def test_images_are_paired_so_that_what_they_share_takes_no_part(make: Make) -> 
 
 
 def test_fewer_than_sixteen_images_decide_nothing(make: Make) -> None:
-    for n, verdict in ((15, "undecided"), (16, "holds")):
+    for n, verdict in ((15, "inconclusive"), (16, "holds")):
         found = judged(claim({}), make(spread(40, n=n)), make(spread(10), defense="naive-shuffle"))
         assert found.verdict == verdict
-        assert found.reason == ("n too small (15 of 16 images)" if n == 15 else None)
+        assert found.reason == ("only 15 of at least 16 images" if n == 15 else None)
 
 
 def test_a_metric_where_lower_is_leakier_is_compared_by_its_values(make: Make) -> None:
@@ -131,9 +128,9 @@ def test_all_comparisons_must_hold_and_one_refutes(make: Make) -> None:
     assert judged(claim(holds, holds), *records).verdict == "holds"
     refuted = judged(claim(holds, missing, fails), *records)
     assert (refuted.verdict, refuted.decisive) == ("does not hold", refuted.findings[2])
-    assert judged(claim(holds, unclear), *records).verdict == "undecided"
+    assert judged(claim(holds, unclear), *records).verdict == "inconclusive"
     assert judged(claim(unclear, fails), *records).verdict == "does not hold"
-    assert judged(claim(holds, missing), *records).verdict == "undecided"
+    assert judged(claim(holds, missing), *records).verdict == "inconclusive"
     assert judged(claim(missing, missing), *records).verdict == "not measured"
 
 
@@ -153,10 +150,10 @@ BY_ATTACKER = (
         (10, 30, "holds only for unaware attackers"),
         (30, 30, "does not hold"),
         (30, 10, "does not hold"),
-        (27, 30, "undecided"),
-        (10, 27, "undecided"),
-        (None, 30, "undecided"),
-        (10, None, "undecided"),
+        (27, 30, "inconclusive"),
+        (10, 27, "inconclusive"),
+        (None, 30, "inconclusive"),
+        (10, None, "inconclusive"),
         (None, None, "not measured"),
     ],
 )
@@ -171,7 +168,7 @@ def test_who_knows_the_defense_decides_what_is_left_of_a_claim(
     ]
     found = judged(claim(*BY_ATTACKER), make(spread(30)), *records)
     assert found.verdict == verdict
-    assert (found.reason is not None) == (verdict in {"undecided", "not measured"})
+    assert (found.reason is not None) == (verdict in {"inconclusive", "not measured"})
 
 
 def test_what_has_no_attacker_counts_on_both_sides(make: Make, price: Price) -> None:
@@ -214,10 +211,10 @@ def test_beyond_the_ceiling_nothing_more_leaks(make: Make) -> None:
 @pytest.mark.parametrize(
     ("missing_side", "lower", "ceiling", "verdict"),
     [
-        ("lower", 10, None, "undecided"),  # an attack that is missing may break the defense
+        ("lower", 10, None, "inconclusive"),  # an attack that is missing may break the defense
         ("lower", 39, 40, "does not hold"),  # what is broken stays broken
         ("lower", 10, 15, "does not hold"),  # no image can be told from another beyond the ceiling
-        ("higher", 35, None, "undecided"),
+        ("higher", 35, None, "inconclusive"),
         ("higher", 10, None, "holds"),
         ("higher", 35, 40, "does not hold"),
     ],
@@ -236,7 +233,7 @@ def test_a_missing_attack_leaves_open_what_it_could_change(
 def test_a_smaller_case_of_an_attack_is_missing_for_the_other_images(make: Make) -> None:
     small = make(spread(39, n=8), "subspace", defense="naive-shuffle")
     found = judged(claim({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), small)
-    assert found.verdict == "undecided"
+    assert found.verdict == "inconclusive"
     assert found.reason == "records are missing; so far it holds"
     assert found.findings[0].detail == "subspace on naive-shuffle, aware has only 8 of 16 images"
 
@@ -246,7 +243,7 @@ def test_an_attack_on_other_images_is_missing_too(make: Make) -> None:
     renamed = tuple(image.model_copy(update={"image": f"other-{image.image}"}) for image in other.images)
     elsewhere = path, other.model_copy(update={"images": renamed})
     found = judged(claim({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), elsewhere)
-    assert (found.verdict, found.reason) == ("undecided", "records are missing; so far it holds")
+    assert (found.verdict, found.reason) == ("inconclusive", "records are missing; so far it holds")
     assert found.findings[0].detail == "subspace on naive-shuffle, aware has only 0 of 16 images"
     assert found.findings[0].difference is not None
     assert found.findings[0].difference.n == 16
@@ -308,14 +305,14 @@ def test_shares_are_compared_with_the_interval_of_their_difference(price: Price)
     assert finding.difference.high == pytest.approx(0.1 + 0.05)
     assert finding.difference.n == 500
     verdicts = [judged(claim({**comparison, "margin": margin}), prices=both).verdict for margin in (0.04, 0.06, 0.16)]
-    assert verdicts == ["holds", "undecided", "does not hold"]
+    assert verdicts == ["holds", "inconclusive", "does not hold"]
 
 
 def test_numbers_without_an_interval_decide_only_where_the_definition_says_so(price: Price) -> None:
     both = [priced(price, "none", calibration_error=0.05), priced(price, "mjp", calibration_error=0.03)]
     comparison = {"metric": "price.calibration_error", "higher": {}, "lower": {"defense": "mjp"}}
     silent = judged(claim(comparison), prices=both)
-    assert (silent.verdict, silent.reason) == ("undecided", "the measure has no interval")
+    assert (silent.verdict, silent.reason) == ("inconclusive", "the measure has no interval")
     verdicts = [judged(claim({**comparison, "by_sign": True, "margin": m}), prices=both).verdict for m in (0.01, 0.03)]
     assert verdicts == ["holds", "does not hold"]
 

@@ -3,8 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from privbench.analysis.compare import compare_folder, compare_records
 from privbench.core import Record
+from privbench.scoring import holm
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder
 
@@ -40,3 +43,16 @@ def test_a_case_that_lies_in_two_folders_is_compared_once(tmp_path: Path) -> Non
     assert [one.record.case_id for one in twice] == [one.record.case_id for one in once]
     assert [one.difference for one in twice] == [one.difference for one in once]
     assert len(once) >= 1
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    # Holm's own scheme by hand: 0.01 * 4, 0.02 * 3, then max(0.06, 0.03 * 2), and 0.5.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    records = [Record.load(path) for path in find_records(REFERENCE)]
+    found = compare_records(records, metric="psnr", baseline="none")
+    assert len(found) > 2
+    assert holm([one.difference.p for one in found]) == [one.p_corrected for one in found]
+    smallest = min(found, key=lambda one: one.difference.p)
+    assert smallest.p_corrected == pytest.approx(min(1.0, smallest.difference.p * len(found)))

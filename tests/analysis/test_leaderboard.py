@@ -14,6 +14,7 @@ import pytest
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
 from privbench.core import Case, Interval, Price, Record, Training, UserError, resolve_defense
 from privbench.store.files import atomic_write
+from tests.analysis.records import scored
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def template(small_case: Callable[..., Case], compute: Callable[..., Record], tm
 def variant(template: Record, psnr: float, seed: int, **threat: str) -> Record:
     """A record like the template with another mean PSNR, seed and threat model."""
     case = template.case.model_copy(update={"seed": seed, "threat_model": template.case.threat_model.model_copy(update=threat)})
-    summary = {**template.summary, "psnr": Interval(mean=psnr, low=psnr - 1, high=psnr + 1, n=2)}
-    return template.model_copy(update={"case": case, "case_id": case.identity, "summary": summary})
+    found = scored(template, "psnr", [psnr - 1, psnr + 1])
+    return found.model_copy(update={"case": case, "case_id": case.identity})
 
 
 def store(folder: Path, *records: Record) -> None:
@@ -106,10 +107,9 @@ def test_what_was_inferred_of_the_clients_choices_is_a_mean_over_those_about_whi
 
 
 def test_a_metric_that_some_records_lack_is_an_empty_cell(template: Record, tmp_path: Path) -> None:
-    lpips = Interval(mean=0.5, low=0.4, high=0.6, n=2)
     one, two = variant(template, 10.0, 1), variant(template, 20.0, 2)
     without = {name: interval for name, interval in two.summary.items() if name != "lpips"}
-    one = one.model_copy(update={"summary": {**one.summary, "lpips": lpips}})
+    one = scored(one, "lpips", [0.25, 0.75])
     store(tmp_path / "runs", one, two.model_copy(update={"summary": without}))
     rows = table(tmp_path / "runs")
     assert [row["lpips_mean"] for row in rows] == ["0.5", ""]
@@ -118,9 +118,9 @@ def test_a_metric_that_some_records_lack_is_an_empty_cell(template: Record, tmp_
 
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(template: Record, tmp_path: Path) -> None:
     records = [variant(template, random.Random(seed).uniform(5, 30), seed) for seed in range(12)]
-    extra = Interval(mean=0.5, low=0.4, high=0.6, n=2)
-    records[3] = records[3].model_copy(update={"summary": {"zeta": extra, **records[3].summary}})
-    records[7] = records[7].model_copy(update={"summary": {**records[7].summary, "alpha": extra}})
+    extra = scored(records[3], "zeta", [0.4, 0.6])
+    records[3] = extra.model_copy(update={"summary": dict(reversed(extra.summary.items()))})
+    records[7] = scored(records[7], "alpha", [0.4, 0.6])
     store(tmp_path / "one", *records)
     for place, record in enumerate(reversed(records)):
         store(tmp_path / "two" / str(place % 3), record)
@@ -243,3 +243,28 @@ def test_a_thousand_records_are_read_in_seconds(template: Record, tmp_path: Path
     assert len(rows) == 1000
     # The bar is 2 s; machines for tests are slow and shared.
     assert time.process_time() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mean": 20.0}, "summary.psnr has the mean 20, its images have 10"),
+        ({"n": 3}, "summary.psnr is of 3 images, the record has 2"),
+        ({"low": 10.5}, "summary.psnr has a mean of 10 outside its interval"),
+    ],
+)
+def test_a_summary_that_does_not_follow_from_its_images_is_refused_by_name(
+    change: dict[str, float], words: str, template: Record, tmp_path: Path
+) -> None:
+    found = variant(template, 10.0, 1)
+    wrong = found.summary["psnr"].model_copy(update=change)
+    store(tmp_path / "runs", found.model_copy(update={"summary": {**found.summary, "psnr": wrong}}))
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        leaderboard(tmp_path / "runs")
+    assert str(tmp_path / "runs" / found.case.folder / "record.json") in str(caught.value)
+
+
+def test_text_that_a_spreadsheet_would_compute_stands_behind_an_apostrophe() -> None:
+    rows = pd.DataFrame({"flags": ["=1+1", "+a", "-b", "@c", "plain", None], "psnr_mean": [-1.0, 2.0, 3.0, 4.0, 5.0, None]})
+    lines = leaderboard_csv(rows).splitlines()
+    assert lines[1:] == ["'=1+1,-1.0", "'+a,2.0", "'-b,3.0", "'@c,4.0", "plain,5.0", ","]

@@ -30,10 +30,10 @@ def test_claims_are_judged_by_what_was_run(small_run: Cli, privbench: Cli, tmp_p
     small_run("--defense", "none,naive-shuffle")
     answer = privbench("claims", "claims.yaml", "out", "-o", "page/claims.md")
     assert answer.exit_code == 0, answer.output
-    assert answer.stdout.splitlines()[0].split() == ["undecided", "shuffling-protects"]
+    assert answer.stdout.splitlines()[0].split() == ["inconclusive", "shuffling-protects"]
     assert answer.stdout.splitlines()[1] == "1 claims -> page/claims.md"
     page = (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
-    assert "**undecided** (n too small (2 of 16 images))" in page
+    assert "**inconclusive** (only 2 of at least 16 images)" in page
     command, _ = re.findall(r"^privbench (run --config .*)$", page, flags=re.MULTILINE)
     again = privbench(*command.split(), "--dry-run")
     assert again.exit_code == 0, again.output
@@ -83,5 +83,5 @@ def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     assert [side for side in missing if ".safetensors" not in side] == []
     assert "no record of inverting-gradients" not in page
     verdicts = dict(line.rsplit(maxsplit=1)[::-1] for line in answer.stdout.splitlines()[:-1])
-    assert verdicts["larger-batches-protect"].strip() == "undecided"
-    assert "n too small (2 of 16 images)" in page
+    assert verdicts["larger-batches-protect"].strip() == "inconclusive"
+    assert "only 2 of at least 16 images" in page
