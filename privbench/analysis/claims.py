@@ -225,7 +225,7 @@ class ResolvedSide:
         """Whether a case is one of this side's with one of its attacks."""
         side, case, threat = self.side, record.case, record.case.threat_model
         return (
-            case.attack == self.attacks[attack]
+            _completed(case.attack) == self.attacks[attack]
             and case.defense == self.defense
             and (not side.adversary or threat.adversary in side.adversary)
             and (threat.labels, threat.model_mode) == (side.labels, side.model_mode)
@@ -241,6 +241,17 @@ class ResolvedSide:
             and self._is_victim(price.victim.model.name, price.victim.weights)
             and (Path(price.dataset).name, price.seed) == (self.side.data, self.side.seed)
         )
+
+
+def _completed(spec: ComponentSpec) -> ComponentSpec:
+    """An attack of a record with the defaults of the parameters that it gained since."""
+    if spec.name not in ATTACKS.names():
+        return spec
+    component: type[Attack] = ATTACKS.get(spec.name)
+    try:
+        return ComponentSpec(name=spec.name, parameters=component.configured(spec.parameters).parameters())
+    except UserError:
+        return spec
 
 
 def read_claims(path: Path) -> ClaimsFile:

@@ -91,6 +91,12 @@ def _one_line_errors() -> Iterator[None]:
 
         path = error.ctx.command_path if error.ctx else "privbench"
         raise OneLineError(f"{shortened(error.format_message()).rstrip('.')} (try '{path} --help')") from None
+    except (BrokenPipeError, click.ClickException):
+        raise
+    except OSError as error:
+        # No room, no descriptor, a name that is too long, a closed terminal: nothing that a traceback would explain.
+        where = f"{error.filename}: " if error.filename else ""
+        raise OneLineError(f"{where}{error.strerror or error}"[:400]) from None
     except ValueError as error:
         from privbench.core.errors import UserError
 

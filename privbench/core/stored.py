@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
+from privbench.core.inputs import read_input
+from privbench.core.yaml_reader import read_yaml
 
 __all__ = ["Stored", "StrictPart", "yaml_fields"]
 
@@ -25,14 +26,14 @@ def yaml_fields(path: Path, kind: str, otherwise: str, fields: Iterable[str]) ->
     Raises:
         UserError: The file cannot be read or is no mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"cannot read the {kind} {path}: {reason}") from None
+    content = read_yaml(path, kind)
     if not isinstance(content, dict):
         raise UserError(f"{path} {otherwise}: expected YAML with the fields {', '.join(fields)}")
     return content
+
+
+_LARGEST = 1 << 28
+"""Bytes of a JSON file."""
 
 
 class StrictPart(BaseModel):
@@ -58,11 +59,7 @@ class Stored(StrictPart):
         Raises:
             UserError: The file cannot be read, is of another schema version, or a field is wrong.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the {cls.described_as.partition(' of ')[0]} {path}: {error.strerror}") from None
-        return cls.parse(content, path)
+        return cls.parse(read_input(path, cls.described_as.partition(" of ")[0], _LARGEST), path)
 
     @classmethod
     def parse(cls, content: bytes, name: object) -> Self:

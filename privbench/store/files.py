@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 import uuid
 from contextlib import suppress
@@ -28,6 +29,8 @@ def _temporary(name: str) -> str:
 def atomic_write(path: Path, content: bytes) -> None:
     """Writes a file so that it exists whole or not at all, even when the process is killed.
 
+    Through a symbolic link it writes the file behind it; a device or a pipe is written to and stays what it is.
+
     Args:
         path: The file; missing folders are made.
         content: All of it.
@@ -35,6 +38,11 @@ def atomic_write(path: Path, content: bytes) -> None:
     Raises:
         StoreError: The place cannot be written.
     """
+    if _is_special(path):
+        _write_through(path, content)
+        return
+    with suppress(OSError):
+        path = path.resolve() if path.is_symlink() else path
     temporary = path.parent / f"{_temporary(path.name)}{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +56,26 @@ def atomic_write(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a device, a pipe or a socket is there."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Writes to what is there; a pipe that nobody reads is refused and not waited for."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "wb") as file:
+            os.set_blocking(descriptor, True)
+            file.write(content)
+    except OSError as error:
+        raise refusal("write", path, error) from None
 
 
 def refuse_folder(target: Path) -> None:

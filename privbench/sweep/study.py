@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -38,7 +38,7 @@ class StudyFile(BaseModel):
     """What the study is called, in file names too."""
     settings: dict[str, Value] = Field(default_factory=dict)
     """What all cases have in common."""
-    grid: tuple[dict[str, tuple[Value, ...]], ...] = Field(min_length=1)
+    grid: tuple[dict[str, Annotated[tuple[Value, ...], Field(min_length=1)]], ...] = Field(min_length=1)
     """Grids, each a mapping of axes to values: every combination of the values of one grid is a case, and the study has those
     of all grids."""
 

@@ -80,7 +80,9 @@ def test_the_findings_of_the_claims_study_quote_records() -> None:
 def test_the_committed_position_rows_are_those_of_the_victims_with_a_price(name: str, defense: str) -> None:
     table = PositionTable.of_state(name, load_file(RESULTS / "positions" / f"{name}.safetensors"))
     prices = [Price.load(path) for path in packed("claims").glob("price--mjp--*.json")]
-    (price,) = (price for price in prices if price.defense == resolve_defense(defense) and price.victim.weights != "embedded")
+    weight = resolve_defense(defense)[0].parameters["dal_weight"]
+    trained = [price for price in prices if price.victim.weights != "embedded"]
+    (price,) = (price for price in trained if price.defense[0].parameters["dal_weight"] == weight)
     assert price.position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
 
 

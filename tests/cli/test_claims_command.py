@@ -37,7 +37,7 @@ def test_claims_are_judged_by_what_was_run(small_run: Cli, privbench: Cli, tmp_p
     command, _ = re.findall(r"^privbench (run --config .*)$", page, flags=re.MULTILINE)
     again = privbench(*command.split(), "--dry-run")
     assert again.exit_code == 0, again.output
-    assert Path(command.split()[-1]).parent.name in again.stdout
+    assert Path(command.split()[-1]).name in again.stdout
 
 
 @pytest.mark.parametrize(

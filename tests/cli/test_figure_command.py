@@ -93,7 +93,7 @@ def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
         (("ablation", "FOLDER", "--where", "adversary=red"), "no record has adversary 'red'; accepted: unaware"),
         (("ablation", "FOLDER", "--metric", "vmaf"), "no case has the metric 'vmaf'; accepted: "),
         (("mask-ratio", "FOLDER", "--where", "defense=none"), "no record has defense mjp"),
-        (("ablation",), "give the folder where they lie"),
+        (("ablation",), "give their folder or pack"),
         (("front", "FOLDER", "--weights", "x"), "figure front takes no --weights; accepted by: positions"),
         (("front", "FOLDER", "--images", "2"), "figure front takes no --images; accepted by: gallery"),
         (("gallery", "FOLDER", "--metric", "psnr"), "figure gallery takes no --metric; accepted by: "),

@@ -83,7 +83,7 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
             assert f"{value_text(metric, interval.mean)} {bounds}" in page.text
         assert record.provenance.torch in page.text
         assert record.provenance.finished in page.text
-        assert f"privbench run --config out/{record.case.folder}/case.yaml --force" in page.text
+        assert f"privbench run --config out/{record.case.folder} --force" in page.text
         assert f"privbench verify out/{record.case.folder}" in page.text
         assert {"id": f"case-{record.case_id}"} in page.all("details")
         assert {"href": f"#case-{record.case_id}"} in page.all("a")
@@ -134,7 +134,7 @@ def test_a_failed_case_is_a_row_with_its_reason(finished: Path, privbench: Cli, 
     page = made(privbench, tmp_path)
     assert "3 cases, 1 of them failed" in page.text
     assert "failed: out of memory at step 3" in page.text
-    assert f"privbench run --config out/{failed.folder}/case.yaml" in page.text
+    assert f"privbench run --config out/{failed.folder}" in page.text
     (row,) = [row for row in page.all("tr") if row.get("class") == "failed"]
     assert row["data-case"] == f"case-{failed.identity}"
 
@@ -158,7 +158,7 @@ def test_hostile_names_are_text(finished: Path, privbench: Cli, tmp_path: Path) 
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
     assert page.text.count(HOSTILE) >= 6
     # The command can be pasted into a shell: the name of the folder is one word of it.
-    assert """--config 'out/x$(touch y);'"'"'/case.yaml'""" in page.text
+    assert """--config 'out/x$(touch y);'"'"''""" in page.text
 
 
 def test_nothing_is_fetched_and_one_script_may_run(finished: Path, privbench: Cli, tmp_path: Path) -> None:

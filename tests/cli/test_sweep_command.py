@@ -77,7 +77,7 @@ def test_show_prints_numbers_flags_and_how_to_repeat(sweep: Cli, privbench: Cli,
         "mean, n = 2",
         "final losses, means: mean 0.",
         "flags: random-weights",
-        f"--config out/{path.name}/case.yaml",
+        f"--config out/{path.name} --force",
     ):
         assert words in by_folder.stdout
     (path / "trace.csv").write_text("changed")

@@ -69,7 +69,7 @@ def test_what_reads_a_folder_reads_a_url(sweep: Cli, privbench: Cli, tmp_path: P
     case = status.split()[1]
     shown = ok(privbench("show", case))
     assert shown == ok(privbench("show", case[-12:-4], "--output", URL))
-    assert f"again: privbench run --config {case}/case.yaml --force" in shown
+    assert f"again: privbench run --config {case} --force" in shown
     assert "damaged" not in shown
     assert f"{URL}/" in ok(privbench("run", "--config", f"{case}/case.yaml", "--output", URL, "--dry-run"))
 
@@ -130,7 +130,7 @@ def test_a_failed_case_at_a_url_is_told_and_tried_again_on_request(sweep: Cli, p
         (("leaderboard", URL), f"there is no record.json below {URL}"),
         (("show", "abc", "--output", URL), f"no case 'abc' in {URL}"),
         (("report", "memory://file"), "memory://file is a file; give the URL of a folder"),
-        (("run", "--config", f"{URL}/case.yaml"), f"there is no file {URL}/case.yaml"),
+        (("run", "--config", f"{URL}/case.yaml"), f"there is no case at {URL}/case.yaml"),
         (("run", "--output", "nothing://x"), "Protocol not known"),
         (("run", "--scratch", "here"), "--scratch is of a URL; --output results/runs is a folder"),
         (("sweep", "study.yaml", "--output", "driverless://x"), "driver of driverless:// is not installed"),
