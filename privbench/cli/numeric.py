@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-__all__ = ["SEED", "Number", "WholeNumber"]
+__all__ = ["SEED", "THREADS", "Number", "WholeNumber"]
 
 
 class WholeNumber(click.IntRange):
@@ -29,3 +29,6 @@ class Number(click.FloatRange):
 
 SEED = WholeNumber(min=0, max=2**31 - 1)
 """A seed, as a case takes it."""
+
+THREADS = WholeNumber(min=1, max=1024)
+"""CPU threads; OpenMP crashes where there is no memory for the stacks of more."""

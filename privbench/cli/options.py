@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from privbench.cli.numeric import Number, WholeNumber
+from privbench.cli.numeric import THREADS, Number, WholeNumber
 from privbench.runner.options import OPTIONS, choices_of, is_whole_number
 
 __all__ = ["case_options", "machine_options", "trunk_options"]
@@ -73,7 +73,7 @@ _MACHINE = (
     ),
     click.option(
         "--threads",
-        type=WholeNumber(min=1),
+        type=THREADS,
         help="CPU threads; equal results need equal threads.  [default: 1 for inputs up to 64 pixels, else torch's choice]",
     ),
     click.option(

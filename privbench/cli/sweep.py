@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from privbench.cli.numeric import Number, WholeNumber
+from privbench.cli.numeric import THREADS, Number, WholeNumber
 from privbench.cli.place import results_place, writable
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--address", help="Of the Ray cluster, such as auto.  [default: one that is started on this machine]")
 @click.option("--jobs", type=WholeNumber(min=1), help="Local processes.  [default: one per CUDA device, one on a CPU]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda (all of them) or cuda:INDEX.")
-@click.option("--threads", type=WholeNumber(min=1), default=1, show_default=True, help="CPU threads of each process.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="CPU threads of each process.")
 @click.option(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),

@@ -4,6 +4,7 @@ Attacks and defenses are frozen pydantic models, so a hyper-parameter is a typed
 is stored unchanged, and is listed by `privbench list` without a second description of it anywhere.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -24,6 +25,9 @@ def one_line(error: ValidationError) -> str:
         said = item["msg"].removeprefix("Value error, ")
         parts.append(f"{where}: {said}{given}" if where else said if item["type"] == "value_error" else f"{said}{given}")
     return "; ".join(parts)
+
+
+_WHOLE = re.compile(r"[-+]?[0-9]{1,100}")
 
 
 class Component(BaseModel):
@@ -47,6 +51,9 @@ class Component(BaseModel):
         for key in parameters:
             if key not in cls.model_fields:
                 raise unknown_name(f"parameter of {cls.kind} {cls.name}", key, cls.model_fields)
+        for key, value in parameters.items():
+            if isinstance(value, int | str) and _WHOLE.fullmatch(str(value)) and abs(int(value)) >= 2**63:
+                raise UserError(f"{cls.kind} {cls.name}: {key} is {value}; accepted: whole numbers below 2^63")
         try:
             return cls.model_validate(dict(parameters))
         except ValidationError as error:

@@ -19,8 +19,8 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    num_classes: int = Field(gt=1)
-    image_size: int = Field(gt=0)
+    num_classes: int = Field(gt=1, le=1_000_000)
+    image_size: int = Field(gt=0, le=4096)
     """Height and width of the input in pixels."""
 
 

@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         """A mapping whose keys are all different, but for those that it takes over from another one by `<<`."""
         written: set[Hashable] = set()
         for key_node in (key for key, _ in node.value if key.tag != _MERGE):
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key is no plain value", key_node.start_mark)
             if key in written:
@@ -75,9 +75,9 @@ for _tag, _pattern, _first in (
         list("-+0123456789."),
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)  # type: ignore[no-untyped-call]
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)  # type: ignore[no-untyped-call]
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
 
 
 def read_yaml(path: Path, kind: str) -> Any:
@@ -115,7 +115,8 @@ def _require_limits(text: str) -> None:
             open_nodes.append((event.anchor, total))
             total += 1
             if len(open_nodes) > _DEEPEST:
-                raise ValueError(f"line {event.start_mark.line + 1} is nested deeper than {_DEEPEST} levels")
+                line = event.start_mark.line + 1 if event.start_mark else "?"
+                raise ValueError(f"line {line} is nested deeper than {_DEEPEST} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import timm
+from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from privbench.core import MODELS, ModelSpec, UserError
+from privbench.core.component import one_line
 from privbench.models.prior_cnn import PriorCnn
 from privbench.models.svd_cnn import SvdCnn
 from privbench.models.victim import Victim
@@ -144,10 +146,13 @@ def default_spec(name: str, *, num_classes: int | None = None, image_size: int |
     """Fills in an architecture's native number of classes and input size.
 
     Raises:
-        UserError: The name is unknown.
+        UserError: The name is unknown, or no model has so many classes or pixels.
     """
     native = architecture(name)
-    return ModelSpec(name=name, num_classes=num_classes or native.num_classes, image_size=image_size or native.image_size)
+    try:
+        return ModelSpec(name=name, num_classes=num_classes or native.num_classes, image_size=image_size or native.image_size)
+    except ValidationError as error:
+        raise UserError(f"model {name}: {one_line(error)}") from None
 
 
 def build_model(spec: ModelSpec) -> Victim:
