@@ -16,5 +16,7 @@ def scored(record: Record, metric: str, values: Sequence[float]) -> Record:
     )
     kept = {name: one for name, one in record.summary.items() if one.n == len(images)}
     saved = {name: one for name, one in record.summary_saved.items() if one.n == len(images)}
+    if not values:
+        return record.model_copy(update={"images": (), "summary": {}, "summary_saved": {}})
     interval = Interval(mean=math.fsum(values) / len(values), low=min(values), high=max(values), n=len(values))
     return record.model_copy(update={"images": images, "summary": {**kept, metric: interval}, "summary_saved": saved})

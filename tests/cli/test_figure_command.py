@@ -12,6 +12,7 @@ from privbench.analysis.cases import case_table, price_table
 from privbench.core import Record
 from privbench.plots.registry import FIGURES
 from privbench.store.places import local_folder
+from tests.analysis.records import scored
 
 REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 Privbench = Callable[..., Result]
@@ -28,10 +29,10 @@ def stored(folder: Path, psnr: float, **changes: Any) -> None:
     for part, values in changes.items():
         case[part] = {**case[part], **values} if isinstance(values, dict) else values
     parsed = type(base.case).model_validate(case)
-    interval = base.summary["psnr"].model_copy(update={"mean": psnr, "low": psnr - 1, "high": psnr + 1})
-    record = base.model_copy(
-        update={"case": parsed, "case_id": parsed.identity, "summary": {"psnr": interval, "psnr_patch": interval}, "files": {}}
-    )
+    values = [psnr - 1, psnr + 1] * (len(base.images) // 2)
+    base = scored(scored(base, "psnr", values), "psnr_patch", values)
+    summary = {name: base.summary[name] for name in ("psnr", "psnr_patch")}
+    record = base.model_copy(update={"case": parsed, "case_id": parsed.identity, "summary": summary, "files": {}})
     (folder / parsed.folder).mkdir(parents=True)
     (folder / parsed.folder / "record.json").write_text(record.to_json(), encoding="utf-8")
 

@@ -72,6 +72,11 @@ def fail(folder: Path, case: Case, reason: str) -> None:
 
 
 def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: Cli, tmp_path: Path) -> None:
+    first, *_ = find_records(finished)
+    without = json.loads(first.read_bytes())
+    for part in ("summary", "summary_saved"):
+        without[part].pop("lpips")
+    first.write_text(json.dumps({**without, "unavailable": {"lpips": "no weights"}}), encoding="utf-8")
     page = made(privbench, tmp_path)
     records = [Record.load(path) for path in find_records(finished)]
     for record in records:
@@ -88,8 +93,8 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
         assert {"id": f"case-{record.case_id}"} in page.all("details")
         assert {"href": f"#case-{record.case_id}"} in page.all("a")
     assert f"random-weights : {FLAG_MEANINGS['random-weights']}" in page.text
-    # LPIPS has no weights here: absent and said so, and last when sorted.
-    assert "LPIPS was not computed" in page.text
+    # What was not computed is absent and said so.
+    assert "LPIPS was not computed: no weights" in page.text
     assert not re.search(r"\b(nan|NaN|NaT|None|inf|undefined)\b", page.text)
 
 
@@ -98,11 +103,12 @@ def test_the_comparison_with_the_baseline_is_that_of_the_compare_command(
 ) -> None:
     page = made(privbench, tmp_path)
     (row,) = [line for line in privbench("compare", "out").stdout.splitlines() if "test-walk" in line]
-    difference, low, high, p, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
-    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {n}"
+    difference, low, high, p, corrected, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
+    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {corrected} {n}"
     assert f"mjp test-walk unaware photos {shown}" in page.text
     assert "Wilcoxon signed-rank, two-sided" in page.text
-    assert "Comparisons with" not in made(privbench, tmp_path, "--baseline", "no-pe").text
+    refused = privbench("report", "out", "--baseline", "zzz")
+    assert (refused.exit_code, refused.stderr) == (2, "Error: unknown baseline 'zzz'; accepted: mjp, none\n")
 
 
 def test_pictures_and_losses_are_those_of_the_folders(finished: Path, privbench: Cli, tmp_path: Path) -> None:
