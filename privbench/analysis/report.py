@@ -10,6 +10,7 @@ import hashlib
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privbench import __version__
 from privbench.analysis.compare import Comparison, compare_records
+from privbench.analysis.damaged import sound_view
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.core import Case, FailedCase, Interval, Record, unknown_name
@@ -126,13 +128,16 @@ class Entry:
     commands: Sequence[str] = ()
 
 
-def report_page(place: Store, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
+def report_page(
+    place: Store, presentation: Presentation, *, baseline: str, damaged: list[str] | None = None
+) -> tuple[str, int]:
     """Makes the page of all cases below a folder.
 
     Args:
         place: Where to look, subfolders included.
         presentation: Names, numbers and drawings.
         baseline: The defense with which the others are compared, as in the column `defense` of the leaderboard.
+        damaged: Takes a line for each damaged file, which is left out; None refuses damaged files.
 
     Returns:
         The page, and the number of its cases, failed ones included.
@@ -140,7 +145,9 @@ def report_page(place: Store, presentation: Presentation, *, baseline: str) -> t
     Raises:
         UserError: There is no record, or a record or trace cannot be read.
     """
-    with place.open() as folder:
+    with place.open() as whole, nullcontext((whole, [])) if damaged is None else sound_view(whole) as (folder, lines):
+        if damaged is not None:
+            damaged += [line.replace(str(whole), str(place)) for line in lines]
         rows = leaderboard_with_folders(folder)
         entries = list(_entries(rows, presentation, lambda path: str(place / path.relative_to(folder).as_posix())))
     by_record = {

@@ -1,11 +1,12 @@
 """`privbench leaderboard`: a CSV of all records below a folder, or tables in Markdown or LaTeX."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.place import results_place
+from privbench.cli.place import results_place, say_damaged
 
 if TYPE_CHECKING:
     from privbench.store.base import Store
@@ -26,7 +27,8 @@ _ENDINGS = {".csv": "a row per case", ".md": "tables in Markdown", ".tex": "tabl
     help="File to write: NAME.csv, or for tables NAME.md or NAME.tex.",
 )
 @click.option("--intervals/--no-intervals", default=True, show_default=True, help="95 % intervals in tables.")
-def leaderboard(folder: "Store", output: Path, intervals: bool) -> None:
+@click.option("--skip-damaged", is_flag=True, help="Leave out damaged files, and say which.")
+def leaderboard(folder: "Store", output: Path, intervals: bool, skip_damaged: bool) -> None:
     """Make a leaderboard of all records below FOLDER: one row per case, best defense first within model, data and adversary.
 
     Written to NAME.md or NAME.tex it is the finished cases as the tables of a paper: a row per defense, a column per attack and
@@ -40,12 +42,15 @@ def leaderboard(folder: "Store", output: Path, intervals: bool) -> None:
     if ending not in _ENDINGS:
         accepted = ", ".join(f"{name} ({what})" for name, what in _ENDINGS.items())
         raise UserError(f"cannot tell what {output} is to be; accepted endings: {accepted}; `privbench report` makes HTML")
+    from privbench.analysis.damaged import sound_view
     from privbench.analysis.leaderboard import write_leaderboard
     from privbench.analysis.overview import write_overview
 
-    with folder.open(everything=False) as local:
+    with folder.open(everything=False) as local, sound_view(local) if skip_damaged else nullcontext((local, [])) as found:
+        sound, damaged = found
         if ending == ".csv":
-            count = len(write_leaderboard(local, output))
+            count = len(write_leaderboard(sound, output))
         else:
-            count = write_overview(local, output, intervals=intervals)
+            count = write_overview(sound, output, intervals=intervals)
+        say_damaged([line.replace(str(local), str(folder)) for line in damaged])
     click.echo(f"{count} cases -> {output}")

@@ -1,16 +1,18 @@
 """Places of results as the command line takes them: a folder, or a URL that fsspec knows."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from privbench.store.base import Store
 
-__all__ = ["case_at", "config_at", "results_place", "writable"]
+__all__ = ["case_at", "config_at", "results_place", "say_damaged", "writable"]
 
 
 def results_place(value: "str | Path") -> "Store":
@@ -18,6 +20,14 @@ def results_place(value: "str | Path") -> "Store":
     from privbench.store.places import store_at
 
     return store_at(value)
+
+
+def say_damaged(lines: Sequence[str]) -> None:
+    """Names on stderr what was left out because it is damaged, and how many files that were."""
+    for line in lines:
+        click.echo(f"left out: {line}", err=True)
+    if lines:
+        click.echo(f"{len(lines)} damaged files left out", err=True)
 
 
 @contextmanager

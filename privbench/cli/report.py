@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.place import results_place
+from privbench.cli.place import results_place, say_damaged
 
 if TYPE_CHECKING:
     from privbench.store.base import Store
@@ -19,11 +19,12 @@ __all__ = ["report"]
     "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="File to write."
 )
 @click.option("--baseline", default="none", show_default=True, help="The defense to compare the others with.")
-def report(folder: "Store", output: Path, baseline: str) -> None:
+@click.option("--skip-damaged", is_flag=True, help="Leave out damaged files, and say which.")
+def report(folder: "Store", output: Path, baseline: str, skip_damaged: bool) -> None:
     """Make one HTML page of all records below FOLDER: leaderboard, pictures, losses, comparisons, and how each row was made.
 
-    FOLDER is a path or a URL. The page needs no network and no other file. It is generated from the folder alone; the same
-    folder gives the same bytes.
+    FOLDER is a path, a URL or a pack. The page needs no network and no other file. It is generated from the folder alone;
+    the same folder gives the same bytes.
     """
     from privbench.analysis.report import Presentation, report_page
     from privbench.analysis.tables import METRICS, value_text
@@ -35,7 +36,9 @@ def report(folder: "Store", output: Path, baseline: str) -> None:
     presentation = Presentation(
         defense=defense_label, attack=attack_label, metrics=METRICS, number=value_text, losses=draw_losses, fronts=draw_fronts
     )
-    page, cases = report_page(folder, presentation, baseline=baseline)
+    damaged: list[str] | None = [] if skip_damaged else None
+    page, cases = report_page(folder, presentation, baseline=baseline, damaged=damaged)
     content = page.encode()
     atomic_write(output, content)
+    say_damaged(damaged or [])
     click.echo(f"{cases} cases, {len(content) / 1e6:.1f} MB -> {output}")
