@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from privbench.core import AttackerView, GradientTransform, Observation
-from privbench.core.local_training import adam_resolution
+from privbench.core.weight_delta import adam_resolution
 
 __all__ = ["training_view"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from privbench.adversary import Simulation
 from privbench.core import LocalTraining, Observation
-from privbench.core.local_training import normalised_steps
+from privbench.core.weight_delta import normalised_steps
 from privbench.inversion import Simulator
 
 __all__ = ["explained_share", "mean_gradient", "unrolled"]

@@ -24,6 +24,7 @@ from privbench.core import (
     UserError,
     is_ensemble,
 )
+from privbench.core.case import base_name
 from privbench.store.files import atomic_write, refuse_folder
 from privbench.store.layout import FAILURE, RECORD, find_records, find_results
 
@@ -321,8 +322,8 @@ def _what(case: Case) -> dict[str, str]:
         "labels": case.threat_model.labels,
         "model_mode": case.threat_model.model_mode,
         "model": case.victim.model.name,
-        "weights": Path(case.victim.weights).name,
-        "dataset": Path(case.data.source).name,
+        "weights": base_name(case.victim.weights),
+        "dataset": base_name(case.data.source),
         "split": case.data.split,
         "lpips_net": case.lpips,
     }

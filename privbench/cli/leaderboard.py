@@ -44,13 +44,14 @@ def leaderboard(folder: "Store", output: Path, intervals: bool, skip_damaged: bo
         raise UserError(f"cannot tell what {output} is to be; accepted endings: {accepted}; `privbench report` makes HTML")
     from privbench.analysis.damaged import sound_view
     from privbench.analysis.leaderboard import write_leaderboard
-    from privbench.analysis.overview import write_overview
 
     with folder.open(everything=False) as local, sound_view(local) if skip_damaged else nullcontext((local, [])) as found:
         sound, damaged = found
         if ending == ".csv":
             count = len(write_leaderboard(sound, output))
         else:
+            from privbench.analysis.overview import write_overview
+
             count = write_overview(sound, output, intervals=intervals)
         say_damaged([line.replace(str(local), str(folder)) for line in damaged])
     click.echo(f"{count} cases -> {output}")

@@ -1,28 +1,37 @@
-"""The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project."""
+"""The vocabulary of the suite: values, contracts and registries. Imports nothing else of the project.
 
-from privbench.core.attack import Attack, GroupAttack
-from privbench.core.attacker_view import AttackerView, GradientTransform, InputTransform, ScrambledPixels, Undo
-from privbench.core.case import Case, DataSpec, VictimSpec, generator_for
-from privbench.core.choices import ChoiceRole, InferredChoices
-from privbench.core.component import Component
-from privbench.core.composition import build_defense, resolve_defense
-from privbench.core.compute import ComputeOptions
-from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
-from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
-from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
-from privbench.core.feature_observation import FeatureObservation
-from privbench.core.local_training import LocalTraining, UpdateDtype, gradient_of_delta
-from privbench.core.metric import Metric
-from privbench.core.model_input import ModelInput, ModelSpec, Normalisation
-from privbench.core.observation import Observation, Secret, UpdateKind
-from privbench.core.parameter_names import canonical_names, short_name
-from privbench.core.price import Price, Training
-from privbench.core.reconstruction import Failure, Progress, Reconstruction
-from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
-from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
-from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
-from privbench.core.threat_model import Adversary, ThreatModel
-from privbench.core.yardstick import Calibration, Identification
+A name is imported when it is first used, so that what only reads records does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from privbench.core.attack import Attack, GroupAttack
+    from privbench.core.attacker_view import AttackerView, GradientTransform, InputTransform, ScrambledPixels, Undo
+    from privbench.core.case import Case, DataSpec, VictimSpec, generator_for
+    from privbench.core.choices import ChoiceRole, InferredChoices
+    from privbench.core.component import Component
+    from privbench.core.composition import build_defense, resolve_defense
+    from privbench.core.compute import ComputeOptions
+    from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
+    from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
+    from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
+    from privbench.core.feature_observation import FeatureObservation
+    from privbench.core.local_training import LocalTraining, UpdateDtype
+    from privbench.core.metric import Metric
+    from privbench.core.model_input import ModelInput, Normalisation
+    from privbench.core.model_spec import ModelSpec
+    from privbench.core.observation import Observation, Secret, UpdateKind
+    from privbench.core.parameter_names import canonical_names, short_name
+    from privbench.core.price import Price, Training
+    from privbench.core.reconstruction import Failure, Progress, Reconstruction
+    from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
+    from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
+    from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
+    from privbench.core.threat_model import Adversary, ThreatModel
+    from privbench.core.weight_delta import gradient_of_delta
+    from privbench.core.yardstick import Calibration, Identification
 
 __all__ = [
     "ATTACKS",
@@ -96,3 +105,44 @@ __all__ = [
     "short_name",
     "unknown_name",
 ]
+
+_NAMES = {
+    "attack": ("Attack", "GroupAttack"),
+    "attacker_view": ("AttackerView", "GradientTransform", "InputTransform", "ScrambledPixels", "Undo"),
+    "case": ("Case", "DataSpec", "VictimSpec", "generator_for"),
+    "choices": ("ChoiceRole", "InferredChoices"),
+    "component": ("Component",),
+    "composition": ("build_defense", "resolve_defense"),
+    "compute": ("ComputeOptions",),
+    "defense": ("Defense", "Effect", "ProtectedInput", "TrainingRule"),
+    "ensemble": ("Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"),
+    "errors": ("AttackError", "BusyError", "ImageError", "StoreError", "UserError", "unknown_name"),
+    "feature_observation": ("FeatureObservation",),
+    "local_training": ("LocalTraining", "UpdateDtype"),
+    "metric": ("Metric",),
+    "model_input": ("ModelInput", "Normalisation"),
+    "model_spec": ("ModelSpec",),
+    "observation": ("Observation", "Secret", "UpdateKind"),
+    "parameter_names": ("canonical_names", "short_name"),
+    "price": ("Price", "Training"),
+    "reconstruction": ("Failure", "Progress", "Reconstruction"),
+    "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"),
+    "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "Registry"),
+    "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),
+    "threat_model": ("Adversary", "ThreatModel"),
+    "weight_delta": ("gradient_of_delta",),
+    "yardstick": ("Calibration", "Identification"),
+}
+"""Module to what it holds; a test compares it with the imports above."""
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Imports the module of a name."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found
+        return found

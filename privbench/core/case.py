@@ -8,22 +8,25 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 from pydantic import Field, ValidationError
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
 from privbench.core.local_training import LocalTraining
-from privbench.core.model_input import ModelSpec
+from privbench.core.model_spec import ModelSpec
 from privbench.core.spec import ComponentSpec
 from privbench.core.stored import StrictPart, yaml_fields
 from privbench.core.threat_model import ThreatModel
 
-__all__ = ["CASE_SCHEMA", "Case", "DataSpec", "VictimSpec", "generator_for"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CASE_SCHEMA", "Case", "DataSpec", "VictimSpec", "base_name", "generator_for"]
 
 CASE_SCHEMA: Literal[1] = 1
 """Version of the case's fields; a file of another version is refused by name."""
@@ -84,15 +87,15 @@ class Case(StrictPart):
     @property
     def folder(self) -> str:
         """Folder name: what the case is, readable, and its identity."""
-        data = Path(self.data.source).name
+        data = base_name(self.data.source)
         words = (self.defense_name, self.attack.name, self.threat_model.adversary, self.victim.model.name, data)
         readable = "--".join(re.sub(r"[^A-Za-z0-9.+_-]+", "-", word) for word in words)
         return f"{readable}--{self.identity}"
 
     def without_paths(self) -> "Case":
         """The same case with data set and weights by name alone, as a record has it; beside the names is a hash."""
-        data = self.data.model_copy(update={"source": Path(self.data.source).name})
-        victim = self.victim.model_copy(update={"weights": Path(self.victim.weights).name})
+        data = self.data.model_copy(update={"source": base_name(self.data.source)})
+        victim = self.victim.model_copy(update={"weights": base_name(self.victim.weights)})
         return self.model_copy(update={"data": data, "victim": victim})
 
     def to_yaml(self) -> str:
@@ -116,6 +119,12 @@ class Case(StrictPart):
             raise UserError(f"{path}: {one_line(error)}") from None
 
 
+@lru_cache(maxsize=4096)
+def base_name(path: str) -> str:
+    """The last part of a path, by which a record calls data and weights."""
+    return Path(path).name
+
+
 _ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary", "training"}, "lpips": True}
 """What the client's random choices must not depend on."""
 
@@ -128,8 +137,8 @@ _SELECTION = {"indices", "sha256"}
 def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     content = case.model_dump(mode="json", exclude=dict(leave_out) if leave_out else None)
     # Where a file lies does not change the numbers; its content does, and that is hashed beside it.
-    content["data"]["source"] = Path(case.data.source).name
-    content["victim"]["weights"] = Path(case.victim.weights).name
+    content["data"]["source"] = base_name(case.data.source)
+    content["victim"]["weights"] = base_name(case.victim.weights)
     # What came later is left out where it is as it was before, so that cases of earlier versions keep their identity.
     for part, defaults in ((content, {"local": None}), (content.get("threat_model", {}), _LATER_THREATS)):
         for name, default in defaults.items():
@@ -138,7 +147,7 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> torch.Generator:
+def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> "torch.Generator":
     """The random source of one side for one batch of a case.
 
     The two sides are separate streams, so that an attack cannot replay the client's random choices. The client's stream
@@ -151,4 +160,6 @@ def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> 
     described = _canonical(case, {"data": _SELECTION, **(_ATTACKER_SIDE if role == "client" else {})})
     indices = case.data.indices[batch * case.batch_size : (batch + 1) * case.batch_size]
     digest = hashlib.sha256(f"{described}|{role}|{','.join(map(str, indices))}".encode()).digest()
+    import torch  # reading a case needs none
+
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

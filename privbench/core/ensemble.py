@@ -6,13 +6,16 @@ parameters: numbers of different defenses compare because nobody could tune it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from privbench.core.case import Case
-from privbench.core.defense import Defense
 from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, ENSEMBLES
 from privbench.core.spec import ComponentSpec
 from privbench.core.threat_model import Adversary
+
+if TYPE_CHECKING:
+    from privbench.core.defense import Defense
 
 __all__ = ["Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"]
 
@@ -68,7 +71,7 @@ def ensemble_members(case: Case) -> tuple[Ensemble, list[ComponentSpec]]:
     return ensemble, [ComponentSpec.model_validate(member) for member in case.attack.parameters["members"]]
 
 
-def adversaries_up_to(strongest: Adversary, defense: Defense) -> list[Adversary]:
+def adversaries_up_to(strongest: Adversary, defense: "Defense") -> list[Adversary]:
     """The adversaries that an ensemble tries, weakest first.
 
     Args:

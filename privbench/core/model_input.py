@@ -1,27 +1,15 @@
-"""What a model is and what one forward pass of it consumes: `ModelSpec`, `Normalisation`, `ModelInput`."""
+"""What one forward pass of a model consumes: `Normalisation`, `ModelInput`."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from privbench.core.errors import UserError
 
-__all__ = ["ModelInput", "ModelSpec", "Normalisation"]
-
-
-class ModelSpec(BaseModel):
-    """The architecture that the server sent, enough to rebuild the module; the weights travel as `Observation.model_state`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    num_classes: int = Field(gt=1, le=1_000_000)
-    image_size: int = Field(gt=0, le=4096)
-    """Height and width of the input in pixels."""
+__all__ = ["ModelInput", "Normalisation"]
 
 
 @dataclass(frozen=True)

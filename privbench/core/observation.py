@@ -20,11 +20,13 @@ from torch import Tensor
 
 from privbench.core.component import one_line
 from privbench.core.errors import UserError
-from privbench.core.local_training import LocalTraining, UpdateDtype, dtype_of, gradient_of_delta
-from privbench.core.model_input import ModelSpec, Normalisation
+from privbench.core.local_training import LocalTraining, UpdateDtype
+from privbench.core.model_input import Normalisation
+from privbench.core.model_spec import ModelSpec
 from privbench.core.parameter_names import canonical_names, check_parameter, short_name
 from privbench.core.spec import ComponentSpec
 from privbench.core.threat_model import ThreatModel
+from privbench.core.weight_delta import dtype_of, gradient_of_delta
 
 __all__ = ["OBSERVATION_HEADER", "Observation", "Secret", "UpdateKind"]
 

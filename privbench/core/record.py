@@ -139,19 +139,20 @@ class Record(Stored):
 
 
 def _require_means(name: str, summary: Mapping[str, Interval], scores: Sequence[Mapping[str, float]]) -> None:
+    count = len(scores)
     for metric, interval in summary.items():
-        where = f"{name}.{metric}"
-        if any(metric not in image for image in scores):
-            raise ValueError(f"{where} is of a metric that an image lacks")
-        values = [image[metric] for image in scores]
-        mean = math.fsum(values) / len(values)
+        try:
+            mean = math.fsum([image[metric] for image in scores]) / count
+        except KeyError:
+            raise ValueError(f"{name}.{metric} is of a metric that an image lacks") from None
+        found = interval.mean
         slack = _ROUNDING * max(1.0, abs(mean))
-        if interval.n != len(values):
-            raise ValueError(f"{where} is of {interval.n} images, the record has {len(values)}")
-        if abs(interval.mean - mean) > slack:
-            raise ValueError(f"{where} has the mean {interval.mean:.6g}, its images have {mean:.6g}")
-        if not interval.low - slack <= interval.mean <= interval.high + slack:
-            raise ValueError(f"{where} has a mean of {interval.mean:.6g} outside its interval")
+        if interval.n != count:
+            raise ValueError(f"{name}.{metric} is of {interval.n} images, the record has {count}")
+        if abs(found - mean) > slack:
+            raise ValueError(f"{name}.{metric} has the mean {found:.6g}, its images have {mean:.6g}")
+        if not interval.low - slack <= found <= interval.high + slack:
+            raise ValueError(f"{name}.{metric} has a mean of {found:.6g} outside its interval")
 
 
 class FailedCase(Stored):

@@ -5,7 +5,7 @@ import torch
 
 from privbench.client import local_optimiser
 from privbench.core import LocalTraining, gradient_of_delta
-from privbench.core.local_training import dtype_of
+from privbench.core.weight_delta import dtype_of
 
 
 def _delta(training: LocalTraining, gradients: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
