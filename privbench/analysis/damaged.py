@@ -23,16 +23,17 @@ _READERS: tuple[tuple[Callable[[str], bool], Callable[[Path], object]], ...] = (
 
 
 @contextmanager
-def sound_view(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def sound_view(folder: Path, *, skip: bool = True) -> Iterator[tuple[Path, list[str]]]:
     """A folder as it is, or where files in it are damaged, a view of it without them.
 
     Args:
         folder: Results, subfolders included.
+        skip: False looks at nothing, and gives the folder as it is.
 
     Yields:
         The folder to read instead, and one line for each damaged file. Of a damaged record its whole case is left out.
     """
-    damaged = _damaged(folder)
+    damaged = _damaged(folder) if skip else {}
     if not damaged:
         yield folder, []
         return

@@ -10,7 +10,6 @@ import hashlib
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -145,7 +144,7 @@ def report_page(
     Raises:
         UserError: There is no record, or a record or trace cannot be read.
     """
-    with place.open() as whole, nullcontext((whole, [])) if damaged is None else sound_view(whole) as (folder, lines):
+    with place.open() as whole, sound_view(whole, skip=damaged is not None) as (folder, lines):
         if damaged is not None:
             damaged += [line.replace(str(whole), str(place)) for line in lines]
         rows = leaderboard_with_folders(folder)

@@ -1,6 +1,5 @@
 """`privbench leaderboard`: a CSV of all records below a folder, or tables in Markdown or LaTeX."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,7 @@ def leaderboard(folder: "Store", output: Path, intervals: bool, skip_damaged: bo
     from privbench.analysis.damaged import sound_view
     from privbench.analysis.leaderboard import write_leaderboard
 
-    with folder.open(everything=False) as local, sound_view(local) if skip_damaged else nullcontext((local, [])) as found:
-        sound, damaged = found
+    with folder.open(everything=False) as local, sound_view(local, skip=skip_damaged) as (sound, damaged):
         if ending == ".csv":
             count = len(write_leaderboard(sound, output))
         else:
