@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from privbench.core.errors import UserError
-from privbench.core.model_input import ModelSpec
+from privbench.core.model_spec import ModelSpec
 from privbench.core.spec import ComponentSpec
 from privbench.core.threat_model import ThreatModel
 
