@@ -14,8 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from privbench.adjoint import ADJOINT, FreeAdjoint, first_block_simulator, free_adjoint, has_free_adjoint, patch_sizes
+from privbench.adjoint import (
+    ADJOINT,
+    FreeAdjoint,
+    first_block_simulator,
+    free_adjoint,
+    has_free_adjoint,
+    hidden_patches,
+    patch_sizes,
+)
 from privbench.adversary import Clients, Simulation, Start, believed_gradients, matching_group_size, mean_cross_entropy
+from privbench.attacks.closed_form import ClosedForm
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
 from privbench.inversion import (
@@ -105,8 +114,9 @@ class AdjointMatching(GroupAttack):
     """Adam's second decay rate."""
     hold: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Share of the steps at the full learning rate; then half a cosine to 0."""
-    start: Start = "grey"
-    """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), or mid-grey with a little noise (0.05)."""
+    start: Start | Literal["auto", "closed-form"] = "auto"
+    """Start images: uniform in [0, 1], normal around mid-grey (deviation 0.25), mid-grey with a little noise (0.05), or what
+    `closed-form` finds; `auto`: the latter where patches are known to share a row, else mid-grey."""
     relocation: bool = False
     """Whether patches are moved to where the position gradient puts them (`adjoint=network`, one image, learned positions)."""
     relocation_every: Annotated[int, Field(gt=0)] = 40
@@ -153,20 +163,38 @@ class AdjointMatching(GroupAttack):
             free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
             relocation=relocation,
         )
+        starts = self._starts(clients, generators)
         return clients.invert(
             inversion,
-            start=self.start,
+            start=starts,
             trials=self.trials,
             generators=generators,
             progress=progress,
             compute=compute,
             contexts=self._contexts(clients, names, adjoints),
             free=[{ADJOINT: one.start.expand(self.trials, *one.start.shape)} for one in adjoints] or None,
-            flags=self._flags(model, free=free),
+            flags=self._flags(model, free=free, solved=not isinstance(starts, str)),
         )
 
-    def _flags(self, model: Victim, *, free: bool) -> list[str]:
+    def _starts(self, clients: Clients, generators: Sequence[torch.Generator]) -> Start | list[Tensor]:
+        """Which start images, or those of each client, `[trials, 1, 3, height, width]`."""
+        if self.start == "auto":
+            hidden = [hidden_patches(simulation, clients.device) for simulation, _ in self._each(clients)]
+            solvable = has_free_adjoint(clients.simulation.model, clients.observations[0])
+            if not solvable or not all(mask is not None and mask.any() for mask in hidden):
+                return "grey"
+        elif self.start != "closed-form":
+            return self.start
+        found = []
+        for observation, generator in zip(clients.observations, generators, strict=True):
+            solved = ClosedForm()(observation, generator=generator).images
+            noise = 0.01 * torch.randn(self.trials, *solved.shape, generator=generator)
+            found.append((solved + noise.to(solved)).clamp(0, 1))
+        return found
+
+    def _flags(self, model: Victim, *, free: bool, solved: bool) -> list[str]:
         flags = [] if free or self.adjoint == "network" else ["free-adjoint-does-not-apply"]
+        flags += ["started-from-closed-form"] if solved else []
         return flags if model.image_size in _TUNED else [*flags, "size-not-tuned"]
 
     def _each(self, clients: Clients) -> list[tuple[Simulation, Observation]]:

@@ -18,7 +18,15 @@ from privbench.core import ModelInput, Observation
 from privbench.inversion import Simulator
 from privbench.models import Victim, tokens_after
 
-__all__ = ["ADJOINT", "FreeAdjoint", "first_block_simulator", "free_adjoint", "has_free_adjoint", "patch_sizes"]
+__all__ = [
+    "ADJOINT",
+    "FreeAdjoint",
+    "first_block_simulator",
+    "free_adjoint",
+    "has_free_adjoint",
+    "hidden_patches",
+    "patch_sizes",
+]
 
 ADJOINT = "adjoint"
 """Name of the variable: D in units of `FreeAdjoint.scale`."""
