@@ -6,6 +6,7 @@ sees no truth.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +27,8 @@ from privbench.inversion.variables import Moving, Parametrisation, Variable
 __all__ = ["Inversion", "Outcome", "Target", "group_size"]
 
 _REPORT_EVERY = 10
+_LONG = 60.0
+"""Seconds from which an attack's expected time is told before it goes on."""
 _PICTURES = 24
 
 
@@ -213,14 +216,26 @@ class _Run:
         saved = self.progress.restore()
         if saved is not None:
             self.state.restore(saved)
-        steps = self.inversion.steps
+        steps, begun = self.inversion.steps, self.state.step
         while self.state.step < steps and not all(self.state.failures):
+            before = time.perf_counter()
             active = self._advance()
+            if self.state.step == begun + 2:  # the first step records the graph
+                self._foretell(time.perf_counter() - before)
             if self.state.step % _REPORT_EVERY == 0 or self.state.step == steps:
                 self._report(active.names)
                 self._show(active)
                 self.progress.save(self.state.export())
         return [self._select(victim) for victim in range(len(self.targets))]
+
+    def _foretell(self, seconds: float) -> None:
+        """Says how long the attack will take at the pace of one step, where that is worth knowing."""
+        expected = seconds * (self.inversion.steps - self.state.step)
+        if self.state.moving.tensors[0].device.type == "cpu" and expected >= _LONG:
+            victims = f"{len(self.targets)} clients together" if len(self.targets) > 1 else "one client"
+            self.progress.note(
+                f"{self.inversion.steps} steps of {victims}: about {round(expected / 60) or 1} min on this machine"
+            )
 
     def _advance(self) -> Step:
         state, inversion = self.state, self.inversion

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from privbench.core import (
     Case,
@@ -30,7 +31,7 @@ from privbench.runner.grouping import group_size
 from privbench.runner.image_results import ResultScorer
 from privbench.runner.interrupt import Interruption, interruptible
 from privbench.runner.listener import Listener, StepReport
-from privbench.runner.pictures import Draw, shown_results
+from privbench.runner.pictures import Draw, png, shown_results
 from privbench.runner.progress import AttackProgress, ProgressSinks
 from privbench.runner.recording import finished_record
 from privbench.runner.suites import Suites
@@ -38,7 +39,7 @@ from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder
 from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
 from privbench.store.files import check_output
-from privbench.store.layout import CASE, COMPARISON, TRACE
+from privbench.store.layout import CASE, COMPARISON, TRACE, WORK
 from privbench.store.trace import scored_trace, trace_csv
 
 __all__ = ["run_case"]
@@ -233,6 +234,7 @@ class CaseRunner:
 
     def _sinks(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device) -> ProgressSinks:
         checkpoints, case, listener, lock = self._checkpoints, self._case, self._listener, self._listener_lock
+        folder = self._folder
 
         def show(step: int, total: int, phase: str, losses: Sequence[Mapping[str, float]]) -> None:
             with lock:
@@ -242,7 +244,12 @@ class CaseRunner:
             with lock:
                 listener.note(message)
 
-        return ProgressSinks(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say)
+        def picture(guesses: Sequence[Tensor]) -> None:
+            # For whoever looks into the folder while the attack runs; it goes when the case is finished.
+            side_by_side = torch.cat([image for guess in guesses for image in guess], dim=2)
+            folder.write(f"{WORK}/{Path(slot.file_name).with_suffix('.png')}", png(side_by_side))
+
+        return ProgressSinks(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say, picture)
 
     def _job(self, group: _Group, compute: ComputeOptions) -> Callable[[], GroupOutcome]:
         attack, interruption = self._context.attack, self._interruption

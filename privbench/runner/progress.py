@@ -24,11 +24,13 @@ class ProgressSinks:
         keep: Takes a checkpoint.
         show: Takes step, total, phase, and the losses of each batch.
         say: Takes a note.
+        picture: Takes the present guess for each batch, `[batch, 3, height, width]` uint8.
     """
 
     keep: Callable[[Checkpoint], None]
     show: Callable[[int, int, str, Sequence[Mapping[str, float]]], None]
     say: Callable[[str], None]
+    picture: Callable[[Sequence[Tensor]], None]
 
 
 class AttackProgress(Progress):
@@ -84,7 +86,7 @@ class AttackProgress(Progress):
         self._sinks.show(step, total, phase, values)
 
     def picture(self, step: int, *images: Tensor) -> None:
-        """Keeps a guess for each batch, with 8 bits; it is scored when the attack is over.
+        """Keeps a guess for each batch, with 8 bits, and shows it; it is scored when the attack is over.
 
         Raises:
             RuntimeError: There is not one for each batch.
@@ -93,6 +95,7 @@ class AttackProgress(Progress):
             raise RuntimeError(f"the attack showed {len(images)} guesses and was given {len(self.pictures)} observations")
         for shown, guess in zip(self.pictures, images, strict=True):
             shown[int(step)] = to_uint8(guess.detach().float().nan_to_num(0).clamp(0, 1).cpu())
+        self._sinks.picture([shown[int(step)] for shown in self.pictures])
 
     def note(self, message: str) -> None:
         """Hands a note on."""

@@ -23,6 +23,7 @@ from privbench.inversion import (
     SquaredNorm,
     Target,
     TotalVariation,
+    engine,
     parameter_gradients,
     runner,
 )
@@ -298,3 +299,16 @@ def test_a_run_whose_victims_all_failed_stops(generator: torch.Generator) -> Non
     (failed,) = problem.run([target_for(problem, torch.rand(SHAPE, generator=generator))], keeper)
     assert isinstance(failed, Failure)
     assert [report[0] for report in keeper.reports] == [10]
+
+
+def test_a_long_attack_says_how_long_it_will_take_and_a_short_one_does_not(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    problem = problem_for(generator, steps=12)
+    target = target_for(problem, torch.rand(SHAPE, generator=generator))
+    for limit, said in ((1e9, 0), (0.0, 1)):
+        monkeypatch.setattr(engine, "_LONG", limit)
+        keeper = Keeper()
+        solve(problem, target, progress=keeper)
+        assert len(keeper.notes) == said
+    assert keeper.notes == ["12 steps of one client: about 1 min on this machine"]

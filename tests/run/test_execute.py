@@ -29,6 +29,7 @@ from privbench.core import (
 from privbench.models import build_model, default_spec
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.interrupt import Interrupted
+from privbench.runner.listener import StepReport
 from privbench.runner.pictures import ShownCase, picture_names, shown_case
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
 from privbench.store.checkpoints import BatchGroup, Checkpoints
@@ -178,6 +179,32 @@ def test_guesses_on_the_way_are_scored_after_the_attack_also_across_an_interrupt
     assert cut["psnr"].tolist() == whole["psnr"].tolist()
     last = whole.loc[whole["step"] == 30, "psnr"].tolist()
     assert last == pytest.approx([image.scores_saved["psnr"] for image in record.images], abs=1e-4)
+
+
+class Onlooker(Watcher):
+    """Looks into the case's folder at every report."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.seen: list[tuple[int, ...]] = []
+
+    def step(self, case: Case, at: StepReport) -> None:
+        super().step(case, at)
+        for path in self.folder.glob(".work/*.png"):
+            with Image.open(path) as picture:
+                self.seen.append((at.step, *picture.size))
+
+
+def test_the_present_guess_lies_in_the_folder_while_the_attack_runs(
+    small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
+) -> None:
+    case = small_case(attack="adjoint-matching:steps=30,adjoint=free", defense="none", limit=2)
+    onlooker = Onlooker(tmp_path / case.folder)
+    compute(case, output=tmp_path, listener=onlooker, group=2)
+    # Two clients of one image each, side by side; shown after the report of step 10.
+    assert onlooker.seen == [(20, 64, 32), (30, 64, 32)]
+    assert not (tmp_path / case.folder / ".work").exists()
 
 
 def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Callable[..., Record], tmp_path: Path) -> None:
