@@ -5,6 +5,7 @@ shared learnable "unknown" position row. A dense absolute localisation loss (DAL
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
@@ -103,6 +104,10 @@ class MaskedJigsawPuzzle(Defense):
     position_table: Literal["timm"] | None = None
     """Training: `timm` starts from timm's table, without weight decay; None: from N(0, 1), decayed (published)."""
 
+    positions: Literal["own", "indexed"] | None = None
+    """Ablations of the paper: `own`, masked patches keep the rows of their places (jigsaw without unknown row); `indexed`, the
+    unknown row, and a second learned table of places that no mask touches; None: the unknown row alone (published)."""
+
     @model_validator(mode="after")
     def _blocks_in_order(self) -> Self:
         if self.smallest_block and self.largest_block and self.smallest_block > self.largest_block:
@@ -113,17 +118,20 @@ class MaskedJigsawPuzzle(Defense):
         return self
 
     def trained_as(self) -> str:
-        """A victim trained with masks, an unknown row, and DAL."""
-        return self.name
+        """A victim trained with masks, an unknown row, and DAL; without an unknown row, an undefended one."""
+        return "none" if self.positions == "own" else self.name
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Adds the unknown position row.
+        """Adds the unknown position row, or what an ablation has in its place.
 
         Raises:
             UserError: The model has no learned position embedding, or patches to which no mask can ever come.
         """
         victim = cast(Victim, model)
-        victim.add_unknown_position()
+        if self.positions != "own":
+            victim.add_unknown_position()
+        if self.positions == "indexed":
+            victim.add_index_embedding()
         rows, columns = cast(tuple[int, int], victim.grid)
         area = scaled_area(rows, columns, self.mask_ratio, self.smallest_block, self.largest_block)
         if self.mask_ratio and not can_mask(rows, columns, self.mask_ratio, area=area):
@@ -146,7 +154,8 @@ class MaskedJigsawPuzzle(Defense):
         device = batch.images.device
         mask, order = mask.to(device), order.to(device)
         jigsaw = rearrange(batch.images, order, cast(int, victim.patch_size))
-        return ProtectedInput(ModelInput(jigsaw, mask), {"mjp.mask": mask, "mjp.order": order})
+        fed = batch.unknown_positions if self.positions == "own" else mask
+        return ProtectedInput(ModelInput(jigsaw, fed), {"mjp.mask": mask, "mjp.order": order})
 
     def training_batch(
         self, model: nn.Module, batch: ModelInput, generator: torch.Generator, progress: float
@@ -178,8 +187,12 @@ class MaskedJigsawPuzzle(Defense):
         """The mask is read off the position table's gradient, whose masked rows are zero, or noise alone.
 
         Those patches get the unknown row. The order among them cannot show in the gradient, because patches that share one
-        position row are interchangeable: they are movable, and their order is left to the attack.
+        position row are interchangeable: they are movable, and their order is left to the attack. Without an unknown row
+        nothing tells which patches were moved, and all of them are movable.
         """
+        if self.positions == "own":
+            count = cast(Victim, model).patch_count
+            return AttackerView(movable=torch.ones(count, dtype=torch.bool, device=observation.device))
         mask = masked_rows(cast(Victim, model), observation)
         return AttackerView(
             lambda given, known: ModelInput(given.images, known["mjp.mask"]),
@@ -192,9 +205,14 @@ class MaskedJigsawPuzzle(Defense):
 
     def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
         """Mask and order are applied."""
-        size = cast(int, cast(Victim, model).patch_size)
+        size, own = cast(int, cast(Victim, model).patch_size), self.positions == "own"
+
+        def transform(given: ModelInput, known: Mapping[str, Tensor]) -> ModelInput:
+            unknown = given.unknown_positions if own else known["mjp.mask"]
+            return ModelInput(rearrange(given.images, known["mjp.order"], size), unknown)
+
         return AttackerView(
-            lambda given, known: ModelInput(rearrange(given.images, known["mjp.order"], size), known["mjp.mask"]),
+            transform,
             {name: observation.disclosed[name] for name in ("mjp.mask", "mjp.order")},
             undo=lambda fed, known: rearrange(fed, known["mjp.order"].argsort(), size),
         )

@@ -81,6 +81,7 @@ class Victim(nn.Module):
         self.network = network
         self.image_size = image_size
         self.has_unknown_position = False
+        self.has_index_embedding = False
         self.changed_after_training = False
         """Whether a defense added or removed parameters of weights that were trained without it."""
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -116,6 +117,9 @@ class Victim(nn.Module):
             exchanged["pos_embed"] = self._positions_used(unknown_positions)
         elif unknown_positions is not None:
             raise UserError("this model has no unknown position row; train it with a defense that has one (mjp)")
+        if self.has_index_embedding:
+            table = exchanged.get("pos_embed", self._position_table())
+            exchanged["pos_embed"] = table + cast(Tensor, cast(Any, self.network).index_embed)
         draws = 1
         if layer_noise:
             self._require_buffers(layer_noise)
@@ -164,6 +168,18 @@ class Victim(nn.Module):
         row = torch.zeros_like(table[:, :1])
         cast(Any, self.network).pos_embed = nn.Parameter(torch.cat([table, row], dim=1))
         self.has_unknown_position = True
+
+    def add_index_embedding(self) -> None:
+        """Adds a second table `[1, prefix + patches, width]`, whose rows no mask exchanges (an ablation of MJP).
+
+        Raises:
+            UserError: The model has no learned position embedding.
+        """
+        self._require_learned_positions("mjp")
+        rows = self.patch_count + self.parts().prefix_tokens
+        table = self._position_table().detach()
+        cast(Any, self.network).index_embed = nn.Parameter(0.02 * torch.randn(1, rows, table.shape[2]).to(table))
+        self.has_index_embedding = True
 
     def patch_positions(self) -> Tensor:
         """The rows of the patches in the position table, `[patches, width]`, with gradient."""

@@ -8,7 +8,7 @@ from privbench.scoring.calibration import CALIBRATION_ROWS, calibration_pictures
 from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accuracy, score_choices
 from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
 from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
-from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim
+from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim, ssim_zero_padded
 from privbench.scoring.paired import PAIRED_TEST, PairedDifference, holm, paired_difference
 from privbench.scoring.pairing import pair
 from privbench.scoring.patches import best_placement
@@ -56,6 +56,7 @@ __all__ = [
     "score_batch",
     "score_choices",
     "ssim",
+    "ssim_zero_padded",
     "summarise",
     "to_uint8",
 ]

@@ -11,17 +11,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
 from privbench.core.errors import UserError
 from privbench.core.metric import Metric
 from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
 
-__all__ = ["MSE", "PSNR", "PSNR_CAP", "SSIM", "SSIM_WINDOW", "mse", "psnr", "ssim"]
+__all__ = [
+    "MSE",
+    "PSNR",
+    "PSNR_CAP",
+    "SSIM",
+    "SSIM_WINDOW",
+    "SSIM_ZERO_PADDED",
+    "mse",
+    "psnr",
+    "ssim",
+    "ssim_zero_padded",
+]
 
 PSNR_CAP = 150.0
 """PSNR of an exact match in dB. Rounding a picture to float32 alone costs about this much, so nothing real lies above."""
 
+_SIGMA = 1.5
 SSIM_WINDOW = 11
 """Side of the Gaussian window of SSIM in pixels (standard deviation 1.5, cut off at 3.5 deviations)."""
 
@@ -102,6 +114,37 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     return _per_image(score, reconstruction, original)
 
 
+def ssim_zero_padded(reconstruction: Tensor, original: Tensor) -> Tensor:
+    """Structural similarity with the window over the border too, zeros around the image: the variant of MJP's scorer.
+
+    The same window and constants as `ssim`, averaged over every pixel of the image. At the border both images share the zeros
+    outside, so that values differ from those of `ssim` and must not stand beside them.
+
+    Args:
+        reconstruction: `[batch, 3, height, width]` in [0, 1].
+        original: The same shape and range.
+
+    Returns:
+        `[batch]` float64 in [-1, 1].
+    """
+    places = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
+    line = torch.exp(-places.square() / (2 * _SIGMA**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+    kernel = window.expand(3, 1, -1, -1)
+
+    def mean(values: Tensor) -> Tensor:
+        return nn.functional.conv2d(values, kernel, padding=SSIM_WINDOW // 2, groups=3)
+
+    guess, truth = (images.detach().cpu().double() for images in (reconstruction, original))
+    here, there = mean(guess), mean(truth)
+    spread = mean(guess * guess) - here.square() + mean(truth * truth) - there.square()
+    common = mean(guess * truth) - here * there
+    first, second = 0.01**2, 0.03**2
+    similar = (2 * here * there + first) * (2 * common + second)
+    similar = similar / ((here.square() + there.square() + first) * (spread + second))
+    return similar.flatten(1).mean(1).clamp(-1, 1)
+
+
 def _too_small(size: str) -> str:
     return (
         f"SSIM of images of {size} pixels; accepted: {SSIM_WINDOW}x{SSIM_WINDOW} or larger; resize the images or leave SSIM out"
@@ -118,6 +161,18 @@ def ssim_for(options: SuiteOptions) -> Compute:
         raise MetricUnavailable(_too_small(f"{options.image_size}x{options.image_size}"))
     return ssim
 
+
+SSIM_ZERO_PADDED = Metric(
+    name="ssim_zero_padded",
+    compute=ssim_zero_padded,
+    higher_is_leakier=True,
+    worst=0.0,
+    best=1.0,
+    summary=(
+        "Structural similarity with zeros around the image, as MJP's scorer computes it; not comparable with ssim; from -1 "
+        "(inverted) over 0 (nothing in common) to 1 (exact)."
+    ),
+)
 
 MSE = Metric(
     name="mse",

@@ -20,6 +20,7 @@ BUILT_IN: dict[str, str] = {
     "ssim_patch": "privbench.scoring.patches:SSIM_PATCH",
     "fft2d_cosine": "privbench.scoring.fourier:FFT2D_COSINE",
     "fft2d_mse": "privbench.scoring.fourier:FFT2D_MSE",
+    "ssim_zero_padded": "privbench.scoring.metrics:SSIM_ZERO_PADDED",
 }
 """The metrics of the suite as `module:attribute`, in the order of the columns."""
 

@@ -12,6 +12,9 @@ from privbench.core import DEFENSES
 SPECS = [
     *DEFENSES.names(),
     "mjp:mask_ratio=0.5",
+    "mjp:mask_ratio=0.5,positions=own",
+    "mjp:mask_ratio=0.5,positions=indexed",
+    "stochastic-layers:form=full,mean=zero",
     "naive-shuffle:ratio=0.4",
     "dpsgd:noise_multiplier=0",
     "pruning:scope=global",

@@ -11,6 +11,7 @@ from privbench.core.patches import to_patches
 from privbench.defenses.block_mask import block_mask, can_mask, scaled_area
 from privbench.defenses.mjp import DenseAbsoluteLocalisation, MaskedJigsawPuzzle, masked_rows
 from privbench.models import Victim, build_model, default_spec
+from tests.conformance import client_update
 
 
 def _victim() -> Victim:
@@ -211,3 +212,20 @@ def test_defenses_of_transformers_refuse_a_cnn_in_one_line(defense: str) -> None
     cnn = build_model(default_spec("cnn_mini_32"))
     with pytest.raises(UserError, match=rf"defense {defense} needs a vision transformer"):
         build_defense(resolve_defense(defense)).prepare_model(cnn)
+
+
+def test_the_ablations_differ_in_the_rows_that_masked_patches_get_and_in_nothing_else() -> None:
+    made = {kind: client_update(f"mjp:mask_ratio=0.5{extra}") for kind, extra in ABLATIONS.items()}
+    mask = made["published"].secret.choices["mjp.mask"]
+    assert all(torch.equal(one.secret.fed, made["published"].secret.fed) for one in made.values())
+    gradients = {kind: one.observation.gradients for kind, one in made.items()}
+    rows = {kind: found["network.pos_embed"][0, 1:65].norm(dim=1) for kind, found in gradients.items()}
+    assert torch.equal(rows["published"] == 0, mask)
+    assert torch.equal(rows["indexed"] == 0, mask)
+    assert (rows["own"] > 0).all()
+    assert made["own"].observation.gradients["network.pos_embed"].shape[1] == 65
+    # What the mask hides of positions, the index embedding gives away again: every token's own gradient.
+    assert (gradients["indexed"]["network.index_embed"][0, 1:].norm(dim=1) > 0).all()
+
+
+ABLATIONS = {"published": "", "own": ",positions=own", "indexed": ",positions=indexed"}

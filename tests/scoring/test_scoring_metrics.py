@@ -2,14 +2,27 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from privbench.core import Metric, UserError
-from privbench.scoring import PSNR_CAP, SSIM_WINDOW, MetricFactory, MetricSuite, mse, psnr, registered_metric, ssim
+from privbench.scoring import (
+    BUILT_IN,
+    PSNR_CAP,
+    SSIM_WINDOW,
+    MetricFactory,
+    MetricSuite,
+    mse,
+    psnr,
+    registered_metric,
+    ssim,
+    ssim_zero_padded,
+)
 
 
 def _slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -134,7 +147,7 @@ def test_metrics_leave_their_arguments_alone(suite: MetricSuite, photos: Callabl
     assert torch.equal(reconstruction, copies[1])
 
 
-@pytest.mark.parametrize("name", ["psnr", "ssim", "lpips", "mse", "psnr_patch", "ssim_patch", "fft2d_cosine", "fft2d_mse"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_is_described_without_being_built(name: str) -> None:
     entry = registered_metric(name)
     assert isinstance(entry, Metric | MetricFactory)
@@ -144,3 +157,21 @@ def test_every_built_in_is_described_without_being_built(name: str) -> None:
     assert len(entry.summary) > 40
     assert entry.summary.endswith(".")
     assert "\n" not in entry.summary
+
+
+def test_zero_padded_ssim_is_that_of_windows_that_reach_over_the_border(photos: Callable[[int], Tensor]) -> None:
+    truth, guess = photos(32)[:1].double(), (0.7 * photos(32)[:1] + 0.1).double()
+
+    def mean(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.asarray(ndimage.gaussian_filter(values, 1.5, mode="constant", truncate=5 / 1.5))
+
+    maps = []
+    for one, other in zip(guess[0].numpy(), truth[0].numpy(), strict=True):
+        here, there = mean(one), mean(other)
+        common = mean(one * other) - here * there
+        spread = mean(one**2) - here**2 + mean(other**2) - there**2
+        maps.append((2 * here * there + 1e-4) * (2 * common + 9e-4) / ((here**2 + there**2 + 1e-4) * (spread + 9e-4)))
+    assert float(ssim_zero_padded(guess, truth)) == pytest.approx(np.mean(maps), abs=1e-9)
+    inside = np.stack(maps)[:, 5:-5, 5:-5].mean()
+    assert float(ssim(guess, truth)) == pytest.approx(inside, abs=1e-6)
+    assert float(ssim_zero_padded(truth, truth)) == pytest.approx(1)
