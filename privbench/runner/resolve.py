@@ -4,7 +4,8 @@ Three sources, the later one wins: the built-in defaults or a case from `--confi
 key=value`. The keys of `--set` are those of the case's YAML, so what a file shows is what can be set.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -27,7 +28,9 @@ from privbench.runner.components import resolve_attacks, resolve_defenses
 from privbench.runner.options import RunOptions
 from privbench.runner.overrides import Overrides, key_of, read_overrides
 
-__all__ = ["DEFAULT_LIMIT", "parse_indices", "resolve_cases"]
+__all__ = ["DEFAULT_LIMIT", "ResolvedParts", "parse_indices", "resolve_cases"]
+
+_Part = TypeVar("_Part")
 
 DEFAULT_LIMIT = 4
 """So many images are attacked where the user does not say."""
@@ -36,11 +39,27 @@ _MOST_INDICES = 10_000_000
 _DIGITS = 18
 
 
-def resolve_cases(options: RunOptions) -> list[Case]:
+class ResolvedParts:
+    """What many cases have in common, resolved once: components, victims and images of a study."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+
+    def once(self, make: Callable[[], _Part], *key: object) -> _Part:
+        """What `make` gives, made at the first call with this key."""
+        # As text: to a mapping 1, 1.0 and True are one key.
+        name = repr(key)
+        if name not in self._found:
+            self._found[name] = make()
+        return cast(_Part, self._found[name])
+
+
+def resolve_cases(options: RunOptions, shared: ResolvedParts | None = None) -> list[Case]:
     """Resolves every name, parameter, weight and image that the user asked for.
 
     Args:
         options: What was asked for.
+        shared: What was resolved for other cases, where files and images are taken to be the same; None: nothing.
 
     Returns:
         One case per attack and defense, attack after attack, in the order given.
@@ -51,15 +70,21 @@ def resolve_cases(options: RunOptions) -> list[Case]:
     chosen = read_overrides(options)
     config = options.get("config")
     base = None if config is None else Case.from_yaml(config)
-    attacks, defenses, common = resolve_attacks(chosen, base), resolve_defenses(chosen, base), _common(chosen, base)
-    parts = []
-    for defense in defenses:
-        victim = _victim(chosen, defense, base)
-        parts.append((defense, victim, _data(chosen, victim, base)))
+    # A case to start from is one more source of everything.
+    parts = ResolvedParts() if shared is None or base else shared
+    given, common = chosen.values.get, _common(chosen, base)
+    attacks = parts.once(
+        lambda: resolve_attacks(chosen, base), "attack", given("attack"), given("preset"), *sorted(chosen.attack.items())
+    )
+    defenses = parts.once(lambda: resolve_defenses(chosen, base), "defense", given("defense"), *sorted(chosen.defense.items()))
+    settings = [
+        (defense, victim, _shared_data(parts, chosen, victim, base))
+        for defense, victim in ((defense, _shared_victim(parts, chosen, defense, base)) for defense in defenses)
+    ]
     cases = []
     for attack in attacks:
         threat_model = _threat_model(chosen, base, attack)
-        for defense, victim, data in parts:
+        for defense, victim, data in settings:
             fields = {"attack": attack, "defense": defense, "victim": victim, "data": data, "threat_model": threat_model}
             try:
                 cases.append(Case.model_validate({**fields, **common}))
@@ -67,6 +92,20 @@ def resolve_cases(options: RunOptions) -> list[Case]:
                 raise UserError(one_line(error)) from None
     _require_different(cases)
     return cases
+
+
+def _shared_victim(
+    parts: ResolvedParts, chosen: Overrides, defense: tuple[ComponentSpec, ...], base: Case | None
+) -> VictimSpec:
+    names = ("model", "weights", "num_classes", "image_size")
+    key = (*map(str, defense), *map(chosen.values.get, names))
+    return parts.once(lambda: _victim(chosen, defense, base), "victim", *key)
+
+
+def _shared_data(parts: ResolvedParts, chosen: Overrides, victim: VictimSpec, base: Case | None) -> DataSpec:
+    names = ("data", "split", "limit", "indices", "batch_size")
+    key = (victim.model.num_classes, victim.model.image_size, *map(chosen.values.get, names))
+    return parts.once(lambda: _data(chosen, victim, base), "data", *key)
 
 
 # Victim, data, threat model
@@ -190,7 +229,7 @@ def _threat_model(chosen: Overrides, base: Case | None, attack: ComponentSpec) -
 
 def _require_different(cases: list[Case]) -> None:
     seen: set[str] = set()
-    for case in cases:
+    for case in cases if len(cases) > 1 else ():
         if case.identity in seen:
             raise UserError(f"attack {case.attack.name} on defense {case.defense_text} is given twice; give each one once")
         seen.add(case.identity)

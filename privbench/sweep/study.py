@@ -14,7 +14,7 @@ from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
 from privbench.core.stored import yaml_fields
 from privbench.runner.options import OPTIONS, SETTINGS, RunOptions
-from privbench.runner.resolve import resolve_cases
+from privbench.runner.resolve import ResolvedParts, resolve_cases
 
 __all__ = ["Study", "StudyFile", "read_study"]
 
@@ -113,9 +113,10 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
         raise UserError(f"{path} has more than {_LARGEST:,} combinations; split it")
     cases: dict[str, Case] = {}
     unreadable: list[str] = []
+    shared = ResolvedParts()
     for combination in _different([_overridden(one, overrides) for one in combinations]):
         try:
-            resolved = resolve_cases(_options(combination))
+            resolved = resolve_cases(_options(combination), shared)
         except UserError as error:
             said = ", ".join(f"{key}: {value}" for key, value in combination.items() if value is not None)
             line = f"the case of {said}: {error}"

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from privbench.core import UserError
+from privbench.data import ImageSet
+from privbench.runner.resolve import resolve_cases
 from privbench.sweep.study import Study, read_study
 
 BASE = "settings: {attack: test-walk, weights: random, limit: 1}\n"
@@ -90,3 +92,32 @@ def test_a_missing_file_and_too_many_combinations_are_refused(tmp_path: Path) ->
     axis = str(list(range(400)))
     with pytest.raises(UserError, match="more than 100,000 combinations"):
         study(tmp_path, f"name: s\n{BASE}grid: {{seed: {axis}, limit: {axis}, defense: none}}\n")
+
+
+def test_what_cases_have_in_common_is_resolved_once_and_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[tuple[int, ...]] = []
+    whole = ImageSet.fingerprint
+    monkeypatch.setattr(
+        ImageSet, "fingerprint", lambda self, indices, size: hashed.append(tuple(indices)) or whole(self, indices, size)
+    )
+    grid = "{defense.mask_ratio: [0.1], attack.steps: [2, 3], limit: [1, 2], seed: [0, 1, 2]}"
+    found = study(tmp_path, f"name: s\nsettings: {{attack: test-walk, weights: random, defense: mjp}}\ngrid: {grid}\n")
+    assert len(found.cases) == 12
+    assert sorted(hashed) == [(0,), (0, 1)]
+    for case in found.cases:
+        steps, ratio = case.attack.parameters["steps"], case.defense[0].parameters["mask_ratio"]
+        alone = resolve_cases(
+            {
+                "attack": f"test-walk:steps={steps}",
+                "defense": f"mjp:mask_ratio={ratio}",
+                "weights": "random",
+                "limit": len(case.data.indices),
+                "seed": case.seed,
+            }
+        )
+        assert alone == [case]
+
+
+def test_an_axis_without_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"study\.yaml: grid\.0\.defense: .*at least 1 item"):
+        study(tmp_path, f"name: s\n{BASE}grid: {{defense: []}}\n")
