@@ -50,14 +50,26 @@ class Entry:
 
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(["attacks", "ensembles", "defenses", "models", "metrics", "datasets"]))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def list_components(kind: str, as_json: bool) -> None:
-    """List what can be named: attacks, ensembles of attacks, defenses, models, metrics or datasets, with parameters."""
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, with all parameters.")
+def list_components(kind: str, name: str | None, as_json: bool) -> None:
+    """List what can be named, a line each: attacks, ensembles of attacks, defenses, models, metrics or datasets.
+
+    With NAME, such as `privbench list attacks gradvit`: its card and its parameters.
+    """
     listed = entries(kind)
+    if name is not None:
+        from privbench.core import unknown_name
+
+        listed = [entry for entry in listed if entry.name == name]
+        if not listed:
+            raise unknown_name(kind.removesuffix("s"), name, [entry.name for entry in entries(kind)])
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in listed], indent=2))
-        return
-    _print(kind, listed)
+    elif name is None:
+        _print_lines(kind, listed)
+    else:
+        _print_card(kind, listed[0])
 
 
 def entries(kind: str) -> list[Entry]:
@@ -180,26 +192,62 @@ def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
-def _print(kind: str, entries: list[Entry]) -> None:
-    from rich import box
+def _print_lines(kind: str, listed: list[Entry]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from privbench.cli.console import results_console
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(kind, style="bold", no_wrap=True)
-    table.add_column("")
-    for entry in entries:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True, min_width=max(len(entry.name) for entry in listed))
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for entry in listed:
         table.add_row(entry.name, Text(entry.summary))
-        if entry.guarantee is not None:
-            table.add_row("", Text(f"Guarantee: {entry.guarantee}", style="italic"))
-        for name, values in entry.presets.items():
-            inside = ", ".join(f"{key}={value}" for key, value in values.items())
-            table.add_row("", Text(f"preset {name}" + (f": {inside}" if inside else ""), style="cyan"))
-        for parameter in entry.parameters:
-            given = "optional" if parameter.default is None else f"default {parameter.default}"
-            default = "required" if parameter.required else given
-            line = f"{parameter.name} ({parameter.type}, {default})"
-            table.add_row("", Text(f"{line}: {parameter.description}" if parameter.description else line))
     results_console().print(table)
+    if any(entry.parameters or entry.presets for entry in listed):
+        click.echo(f"privbench list {kind} NAME shows a card with parameters")
+
+
+def _print_card(kind: str, entry: Entry) -> None:
+    """The card as its author wrote it, then guarantee, presets and parameters."""
+    from rich import box
+    from rich.markdown import Markdown
+    from rich.table import Table
+    from rich.text import Text
+
+    from privbench.cli.console import results_console
+
+    console = results_console()
+    card = _card(kind, entry.name)
+    console.print(Markdown(card) if card else Text(f"{entry.name}: {entry.summary}"))
+    if entry.guarantee is not None:
+        click.echo(f"\nGuarantee: {entry.guarantee}")
+    for name, values in entry.presets.items():
+        inside = ", ".join(f"{key}={value}" for key, value in values.items())
+        console.print(Text(f"preset {name}" + (f": {inside}" if inside else ""), style="cyan"))
+    if entry.parameters:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("parameter", style="bold", no_wrap=True)
+        for heading in ("default", "type", "meaning"):
+            table.add_column(heading)
+        for parameter in entry.parameters:
+            default = "required" if parameter.required else "" if parameter.default is None else str(parameter.default)
+            table.add_row(parameter.name, default, Text(parameter.type), Text(parameter.description))
+        console.print(table)
+
+
+def _card(kind: str, name: str) -> str | None:
+    """The card of an attack or a defense, which lies in `cards/` beside its module; None where there is none."""
+    from importlib.resources import files
+
+    from privbench.core import ATTACKS, DEFENSES, UserError
+
+    registry = {"attacks": ATTACKS, "defenses": DEFENSES}.get(kind)
+    if registry is None:
+        return None
+    package = registry.origin(name).partition(":")[0].rpartition(".")[0]
+    try:
+        path = files(package) / "cards" / f"{name}.md"
+        return path.read_text(encoding="utf-8")
+    except (ImportError, OSError, ValueError, UserError):
+        return None

@@ -1,6 +1,7 @@
 """`privbench list` shows what the registries hold: names, one line each, parameters as they are declared."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,9 @@ def test_every_registered_name_is_listed_with_a_summary(
     assert all(entry["summary"] and "\n" not in entry["summary"] for entry in entries.values())
     table = privbench("list", kind)
     assert table.exit_code == 0
-    assert all(name in table.stdout for name in registry.names())
+    lines = table.stdout.splitlines()
+    assert [line.split()[0] for line in lines[: len(entries)]] == registry.names()
+    assert len(lines) <= len(entries) + 1
 
 
 def test_parameters_are_listed_as_declared(privbench: Callable[..., Result]) -> None:
@@ -66,16 +69,26 @@ def test_parameters_are_listed_as_declared(privbench: Callable[..., Result]) -> 
 
 
 def test_the_table_shows_parameters_and_presets(privbench: Callable[..., Result]) -> None:
-    shown = privbench("list", "attacks").stdout
-    assert "steps (integer above 0, default 4): Steps of the walk." in shown
+    shown = privbench("list", "attacks", "test-walk").stdout
+    assert re.search(r"steps +4 +integer above 0 +Steps of the walk\.", shown)
     assert "preset long: steps=60" in shown
+
+
+def test_a_name_shows_its_card_and_a_wrong_one_is_a_line(privbench: Callable[..., Result]) -> None:
+    card = privbench("list", "attacks", "gradvit").stdout
+    for words in ("GradViT: Gradient Inversion of Vision Transformers", "Limits.", "relocation_every"):
+        assert words in card
+    wrong = privbench("list", "defenses", "mpj")
+    assert wrong.exit_code == 2
+    assert "unknown defense 'mpj'; did you mean mjp" in wrong.output
+    assert wrong.output.count("\n") == 1
 
 
 def test_defenses_say_what_they_guarantee(privbench: Callable[..., Result]) -> None:
     entries = listed(privbench, "defenses")
     assert all(entry["guarantee"].endswith(".") for entry in entries.values())
     assert "epsilon 4.729 at delta 1e-05" in entries["dpsgd"]["guarantee"]
-    assert "Guarantee: Promises nothing." in privbench("list", "defenses").stdout
+    assert "Guarantee: Promises nothing." in privbench("list", "defenses", "none").stdout
     assert listed(privbench, "attacks")["gradvit"]["guarantee"] is None
 
 
