@@ -10,11 +10,10 @@ from privbench.core.labels import defense_label
 from privbench.plots.front import front_figure
 from privbench.plots.front_points import FRONT_SETTING, front_points
 from privbench.plots.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
-from privbench.plots.losses import losses_figure
-from privbench.plots.style import figure_bytes, figure_png, small_png
+from privbench.plots.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png
 from privbench.runner.pictures import ShownCase
 
-__all__ = ["draw_case", "draw_defenses", "draw_fronts", "draw_losses"]
+__all__ = ["draw_case", "draw_defenses", "draw_fronts"]
 
 
 def draw_case(shown: ShownCase) -> bytes:
@@ -25,7 +24,7 @@ def draw_case(shown: ShownCase) -> bytes:
             shown.results, shown.originals, shown.fed, shown.reconstructions, strict=True
         )
     ]
-    return small_png(figure_png(comparison_figure(rows, title=f"{defense_label(shown.case)}: {_setting(shown.case)}")))
+    return figure_png(comparison_figure(rows, title=f"{defense_label(shown.case)}: {_setting(shown.case)}"))
 
 
 def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
@@ -36,24 +35,22 @@ def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
     ]
     first = shown[0]
     names = [result.image for result in first.results]
-    return small_png(figure_png(defenses_figure(names, first.originals, columns, title=_setting(first.case))))
+    return figure_png(defenses_figure(names, first.originals, columns, title=_setting(first.case)))
 
 
-def draw_losses(trace: pd.DataFrame) -> bytes:
-    """The loss trace of one case, SVG."""
-    return figure_bytes(losses_figure(trace), "svg")
-
-
-def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes]]:
-    """Privacy against accuracy, title and SVG, once for each setting of a leaderboard in which a price was measured."""
+def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes, bytes]]:
+    """Privacy against accuracy: title, and SVG for a desk and for a phone, for each setting in which a price was measured."""
     drawings = []
     for _, group in rows.groupby(list(FRONT_SETTING), sort=True):
         if group[["price_accuracy", "retrained_accuracy"]].notna().any(axis=None):
             points = front_points(group, metric="psnr", higher_is_leakier=True)
-            figure = front_figure(points, label=METRICS["psnr"], higher_is_leakier=True)
+            wide, narrow = (
+                figure_bytes(front_figure(points, label=METRICS["psnr"], higher_is_leakier=True, paper=paper), "svg")
+                for paper in (Paper(captioned=False), Paper(COLUMN_WIDTH, captioned=False))
+            )
             one = group.iloc[0]
             title = f"{one['model']}, {one['dataset']} {one['split']}, batch {one['batch_size']}, labels {one['labels']}"
-            drawings.append((title, figure_bytes(figure, "svg")))
+            drawings.append((title, wide, narrow))
     return drawings
 
 

@@ -67,7 +67,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool, p
         axes[-1].set_xlabel(share if trained else "accuracy of the attacked victim, %")
         add_caption(figure, _caption(points), paper)
         _key(axes[-1], points, rest, looks, trained=trained)
-        literal_legend(figure if paper.is_single else axes[-1], letters=paper.letters(0.9))
+        literal_legend(figure if paper.is_single or rest.empty else axes[-1], letters=paper.letters(0.9))
         if not rest.empty:
             labelled = rest[rest["strength"] != ""]
             anchors = np.column_stack([100 * labelled["accuracy"].to_numpy(float), labelled["leakage"].to_numpy(float)])

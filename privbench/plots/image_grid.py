@@ -4,6 +4,7 @@ Images are enlarged by whole factors with nearest neighbour, so that every pixel
 nothing is smoothed into looking better than it is.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from privbench.plots.style import styled
+from privbench.runner.pictures import SHOWN_IMAGES
 
 __all__ = [
     "ComparisonRow",
     "DefenseColumn",
     "Pixels",
+    "comparison_cells",
     "comparison_figure",
     "defenses_figure",
     "place_image",
@@ -92,6 +96,38 @@ def comparison_figure(rows: Sequence[ComparisonRow], *, title: str, side: int = 
     cells = [[_Cell(row.original), _Cell(row.fed), _Cell(row.reconstruction, row.caption)] for row in rows]
     heads = ["original", "what the client fed its model", "reconstruction"]
     return _gallery(cells, [row.name for row in rows], heads, groups=[], title=title, side=side)
+
+
+def comparison_cells(content: bytes, images: int, side: int) -> list[tuple[Pixels, Pixels, Pixels]]:
+    """Takes a picture of `comparison_figure` apart again, pixel for pixel.
+
+    Args:
+        content: The PNG file.
+        images: How many images the case has; at most as many rows are in the picture.
+        side: Height of an image in pixels.
+
+    Returns:
+        Original, client's view and reconstruction of each; nothing where the file is no such picture.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except OSError:
+        return []
+    height, width = pixels.shape[:2]
+    left, top = _MARGIN + _ROW_NAME, _MARGIN + _TITLE + _LINE + 4
+    shown = (width - left - 2 * _GAP - _MARGIN) // 3
+    factor = shown // side
+    used = height - top - _MARGIN + _GAP
+    rows = next((count for count in range(min(images, SHOWN_IMAGES), 0, -1) if used % count == 0), 0)
+    pitch = used // rows if rows else 0
+    if factor < 1 or shown != factor * side or not shown + _GAP <= pitch <= shown + _GAP + 3 * _LINE:
+        return []
+    cells = []
+    for row in range(rows):
+        corners = [(top + row * pitch, left + column * (shown + _GAP)) for column in range(3)]
+        cells.append([pixels[y : y + shown : factor, x : x + shown : factor] for y, x in corners])
+    return [(original, fed, found) for original, fed, found in cells]
 
 
 def defenses_figure(

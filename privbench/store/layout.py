@@ -8,6 +8,7 @@ from privbench.core.errors import UserError
 __all__ = [
     "CASE",
     "COMPARISON",
+    "EVOLUTION",
     "FAILURE",
     "LOCK",
     "MEMBERS",
@@ -26,6 +27,8 @@ FAILURE = "failure.json"
 CASE = "case.yaml"
 TRACE = "trace.csv"
 COMPARISON = "comparison.png"
+EVOLUTION = "comparison.webp"
+"""The same as an animation, over the steps of the attack."""
 RECONSTRUCTIONS = "reconstructions"
 MEMBERS = "members"
 """The attacks of an ensemble: parts of its row, and no rows of their own."""

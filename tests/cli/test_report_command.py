@@ -1,25 +1,30 @@
 """`privbench report`: everything that the records say is on the page, nothing in them runs, and nothing is fetched."""
 
 import base64
+import io
 import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.tables import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Price, Record
+from privbench.plots.image_grid import comparison_cells
+from privbench.runner.pictures import read_picture
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
-from privbench.store.places import local_folder
 
 Cli = Callable[..., Result]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
-REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 class Page(HTMLParser):
@@ -72,11 +77,6 @@ def fail(folder: Path, case: Case, reason: str) -> None:
 
 
 def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: Cli, tmp_path: Path) -> None:
-    first, *_ = find_records(finished)
-    without = json.loads(first.read_bytes())
-    for part in ("summary", "summary_saved"):
-        without[part].pop("lpips")
-    first.write_text(json.dumps({**without, "unavailable": {"lpips": "no weights"}}), encoding="utf-8")
     page = made(privbench, tmp_path)
     records = [Record.load(path) for path in find_records(finished)]
     for record in records:
@@ -88,13 +88,11 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
             assert f"{value_text(metric, interval.mean)} {bounds}" in page.text
         assert record.provenance.torch in page.text
         assert record.provenance.finished in page.text
-        assert f"privbench run --config out/{record.case.folder} --force" in page.text
+        assert f"privbench run --config out/{record.case.folder}/case.yaml --force" in page.text
         assert f"privbench verify out/{record.case.folder}" in page.text
         assert {"id": f"case-{record.case_id}"} in page.all("details")
         assert {"href": f"#case-{record.case_id}"} in page.all("a")
     assert f"random-weights : {FLAG_MEANINGS['random-weights']}" in page.text
-    # What was not computed is absent and said so.
-    assert "LPIPS was not computed: no weights" in page.text
     assert not re.search(r"\b(nan|NaN|NaT|None|inf|undefined)\b", page.text)
 
 
@@ -103,25 +101,55 @@ def test_the_comparison_with_the_baseline_is_that_of_the_compare_command(
 ) -> None:
     page = made(privbench, tmp_path)
     (row,) = [line for line in privbench("compare", "out").stdout.splitlines() if "test-walk" in line]
-    difference, low, high, p, corrected, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
-    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {corrected} {n}"
+    difference, low, high, p, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
+    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {n}"
     assert f"mjp test-walk unaware photos {shown}" in page.text
     assert "Wilcoxon signed-rank, two-sided" in page.text
-    refused = privbench("report", "out", "--baseline", "zzz")
-    assert (refused.exit_code, refused.stderr) == (2, "Error: unknown baseline 'zzz'; accepted: mjp, none\n")
+    assert "Comparisons with" not in made(privbench, tmp_path, "--baseline", "no-pe").text
 
 
 def test_pictures_and_losses_are_those_of_the_folders(finished: Path, privbench: Cli, tmp_path: Path) -> None:
     page = made(privbench, tmp_path)
-    sources = [image["src"].partition(";base64,") for image in page.all("img")]
-    pictures = {base64.b64decode(content) for kind, _, content in sources if kind == "data:image/png"}
-    assert pictures == {path.read_bytes() for path in finished.glob("*/comparison.png")}
-    drawings = [base64.b64decode(content).decode() for kind, _, content in sources if kind == "data:image/svg+xml"]
-    assert len(drawings) == 2
-    for drawing in drawings:
-        assert "<script" not in drawing
-        assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', drawing))
-    assert all(image["loading"] == "lazy" for image in page.all("img"))
+    images = [image for image in page.all("img") if image["src"].startswith("data:image/webp;base64,")]
+    assert all(image["loading"] == "lazy" and len(image["alt"]) > 10 for image in images)
+    shown = {image["src"]: pixels(image["src"]) for image in images}
+    for record in map(Record.load, find_records(finished)):
+        folder = finished / record.case.folder
+        compared = comparison_cells((folder / "comparison.png").read_bytes(), len(record.images), 32)
+        for image, (original, fed, found) in zip(record.images, compared, strict=True):
+            assert image.reconstruction is not None
+            assert (found == read_picture(folder / image.reconstruction)).all()
+            for picture in (original, fed, found):
+                assert any(np.array_equal(picture, other) for other in shown.values())
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert content.count('aria-label="Losses by step"') == 2
+
+
+def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A data URI's image."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=float)
+
+
+def test_what_leaks_most_comes_first_and_failed_cases_last(finished: Path, privbench: Cli, tmp_path: Path) -> None:
+    records = [Record.load(path) for path in find_records(finished)]
+    fail(finished, records[0].case.model_copy(update={"seed": 7}), "out of memory")
+    rows = [row["data-id"] for row in made(privbench, tmp_path).all("tr") if "data-id" in row]
+    ordered = sorted(records, key=lambda record: -record.summary["psnr"].mean)
+    assert rows[:-1] == [record.case_id for record in ordered]
+
+
+def test_above_a_hundred_cases_details_lie_in_templates_and_every_picture_once(
+    finished: Path, privbench: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privbench.analysis.report.FOLDED", 1)
+    page = made(privbench, tmp_path)
+    assert len(page.all("template")) == len(page.all("details")) == 2
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (stored,) = re.findall(r'<script type="application/json" id="pictures">(.*?)</script>', content)
+    keys = {image["data-picture"] for image in page.all("img") if "data-picture" in image}
+    assert keys == json.loads(stored).keys()
+    assert not any(image.get("src", "").startswith("data:image/webp") for image in page.all("img"))
 
 
 def test_missing_and_changed_pictures_are_said(finished: Path, privbench: Cli, tmp_path: Path) -> None:
@@ -140,7 +168,7 @@ def test_a_failed_case_is_a_row_with_its_reason(finished: Path, privbench: Cli, 
     page = made(privbench, tmp_path)
     assert "3 cases, 1 of them failed" in page.text
     assert "failed: out of memory at step 3" in page.text
-    assert f"privbench run --config out/{failed.folder}" in page.text
+    assert f"privbench run --config out/{failed.folder}/case.yaml" in page.text
     (row,) = [row for row in page.all("tr") if row.get("class") == "failed"]
     assert row["data-case"] == f"case-{failed.identity}"
 
@@ -159,12 +187,12 @@ def test_hostile_names_are_text(finished: Path, privbench: Cli, tmp_path: Path) 
     hostile = Case.model_validate(content["case"]).model_copy(update={"attack": ComponentSpec(name=HOSTILE, parameters={})})
     fail(finished, hostile, HOSTILE)
     page = made(privbench, tmp_path)
-    assert len(page.all("script")) == 1
+    assert [script.get("type") for script in page.all("script")] == ["application/json", None]
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
     assert page.text.count(HOSTILE) >= 6
     # The command can be pasted into a shell: the name of the folder is one word of it.
-    assert """--config 'out/x$(touch y);'"'"''""" in page.text
+    assert """--config 'out/x$(touch y);'"'"'/case.yaml'""" in page.text
 
 
 def test_nothing_is_fetched_and_one_script_may_run(finished: Path, privbench: Cli, tmp_path: Path) -> None:
