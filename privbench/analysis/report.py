@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privbench import __version__
 from privbench.analysis.compare import Comparison, compare_records
+from privbench.analysis.damaged import sound_view
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.analysis.report_cells import (
@@ -41,15 +42,16 @@ from privbench.analysis.report_pictures import (
     losses_legend,
     losses_svg,
 )
-from privbench.core import Case, FailedCase, Record
+from privbench.core import Case, FailedCase, Record, unknown_name
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST, registered_metric
 from privbench.store.base import Store
-from privbench.store.layout import CASE, COMPARISON, FAILURE, RECORD, TRACE
+from privbench.store.layout import COMPARISON, FAILURE, RECORD, TRACE
 from privbench.store.trace import mean_trace
 
 __all__ = ["FOLDED", "Entry", "Presentation", "report_page"]
 
 _COMPARED = "psnr"
+_UNDEFENDED = "none"
 FOLDED = 100
 """Above so many cases rows are folded by defense, and details are made when they are opened."""
 
@@ -95,13 +97,16 @@ class Entry:
     commands: Sequence[str] = ()
 
 
-def report_page(place: Store, presentation: Presentation, *, baseline: str) -> tuple[str, int]:
+def report_page(
+    place: Store, presentation: Presentation, *, baseline: str, damaged: list[str] | None = None
+) -> tuple[str, int]:
     """Makes the page of all cases below a folder.
 
     Args:
         place: Where to look, subfolders included.
         presentation: Names, numbers and drawings.
         baseline: The defense with which the others are compared, as in the column `defense` of the leaderboard.
+        damaged: Takes a line for each damaged file, which is left out; None refuses damaged files.
 
     Returns:
         The page, and the number of its cases, failed ones included.
@@ -109,7 +114,9 @@ def report_page(place: Store, presentation: Presentation, *, baseline: str) -> t
     Raises:
         UserError: There is no record, or a record or trace cannot be read.
     """
-    with place.open() as folder:
+    with place.open() as whole, sound_view(whole, skip=damaged is not None) as (folder, lines):
+        if damaged is not None:
+            damaged += [line.replace(str(whole), str(place)) for line in lines]
         rows = leaderboard_with_folders(folder)
         store = PictureStore(exact=len(rows) <= FOLDED)
         entries = _leakiest_first(
@@ -119,6 +126,9 @@ def report_page(place: Store, presentation: Presentation, *, baseline: str) -> t
         id(entry.record): entry for entry in sorted(entries, key=lambda entry: entry.folder) if entry.record is not None
     }
     records = [entry.record for entry in by_record.values() if entry.record is not None]
+    names = {record.case.defense_name for record in records}
+    if baseline not in names | {_UNDEFENDED}:
+        raise unknown_name("baseline", baseline, names)
     comparisons = compare_records(records, metric=_COMPARED, baseline=baseline)
     flags = sorted({flag for record in records for flag in record.flags})
     here = files("privbench.analysis")
@@ -190,7 +200,7 @@ def _entries(
         if calibrated:
             shown[BETWEEN] = text(between(row["psnr_between"]))
         remarks, trace = _beside(folder, record, presentation)
-        again = f"privbench run --config {shlex.quote(f'{called(folder)}/{CASE}')}"
+        again = f"privbench run --config {shlex.quote(called(folder))}"
         yield Entry(
             anchor=f"case-{case.identity}" + (f"-{number}" if number > 1 else ""),
             folder=folder,
@@ -252,9 +262,10 @@ def _choices(entries: Sequence[Entry]) -> dict[str, list[str]]:
 
 
 def _comparison_cells(one: Comparison) -> list[Cell]:
-    interval, p = one.difference.interval, one.difference.p
+    interval, p, corrected = one.difference.interval, one.difference.p, one.p_corrected
     return [
         Cell(f"{interval.mean:+.2f}", repr(interval.mean), f"[{interval.low:+.2f}, {interval.high:+.2f}]"),
         Cell(f"{p:.2g}", repr(p)),
+        Cell(f"{corrected:.2g}", repr(corrected)),
         number(interval.n),
     ]

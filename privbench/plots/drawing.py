@@ -10,7 +10,7 @@ from privbench.core.labels import defense_label
 from privbench.plots.front import front_figure
 from privbench.plots.front_points import FRONT_SETTING, front_points
 from privbench.plots.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
-from privbench.plots.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png
+from privbench.plots.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png, small_png
 from privbench.runner.pictures import ShownCase
 
 __all__ = ["draw_case", "draw_defenses", "draw_fronts"]
@@ -24,7 +24,7 @@ def draw_case(shown: ShownCase) -> bytes:
             shown.results, shown.originals, shown.fed, shown.reconstructions, strict=True
         )
     ]
-    return figure_png(comparison_figure(rows, title=f"{defense_label(shown.case)}: {_setting(shown.case)}"))
+    return small_png(figure_png(comparison_figure(rows, title=f"{defense_label(shown.case)}: {_setting(shown.case)}")))
 
 
 def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
@@ -35,7 +35,7 @@ def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
     ]
     first = shown[0]
     names = [result.image for result in first.results]
-    return figure_png(defenses_figure(names, first.originals, columns, title=_setting(first.case)))
+    return small_png(figure_png(defenses_figure(names, first.originals, columns, title=_setting(first.case))))
 
 
 def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes, bytes]]:

@@ -21,10 +21,11 @@ from privbench.plots.image_grid import comparison_cells
 from privbench.runner.pictures import read_picture
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
+from privbench.store.places import local_folder
 
 Cli = Callable[..., Result]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 
 
 class Page(HTMLParser):
@@ -77,6 +78,11 @@ def fail(folder: Path, case: Case, reason: str) -> None:
 
 
 def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: Cli, tmp_path: Path) -> None:
+    first, *_ = find_records(finished)
+    without = json.loads(first.read_bytes())
+    for part in ("summary", "summary_saved"):
+        without[part].pop("lpips")
+    first.write_text(json.dumps({**without, "unavailable": {"lpips": "no weights"}}), encoding="utf-8")
     page = made(privbench, tmp_path)
     records = [Record.load(path) for path in find_records(finished)]
     for record in records:
@@ -88,11 +94,13 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
             assert f"{value_text(metric, interval.mean)} {bounds}" in page.text
         assert record.provenance.torch in page.text
         assert record.provenance.finished in page.text
-        assert f"privbench run --config out/{record.case.folder}/case.yaml --force" in page.text
+        assert f"privbench run --config out/{record.case.folder} --force" in page.text
         assert f"privbench verify out/{record.case.folder}" in page.text
         assert {"id": f"case-{record.case_id}"} in page.all("details")
         assert {"href": f"#case-{record.case_id}"} in page.all("a")
     assert f"random-weights : {FLAG_MEANINGS['random-weights']}" in page.text
+    # What was not computed is absent and said so.
+    assert "LPIPS was not computed: no weights" in page.text
     assert not re.search(r"\b(nan|NaN|NaT|None|inf|undefined)\b", page.text)
 
 
@@ -101,11 +109,12 @@ def test_the_comparison_with_the_baseline_is_that_of_the_compare_command(
 ) -> None:
     page = made(privbench, tmp_path)
     (row,) = [line for line in privbench("compare", "out").stdout.splitlines() if "test-walk" in line]
-    difference, low, high, p, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
-    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {n}"
+    difference, low, high, p, corrected, n = re.findall(r"[-+]?\d[\d.e-]*", row.partition("unaware")[2])
+    shown = f"{float(difference):+.2f} [{float(low):+.2f}, {float(high):+.2f}] {p} {corrected} {n}"
     assert f"mjp test-walk unaware photos {shown}" in page.text
     assert "Wilcoxon signed-rank, two-sided" in page.text
-    assert "Comparisons with" not in made(privbench, tmp_path, "--baseline", "no-pe").text
+    refused = privbench("report", "out", "--baseline", "zzz")
+    assert (refused.exit_code, refused.stderr) == (2, "Error: unknown baseline 'zzz'; accepted: mjp, none\n")
 
 
 def test_pictures_and_losses_are_those_of_the_folders(finished: Path, privbench: Cli, tmp_path: Path) -> None:
@@ -118,8 +127,10 @@ def test_pictures_and_losses_are_those_of_the_folders(finished: Path, privbench:
         compared = comparison_cells((folder / "comparison.png").read_bytes(), len(record.images), 32)
         for image, (original, fed, found) in zip(record.images, compared, strict=True):
             assert image.reconstruction is not None
-            assert (found == read_picture(folder / image.reconstruction)).all()
-            for picture in (original, fed, found):
+            saved = read_picture(folder / image.reconstruction)
+            # Random pixels in 256 colours; another picture would differ by 85.
+            assert np.abs(found.astype(float) - saved).mean() < 25
+            for picture in (original, fed, saved):
                 assert any(np.array_equal(picture, other) for other in shown.values())
     content = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert content.count('aria-label="Losses by step"') == 2
@@ -168,7 +179,7 @@ def test_a_failed_case_is_a_row_with_its_reason(finished: Path, privbench: Cli, 
     page = made(privbench, tmp_path)
     assert "3 cases, 1 of them failed" in page.text
     assert "failed: out of memory at step 3" in page.text
-    assert f"privbench run --config out/{failed.folder}/case.yaml" in page.text
+    assert f"privbench run --config out/{failed.folder}" in page.text
     (row,) = [row for row in page.all("tr") if row.get("class") == "failed"]
     assert row["data-case"] == f"case-{failed.identity}"
 
@@ -192,7 +203,7 @@ def test_hostile_names_are_text(finished: Path, privbench: Cli, tmp_path: Path) 
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
     assert page.text.count(HOSTILE) >= 6
     # The command can be pasted into a shell: the name of the folder is one word of it.
-    assert """--config 'out/x$(touch y);'"'"'/case.yaml'""" in page.text
+    assert """--config 'out/x$(touch y);'"'"''""" in page.text
 
 
 def test_nothing_is_fetched_and_one_script_may_run(finished: Path, privbench: Cli, tmp_path: Path) -> None:

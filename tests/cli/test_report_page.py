@@ -13,11 +13,12 @@ from privbench.analysis.leaderboard import leaderboard
 from privbench.cli import main
 from privbench.core import FailedCase, Record
 from privbench.store.files import atomic_write
+from privbench.store.places import local_folder
 from tests.cli.browser import chromium, printed
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")
