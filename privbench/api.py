@@ -192,6 +192,7 @@ def attack(
     import torch
 
     from privbench.core import ATTACKS, FeatureObservation, Observation
+    from privbench.runner.explained import with_explained_share
     from privbench.runner.machine import resolve_device
 
     if isinstance(observation, FeatureObservation):
@@ -199,8 +200,9 @@ def attack(
     seen = observation if isinstance(observation, Observation) else Observation.load(Path(observation))
     built = ATTACKS.get(name).from_preset(preset, parameters)
     generator: torch.Generator = torch.Generator().manual_seed(seed)
-    found: Reconstruction = built(seen.to(resolve_device(device)), generator=generator, progress=progress)
-    return found
+    seen = seen.to(resolve_device(device))
+    found: Reconstruction = built(seen, generator=generator, progress=progress)
+    return with_explained_share(found, seen)
 
 
 def _features_attacked(

@@ -126,15 +126,21 @@ def explained_share(observation: Observation, simulation: Simulation, images: Te
     by_steps = training is not None and training.optimiser == "adamw"
     if training is not None and by_steps:
         observed = normalised_steps(observation.update, observation.model_state, training)
-    if training is not None and (training.steps > 1 or by_steps):
-        with torch.no_grad():
-            behind = mean_gradient(simulation, training, images, labels)
-    else:
-        parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in observed}
-        behind = torch.func.grad(lambda values: simulation.loss(images, labels, parameters=values))(parameters)
+    # Dropout of a model in train mode is drawn; the process's own stream stays as it is.
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        if training is not None and (training.steps > 1 or by_steps):
+            with torch.no_grad():
+                behind = mean_gradient(simulation, training, images, labels)
+        else:
+            parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in observed}
+            behind = torch.func.grad(lambda values: simulation.loss(images, labels, parameters=values))(parameters)
     behind = {name: value.detach() for name, value in behind.items() if name in observed}
-    if simulation.view.transform_gradient is not None and not by_steps:
-        behind = simulation.view.transform_gradient(behind, {name: observed[name] for name in behind}, simulation.view.known)
+    # What is compared entry by entry, where attacks compare one-sidedly, is what would have been sent.
+    view = simulation.view
+    transform = view.transform_gradient_inside or view.transform_gradient
+    if transform is not None and not by_steps:
+        behind = transform(behind, {name: observed[name] for name in behind}, view.known)
     product = sum(float((behind[name].double() * observed[name].double()).sum()) for name in behind)
     size = sum(float(value.double().square().sum()) for value in behind.values())
     total = sum(float(observed[name].double().square().sum()) for name in behind)

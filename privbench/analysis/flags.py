@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from privbench.runner.ensemble import FLAGS
+from privbench.runner.explained import NOT_EXPLAINED
 from privbench.undo import LOWER_BOUND
 
 __all__ = ["FLAG_MEANINGS", "is_lower_bound", "marked"]
@@ -31,6 +32,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "prior-off-above-its-size": "the image prior describes smaller images and was left out; attack.prior names another",
     "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
     "pixels-not-inferred": "the order of pixels was not inferred",
+    NOT_EXPLAINED: "does not explain the update: check batch size, normalisation, round, or the attack failed",
     LOWER_BOUND: "a lower bound: the client changed its images, and this attacker could not undo it; on no front",
     "mixing-not-inferred": "the attack did not infer which images were mixed with which weights",
     "signs-not-inferred": "the attack did not infer which signs were flipped",

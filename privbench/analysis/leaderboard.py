@@ -31,7 +31,16 @@ from privbench.store.layout import FAILURE, RECORD, find_records, find_results
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
-_COUNTS = ("steps", "trials", "failures", "price_images", "retrained_epochs", "retrained_images", "identified_of")
+_COUNTS = (
+    "accuracy_images",
+    "steps",
+    "trials",
+    "failures",
+    "price_images",
+    "retrained_epochs",
+    "retrained_images",
+    "identified_of",
+)
 
 
 def leaderboard(folder: Path) -> pd.DataFrame:
@@ -284,11 +293,13 @@ def _row(record: Record) -> dict[str, Any]:
         "trials": case.attack.parameters.get("trials"),
         **_scores(record),
         "label_accuracy": _label_accuracy(record),
+        "explained": _explained(record),
         "mask_accuracy": _accuracy(record, [image.mask_accuracy for image in record.images]),
         "order_accuracy": _accuracy(record, [image.order_accuracy for image in record.images]),
         "won_by": _won_by(record),
         "failures": sum(image.failure is not None for image in record.images),
         "accuracy": record.victim_accuracy,
+        "accuracy_images": record.victim_accuracy_images,
         "seconds_per_image": sum(image.seconds for image in record.images) / len(record.images),
         "device": record.provenance.device,
         "seed": case.seed,
@@ -369,6 +380,13 @@ def _label_accuracy(record: Record) -> float | None:
     if record.case.threat_model.labels == "known" or not used:
         return None
     return sum(image.recovered_label == image.label for image in used) / len(record.images)
+
+
+def _explained(record: Record) -> float | None:
+    """Mean share of the update that the reconstructions explain; a failed attack explains nothing."""
+    shares = [0.0 if image.failure else image.explained for image in record.images]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if len(known) == len(shares) else None
 
 
 def _accuracy(record: Record, values: list[float | None]) -> float | None:

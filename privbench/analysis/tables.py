@@ -11,6 +11,7 @@ from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
 from privbench.core.labels import defense_label
 from privbench.runner.ensemble import FLAGS
+from privbench.runner.explained import NOT_EXPLAINED
 from privbench.runner.external import Scores
 from privbench.runner.verify import CAP, Check
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
@@ -28,6 +29,7 @@ __all__ = [
     "members_table",
     "price_table",
     "score_table",
+    "share_text",
     "value_text",
 ]
 
@@ -80,6 +82,7 @@ def case_table(record: Record, label: str) -> Table:
     table.add_column("image")
     for heading in METRICS.values():
         table.add_column(heading, justify="right")
+    table.add_column("explained", justify="right")
     table.add_column("seconds", justify="right")
     if record.members:
         table.add_column("won by")
@@ -87,15 +90,22 @@ def case_table(record: Record, label: str) -> Table:
         table.add_row(
             image.image + (" (failed)" if image.failure else ""),
             *(value_text(name, image.scores.get(name)) for name in METRICS),
+            share_text([image]),
             f"{image.seconds:.1f}",
             *([image.won_by or _ABSENT] if record.members else []),
             end_section=place == n - 1,
         )
     summary = {name: record.summary.get(name) for name in METRICS}
     means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
-    table.add_row(f"mean, n = {n}", *means, f"{_seconds(record):.1f}", style="bold")
-    table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "")
+    table.add_row(f"mean, n = {n}", *means, share_text(record.images), f"{_seconds(record):.1f}", style="bold")
+    table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "", "")
     return table
+
+
+def share_text(images: Sequence[ImageResult]) -> str:
+    """The mean share of the update that the reconstructions of some images explain."""
+    shares = [image.explained for image in images if image.explained is not None]
+    return f"{sum(shares) / len(shares):.3f}" if shares else _ABSENT
 
 
 def members_table(record: Record, label: str) -> Table:
@@ -275,6 +285,7 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
     table.add_column("defense")
     for heading in METRICS.values():
         table.add_column(heading, justify="right")
+    table.add_column("explained", justify="right")
     table.add_column("s/image", justify="right")
     table.add_column("accuracy", justify="right")
     for record, label in zip(records, labels, strict=True):
@@ -282,8 +293,9 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
         table.add_row(
             marked(label, record.flags),
             *(interval_text(name, record.summary.get(name)) for name in METRICS),
+            share_text(record.images),
             f"{_seconds(record):.1f}",
-            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
+            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} % (n = {record.victim_accuracy_images or _ABSENT})",
         )
     return table
 
@@ -300,7 +312,7 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
             if member.skipped:
                 lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
         for flag in record.flags:
-            if flag in FLAGS or is_lower_bound([flag]):
+            if flag in FLAGS or flag == NOT_EXPLAINED or is_lower_bound([flag]):
                 lines[f"{label}: {flag}: {FLAG_MEANINGS[flag]}"] = None
         failed = [image for image in record.images if image.failure]
         if failed:

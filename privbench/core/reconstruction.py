@@ -31,6 +31,8 @@ class Reconstruction:
         flags: Reliability remarks, such as `labels-guessed`.
         inferred: What the attacker believes of the client's mask and orders without having been told. Scored where the client
             chose one.
+        explained: Share of the update that the images explain, as the adversary simulates the client; set by whoever runs the
+            attack, None where it was not measured. An attack leaves it alone.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class Reconstruction:
     trials: int = 1
     flags: tuple[str, ...] = ()
     inferred: InferredChoices = field(default_factory=InferredChoices)
+    explained: float | None = None
 
     def save(self, folder: Path | str) -> list[Path]:
         """Writes the guess into a folder, which is made: `image-0.png` and so on, the exact floats, and what is known of them.
@@ -72,6 +75,7 @@ class Reconstruction:
             "steps": self.steps,
             "trials": self.trials,
             "flags": list(self.flags),
+            "explained": self.explained,
         }
 
     def _pictures(self) -> list[Image.Image]:
@@ -99,7 +103,10 @@ def _facts(described: Mapping[str, Any]) -> str:
     """One line of plain words and numbers; flags and names of losses are escaped."""
     losses = ", ".join(f"{name} {value:.3g}" for name, value in described["losses"].items())
     flags = ", ".join(described["flags"])
-    text = "; ".join(part for part in (f"labels {described['labels']}", losses, f"flags: {flags}" if flags else "") if part)
+    share = described["explained"]
+    explained = "" if share is None else f"explains {share:.3f} of the update"
+    parts = (explained, f"labels {described['labels']}", losses, f"flags: {flags}" if flags else "")
+    text = "; ".join(part for part in parts if part)
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 

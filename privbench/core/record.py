@@ -49,6 +49,9 @@ class ImageResult(StrictPart):
     """Metric name to value, on the attack's float pixels; aligned after pairing within the batch."""
     scores_saved: dict[str, float]
     """The same on the reconstruction as saved with 8 bits."""
+    explained: float | None = None
+    """Share of the update that the reconstruction of the whole batch explains, as its adversary simulates the client: 1 is all,
+    0 or less nothing. None where it was not measured, or no labels were to be had."""
     losses: dict[str, float]
     """The attacker's own final losses of the batch."""
     steps: int
@@ -123,6 +126,8 @@ class Record(Stored):
     """Metric name to the reason why it was not computed."""
     victim_accuracy: float | None = None
     """Top-1 accuracy of the victim on its test set, from its card, in [0, 1]."""
+    victim_accuracy_images: int | None = None
+    """On so many test images; None in older records."""
     flags: tuple[str, ...] = ()
     members: tuple[MemberResult, ...] = ()
     """Of an ensemble: its members in the order in which they were run."""

@@ -10,7 +10,7 @@ from privbench.models.loading import (
     position_rows,
     read_card,
     resolve_victim,
-    victim_accuracy,
+    victim_card,
 )
 from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
 from privbench.models.own import register_module
@@ -51,5 +51,5 @@ __all__ = [
     "register_module",
     "resolve_victim",
     "tokens_after",
-    "victim_accuracy",
+    "victim_card",
 ]

@@ -30,7 +30,7 @@ __all__ = [
     "pretrained_state",
     "read_card",
     "resolve_victim",
-    "victim_accuracy",
+    "victim_card",
 ]
 
 _FOLDER = files("privbench.models.weights")
@@ -314,7 +314,6 @@ def position_rows(victim: Victim) -> dict[str, Tensor]:
     return {name: value.cpu().contiguous() for name, value in state.items()}
 
 
-def victim_accuracy(spec: VictimSpec, defense: Defense) -> float | None:
-    """Top-1 accuracy of embedded weights from their card, in [0, 1]; None for other weights."""
-    card = read_card(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None
-    return card.accuracy if card else None
+def victim_card(spec: VictimSpec, defense: Defense) -> VictimCard | None:
+    """The card of embedded weights; None for other weights."""
+    return read_card(spec.model.name, defense.trained_as()) if spec.weights == "embedded" else None

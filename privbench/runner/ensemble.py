@@ -16,7 +16,7 @@ from privbench.core import (
     ensemble_members,
     is_ensemble,
 )
-from privbench.models import victim_accuracy
+from privbench.models import victim_card
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.ensemble_draw import EnsembleDraw, over_draws
 from privbench.runner.execute import run_case
@@ -116,6 +116,7 @@ def _record(
 ) -> Record:
     case = context.case
     attacked = sum(member.seconds for draw in draws for member in draw.members)
+    card = victim_card(case.victim, context.defense)
     return Record(
         case_id=case.identity,
         case=case,
@@ -123,7 +124,8 @@ def _record(
         summary=summarise([image.scores for image in results], case.seed),
         summary_saved=summarise([image.scores_saved for image in results], case.seed),
         unavailable=dict(suite.unavailable),
-        victim_accuracy=victim_accuracy(case.victim, context.defense),
+        victim_accuracy=card.accuracy if card else None,
+        victim_accuracy_images=card.test_images if card else None,
         flags=_flags(context, draws, results),
         members=tuple(member for draw in draws for member in draw.members),
         # Members that were finished before an interruption count with the time that they took then.

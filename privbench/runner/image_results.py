@@ -8,6 +8,7 @@ from torch import Tensor
 
 from privbench.core import Failure, ImageResult, Observation, Reconstruction, Secret
 from privbench.runner.context import CaseContext
+from privbench.runner.explained import with_explained_share
 from privbench.runner.pictures import picture_names, png
 from privbench.scoring import MetricSuite, failed_scores, score_batch, score_choices, to_uint8
 from privbench.undo import LOWER_BOUND, explains_input
@@ -56,6 +57,7 @@ class ResultScorer:
         """
         if isinstance(result, Failure):
             return ScoredBatch(self._failed(batch, secret, result, seconds), {})
+        result = with_explained_share(result, observation)
         return self._scored(batch, secret, self._bounded(result, observation, secret), seconds)
 
     def _bounded(self, result: Reconstruction, observation: Observation, secret: Secret) -> Reconstruction:
@@ -93,6 +95,7 @@ class ResultScorer:
                 order_accuracy=choices.order_accuracy,
                 scores=dict(scores.scores),
                 scores_saved=dict(scores.scores_saved),
+                explained=reconstruction.explained,
                 losses={name: float(value) for name, value in reconstruction.losses.items()},
                 steps=reconstruction.steps,
                 seconds=seconds / self._size,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from privbench.core import ComputeOptions, Record
-from privbench.models import victim_accuracy
+from privbench.models import victim_card
 from privbench.runner.context import CaseContext
 from privbench.runner.provenance import take_provenance
 from privbench.scoring import MetricSuite, summarise
@@ -29,6 +29,7 @@ def finished_record(
     flags = {flag for image in results for flag in image.flags} | context.flags
     if any(image.failure for image in results):
         flags.add("failed-images")
+    card = victim_card(case.victim, context.defense)
     return Record(
         case_id=case.identity,
         case=case,
@@ -36,7 +37,8 @@ def finished_record(
         summary=summarise([image.scores for image in results], case.seed),
         summary_saved=summarise([image.scores_saved for image in results], case.seed),
         unavailable=dict(suite.unavailable),
-        victim_accuracy=victim_accuracy(case.victim, context.defense),
+        victim_accuracy=card.accuracy if card else None,
+        victim_accuracy_images=card.test_images if card else None,
         flags=tuple(sorted(flags)),
         provenance=take_provenance(compute, seconds, group=max(batch.group for batch in batches)),
     )

@@ -74,7 +74,7 @@ def test_a_row_says_what_the_record_says(template: Record, tmp_path: Path) -> No
     assert (row["model"], row["dataset"], row["weights"], row["seed"]) == ("vit_mini_patch4_32", "photos", "random", "0")
     assert (row["n_images"], row["batch_size"], row["steps"], row["failures"]) == ("2", "1", "4", "0")
     assert row["case"] == case.identity
-    assert row["flags"] == "random-weights"
+    assert row["flags"] == "random-weights update-not-explained"
     for name in summary:
         found = tuple(float(row[f"{name}_{what}"]) for what in ("mean", "ci_low", "ci_high"))
         assert found == (summary[name].mean, summary[name].low, summary[name].high)

@@ -16,7 +16,7 @@ from privbench.models import (
     load_victim,
     read_card,
     resolve_victim,
-    victim_accuracy,
+    victim_card,
 )
 
 pytestmark = pytest.mark.integration
@@ -201,7 +201,7 @@ def test_embedded_weights_load_and_their_card_says_how_they_came_to_be(model: st
     assert card.test_images == 10_000
     assert card.command.startswith("privbench train")
     assert card.parameters == sum(parameter.numel() for parameter in victim.parameters())
-    assert victim_accuracy(spec, built) == card.accuracy
+    assert victim_card(spec, built) == card
 
 
 def test_the_position_victim_reaches_its_bar() -> None:
