@@ -23,6 +23,7 @@ from privbench.core import (
     Progress,
     Reconstruction,
     build_defense,
+    build_server,
     resolve_defense,
 )
 from privbench.inversion import (
@@ -138,6 +139,9 @@ def simulate(observation: Observation) -> Simulation:
     with torch.random.fork_rng(devices=[]):
         model = build_model(observation.model)
     defense.prepare_model(model)
+    server = build_server(observation.server)
+    if server is not None:
+        server.prepare_model(model)
     model.load_state_dict(dict(observation.model_state))
     if observation.normalisation is not None:
         model.normalise_by(observation.normalisation)

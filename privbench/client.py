@@ -43,6 +43,7 @@ def observe(
     threat_model: ThreatModel,
     generator: torch.Generator,
     training: LocalTraining | None = None,
+    server: ComponentSpec | None = None,
 ) -> tuple[Observation, Secret]:
     """Computes one client update: a gradient, or the weight delta of local training.
 
@@ -60,6 +61,7 @@ def observe(
         threat_model: What the attacker may assume.
         generator: Source of the defense's random choices; the model's own (dropout) are seeded from it.
         training: Steps to take; None: one gradient is sent.
+        server: What was done to `victim` before it was sent; the attacker did it.
 
     Returns:
         The observation for the attacker and the secret for scoring.
@@ -98,6 +100,7 @@ def observe(
         disclosed=protected.choices if threat_model.adversary == "oracle" else {},
         kind="gradient" if training is None else "delta",
         training=training if threat_model.training == "known" else None,
+        server=server,
         normalisation=Normalisation(tuple(victim.mean.flatten().tolist()), tuple(victim.std.flatten().tolist())),
     )
     return observation, Secret(images, labels, protected.model_input.images.detach(), protected.choices)

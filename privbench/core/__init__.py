@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from privbench.core.price import Price, Training
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
     from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
-    from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
+    from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, SERVERS, Registry
+    from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
     from privbench.core.threat_model import Adversary, ThreatModel
     from privbench.core.weight_delta import gradient_of_delta
@@ -40,6 +41,7 @@ __all__ = [
     "ENSEMBLES",
     "METRICS",
     "MODELS",
+    "SERVERS",
     "Adversary",
     "Attack",
     "AttackError",
@@ -82,6 +84,7 @@ __all__ = [
     "Registry",
     "ScrambledPixels",
     "Secret",
+    "Server",
     "Spec",
     "StoreError",
     "ThreatModel",
@@ -94,6 +97,7 @@ __all__ = [
     "VictimSpec",
     "adversaries_up_to",
     "build_defense",
+    "build_server",
     "canonical_names",
     "ensemble_members",
     "generator_for",
@@ -127,7 +131,8 @@ _NAMES = {
     "price": ("Price", "Training"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
     "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"),
-    "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "Registry"),
+    "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "SERVERS", "Registry"),
+    "server": ("Server", "build_server"),
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),
     "threat_model": ("Adversary", "ThreatModel"),
     "weight_delta": ("gradient_of_delta",),

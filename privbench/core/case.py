@@ -66,6 +66,8 @@ class Case(StrictPart):
     threat_model: ThreatModel = ThreatModel()
     local: LocalTraining | None = None
     """How the client trains before it sends a weight delta; None: it sends the gradient of one step."""
+    server: ComponentSpec | None = None
+    """What the server does to the model before it sends it; None: it is honest."""
     lpips: Literal["alex", "vgg", "squeeze"] = "alex"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -140,7 +142,7 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     content["data"]["source"] = base_name(case.data.source)
     content["victim"]["weights"] = base_name(case.victim.weights)
     # What came later is left out where it is as it was before, so that cases of earlier versions keep their identity.
-    for part, defaults in ((content, {"local": None}), (content.get("threat_model", {}), _LATER_THREATS)):
+    for part, defaults in ((content, {"local": None, "server": None}), (content.get("threat_model", {}), _LATER_THREATS)):
         for name, default in defaults.items():
             if part.get(name, default) == default:
                 part.pop(name, None)

@@ -55,6 +55,7 @@ class Observation:
         disclosed: The defense's random choices (mask, permutation, ...), only for the `oracle` adversary; never an image.
         kind: `gradient`, or `delta` of a client that trained.
         training: How it trained, where the threat model reveals it; None for a gradient.
+        server: What a malicious server, the attacker, did to the model; None of an honest one.
         normalisation: Of the model's input; None where it is that of the architecture's own weights.
     """
 
@@ -69,6 +70,7 @@ class Observation:
     kind: UpdateKind = "gradient"
     training: LocalTraining | None = None
     normalisation: Normalisation | None = None
+    server: ComponentSpec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defense", tuple(self.defense))
@@ -156,6 +158,7 @@ class Observation:
             "defense": [part.model_dump(mode="json") for part in self.defense],
             "kind": self.kind,
             "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "server": None if self.server is None else self.server.model_dump(mode="json"),
             "normalisation": None if self.normalisation is None else [self.normalisation.mean, self.normalisation.std],
         }
         save_file(tensors, str(path), metadata={OBSERVATION_HEADER: json.dumps(header)})
@@ -178,7 +181,7 @@ class Observation:
                         groups[group][name] = file.get_tensor(key)
                     else:
                         labels = file.get_tensor(key)
-            training, normalisation = header["training"], header["normalisation"]
+            training, normalisation, server = header["training"], header["normalisation"], header["server"]
             return cls(
                 **groups,
                 model=ModelSpec.model_validate(header["model"]),
@@ -188,6 +191,7 @@ class Observation:
                 labels=labels,
                 kind=header["kind"],
                 training=None if training is None else LocalTraining.model_validate(training),
+                server=None if server is None else ComponentSpec.model_validate(server),
                 normalisation=None if normalisation is None else Normalisation(*map(tuple, normalisation)),
             )
         except ValidationError as error:

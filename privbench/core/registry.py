@@ -12,7 +12,7 @@ from typing import Any
 
 from privbench.core.errors import UserError, unknown_name
 
-__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "Registry"]
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "SERVERS", "Registry"]
 
 
 class Registry:
@@ -105,4 +105,5 @@ ENSEMBLES = Registry("ensemble", "privbench.ensembles", "privbench.attacks.ensem
 DEFENSES = Registry("defense", "privbench.defenses", "privbench.defenses")
 METRICS = Registry("metric", "privbench.metrics", "privbench.scoring")
 MODELS = Registry("model", "privbench.models", "privbench.models")
+SERVERS = Registry("server", "privbench.servers", "privbench.servers")
 DATASETS = Registry("dataset", "privbench.datasets", "privbench.data")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from privbench.client import as_seen, observe
 from privbench.core import (
@@ -20,6 +21,7 @@ from privbench.core import (
     Secret,
     UserError,
     build_defense,
+    build_server,
     ensemble_members,
     generator_for,
     is_ensemble,
@@ -31,6 +33,8 @@ __all__ = ["CaseContext", "load_case"]
 
 _ROUNDING = 1e-3
 """Relative difference of two gradients that devices may make by the order of their sums."""
+_PUBLIC, _LEAST_PUBLIC = 500, 64
+"""Public images that a malicious server uses, and how many it needs at least."""
 _KEPT_BYTES = 2 * 2**30
 """So many bytes of observations are kept; older ones are computed again when they are asked for once more."""
 
@@ -175,6 +179,7 @@ class CaseContext:
             threat_model=self.case.threat_model,
             generator=generator,
             training=self.case.local,
+            server=self.case.server,
         )
 
 
@@ -198,7 +203,18 @@ def load_case(case: Case, device: torch.device) -> CaseContext:
     defense = build_defense(case.defense)
     # The seed alone: random victims are the same for every attack and defense, so that those compare.
     victim = load_victim(case.victim, defense, generator=torch.Generator().manual_seed(case.seed))
+    server = build_server(case.server)
+    if server is not None:
+        server.prepare_model(victim)
+        server.poison(victim, torch.Generator().manual_seed(case.seed), _public_images(case, images))
     return CaseContext(case, images, defense, victim.to(device), device, _Updates())
+
+
+def _public_images(case: Case, images: ImageSet) -> Tensor | None:
+    """Images of the set that are not attacked: what a server may know of its clients' data; None where there are few."""
+    attacked = set(case.data.indices)
+    others = [index for index in range(len(images) - 1, -1, -1) if index not in attacked][:_PUBLIC]
+    return images.load(others, case.victim.model.image_size)[0] if len(others) >= _LEAST_PUBLIC else None
 
 
 def _require_same_images(case: Case, images: ImageSet) -> None:

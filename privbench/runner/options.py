@@ -96,8 +96,8 @@ class ClientOptions(TypedDict, total=False):
         Option("threat_model.training", "Whether the attacker is told how the client trained.  [default: known]"),
     ]
     server: Annotated[
-        Literal["honest", "malicious"] | None,
-        Option("threat_model.server", "Whether the server sends the model that it says it does.  [default: honest]"),
+        str | None,
+        Option("server", "What a malicious server does to the model, such as imprint:bins=256.  [default: honest]"),
     ]
     lpips_net: Annotated[Literal["alex", "vgg", "squeeze"] | None, Option("lpips", "Trunk of LPIPS.  [default: alex]")]
     seed: Annotated[int | str | None, Option("seed", "Seed of every random choice.  [default: 0]")]

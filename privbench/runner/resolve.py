@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from privbench.core import (
     ENSEMBLES,
+    SERVERS,
     Case,
     ComponentSpec,
     DataSpec,
@@ -20,6 +21,7 @@ from privbench.core import (
     VictimSpec,
     build_defense,
     parse_spec,
+    unknown_name,
 )
 from privbench.core.component import one_line
 from privbench.data import open_images, select
@@ -83,7 +85,7 @@ def resolve_cases(options: RunOptions, shared: ResolvedParts | None = None) -> l
     ]
     cases = []
     for attack in attacks:
-        threat_model = _threat_model(chosen, base, attack)
+        threat_model = _threat_model(chosen, base, attack, common["server"])
         for defense, victim, data in settings:
             fields = {"attack": attack, "defense": defense, "victim": victim, "data": data, "threat_model": threat_model}
             try:
@@ -195,6 +197,7 @@ def _common(chosen: Overrides, base: Case | None) -> dict[str, Any]:
     return {
         "batch_size": _batch_size(chosen, base),
         "local": _local(chosen, base),
+        "server": _server(chosen, base),
         "lpips": chosen.text("lpips_net", base.lpips if base else "alex"),
         "seed": seed if seed is not None else (base.seed if base else 0),
     }
@@ -216,11 +219,25 @@ def _local(chosen: Overrides, base: Case | None) -> LocalTraining | None:
         ) from None
 
 
-def _threat_model(chosen: Overrides, base: Case | None, attack: ComponentSpec) -> ThreatModel:
+def _server(chosen: Overrides, base: Case | None) -> ComponentSpec | None:
+    """Reads `imprint:bins=256`, or `honest`."""
+    if not chosen.has("server"):
+        return base.server if base else None
+    spec = parse_spec(chosen.text("server", "honest"))
+    if spec.name == "honest" and not spec.parameters:
+        return None
+    if spec.name not in SERVERS.names():
+        raise unknown_name("server", spec.name, ["honest", *SERVERS.names()])
+    built = SERVERS.get(spec.name).configured(spec.parameters)
+    return ComponentSpec(name=spec.name, parameters=built.parameters())
+
+
+def _threat_model(chosen: Overrides, base: Case | None, attack: ComponentSpec, server: ComponentSpec | None) -> ThreatModel:
     # The worst case needs attackers who know of the defense.
     ensemble = attack.name in ENSEMBLES.names()
     threat = base.threat_model if base else ThreatModel(adversary="aware" if ensemble else "unaware")
-    given = {name: chosen.values[name] for name in ThreatModel.model_fields if chosen.has(name)}
+    given = {name: chosen.values[name] for name in ThreatModel.model_fields if name != "server" and chosen.has(name)}
+    given["server"] = "honest" if server is None else "malicious"
     try:
         return ThreatModel.model_validate({**threat.model_dump(), **given})
     except ValidationError as error:
