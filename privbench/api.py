@@ -233,6 +233,7 @@ def score(
     lpips_weights: Path | str | None = None,
     download: bool = False,
     seed: int = 0,
+    match: Literal["name", "best"] = "name",
 ) -> "Scores":
     """Scores the pictures of any tool against the originals.
 
@@ -246,6 +247,8 @@ def score(
         lpips_weights: File with the trunk's weights.
         download: Whether a missing trunk may be fetched.
         seed: Of the bootstrap.
+        match: `best` assigns each reconstruction to the original that it is nearest to, whatever the names and numbers are;
+            what is left over is left out.
 
     Raises:
         UserError: Names, numbers or sizes do not match, or a file cannot be read.
@@ -261,7 +264,7 @@ def score(
         lpips_weights=None if lpips_weights is None else Path(lpips_weights),
         download=download,
     )
-    return score_pictures(truth, found, suite, batch_size=batch_size, seed=seed)
+    return score_pictures(truth, found, suite, batch_size=batch_size, seed=seed, match=match)
 
 
 def load_results(place: "Path | str | Store") -> "Results":

@@ -104,7 +104,7 @@ def _one_line_errors() -> Iterator[None]:
             raise OneLineError(str(error)) from None
         raise
     except RuntimeError as error:
-        from privbench.core.errors import AttackError
+        from privbench.core.errors import AttackError, shortened
 
         if isinstance(error, AttackError) and not os.environ.get("PRIVBENCH_TRACEBACK"):
             raise BrokenError(f"{shortened(str(error))} (PRIVBENCH_TRACEBACK=1 shows where)") from None

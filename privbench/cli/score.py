@@ -29,6 +29,13 @@ __all__ = ["score"]
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the bootstrap.")
+@click.option(
+    "--match",
+    default="name",
+    show_default=True,
+    type=click.Choice(["name", "best"]),
+    help="name: by file name, arrays in natural order; best: each to the nearest original, left-over ones are left out.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV file of all scores.")
 def score(
     originals: Path,
@@ -39,6 +46,7 @@ def score(
     lpips_weights: Path | None,
     download: bool,
     seed: int,
+    match: Literal["name", "best"],
     output: Path | None,
 ) -> None:
     """Score the pictures of any tool: RECONSTRUCTIONS against ORIGINALS.
@@ -61,6 +69,7 @@ def score(
         lpips_weights=lpips_weights,
         download=download,
         seed=seed,
+        match=match,
     )
     results_console().print(score_table(scored))
     for name, reason in scored.unavailable.items():

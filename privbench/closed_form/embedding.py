@@ -109,6 +109,12 @@ def require_tokens(observation: Observation, model: Victim, attack: str) -> None
             f"attack {attack} needs a learned position embedding, which {observation.model.name} with defense "
             f"{observation.defense_text} does not have; choose --attack gradvit"
         )
+    shape, size = tuple(model.get_parameter(model.parts().patch_weight).shape[1:]), model.patch_size
+    if shape != (3, size, size) or model.image_size % (size or 1):
+        raise UserError(
+            f"attack {attack} needs patches that are cut from the image itself and fill it; {observation.model.name} embeds "
+            f"{'x'.join(map(str, shape))} values for patches of {size} pixels in {model.image_size}; choose another model"
+        )
     if observation.batch_size > 1:
         raise UserError(
             f"attack {attack} takes one image per update, given {observation.batch_size}, because images share position rows; "

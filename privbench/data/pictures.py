@@ -1,5 +1,7 @@
 """Pictures exactly as some tool left them: for scoring, nothing is cropped, resized or rounded."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from privbench.core.errors import UserError
 from privbench.data.pixels import decode, first_line
 
-__all__ = ["Pictures", "pictures_of", "read_pictures"]
+__all__ = ["Pictures", "natural_order", "pictures_of", "read_pictures"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
 _ARRAYS = (".npz", ".npy", ".pt", ".pth", ".safetensors")
@@ -50,7 +52,8 @@ def read_pictures(path: Path) -> Pictures:
         UserError: It is not there, holds no pictures, or they are not of one size and in range.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGES and file.is_file())
+        found = (file for file in path.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith("."))
+        files = sorted((file for file in found if file.is_file()), key=lambda file: natural_order(file.stem))
         if not files:
             raise UserError(f"there are no image files in {path}; accepted: {', '.join(_IMAGES)}")
         return _from_files(files)
@@ -63,8 +66,15 @@ def read_pictures(path: Path) -> Pictures:
     raise UserError(f"cannot read {path}; accepted: a folder of images, {', '.join((*_IMAGES, *_ARRAYS))}")
 
 
+def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A key for sorting names as people number them: `img_2` before `img_10`."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", unicodedata.normalize("NFC", name))
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
+
+
 def _from_files(files: list[Path]) -> Pictures:
-    names = [file.stem for file in files]
+    # Some file systems write an umlaut as one character, others as two.
+    names = [unicodedata.normalize("NFC", file.stem) for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"{files[0].parent} holds two pictures named {twice}; keep one, for pictures are matched by name")
@@ -88,8 +98,15 @@ def _array(path: Path) -> Tensor:
     if "images" not in tables and len(tables) != 1:
         raise UserError(f"{path} holds {', '.join(tables) or 'nothing'}; accepted: one array, or one named images")
     found = tables.get("images", next(iter(tables.values())))
-    array = found if isinstance(found, Tensor) else torch.from_numpy(np.ascontiguousarray(found))
-    return array.detach().cpu()
+    if isinstance(found, Tensor):
+        return found.detach().cpu()
+    if found.dtype.kind not in "fiub":
+        raise UserError(
+            f"{path}: pictures have the type {found.dtype}; accepted: whole numbers from 0 to 255, or float in [0, 1]"
+        )
+    # torch takes the machine's own order of bytes, and no 16-bit and larger unsigned numbers everywhere.
+    native = found.astype(found.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.ascontiguousarray(native.astype(np.int64) if native.dtype.kind == "u" else native))
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -125,9 +142,16 @@ def _from_array(array: Tensor, path: Path | str) -> Pictures:
         )
     if array.shape[1] not in (1, 3):
         array = array.permute(0, 3, 1, 2)
-    eight_bit = array.dtype == torch.uint8
-    if not (eight_bit or array.is_floating_point()):
-        raise UserError(f"{path}: pictures have the type {array.dtype}; accepted: uint8, or float in [0, 1]")
+    eight_bit = not array.is_floating_point()
+    if array.dtype == torch.bool or array.is_complex():
+        raise UserError(
+            f"{path}: pictures have the type {array.dtype}; accepted: whole numbers from 0 to 255, or float in [0, 1]"
+        )
+    if eight_bit and not (int(array.min()) >= 0 and int(array.max()) <= 255):
+        raise UserError(
+            f"{path}: pictures range from {int(array.min())} to {int(array.max())}; accepted: whole numbers from 0 to 255, or "
+            "float in [0, 1]"
+        )
     images = array.to(torch.float32) / 255 if eight_bit else array.to(torch.float32)
     if not bool(((images >= 0) & (images <= 1)).all()):  # written so that NaN fails, too
         raise UserError(

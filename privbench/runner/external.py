@@ -1,10 +1,13 @@
 """Scores of another tool's pictures, by the protocol of the suite: paired once, float and 8-bit told apart, with intervals."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privbench.core import Interval, UserError
@@ -50,7 +53,13 @@ class Scores:
         return f"{self.table().to_html(index=False)}{summary.to_html()}"
 
 
-def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batch_size: int, seed: int) -> Scores:
+Match = Literal["name", "best"]
+"""`name`: by file name, arrays by order; `best`: each to the original that it is nearest to, each original once."""
+
+
+def score_pictures(
+    truth: Pictures, found: Pictures, suite: MetricSuite, *, batch_size: int, seed: int, match: Match = "name"
+) -> Scores:
     """Scores reconstructions against originals.
 
     Args:
@@ -59,10 +68,13 @@ def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batc
         suite: What to measure.
         batch_size: So many originals in a row are paired with their reconstructions by assignment.
         seed: Of the bootstrap.
+        match: Which reconstruction belongs to which original.
 
     Raises:
         UserError: Names, numbers or sizes do not match, or the pictures are too small for a metric.
     """
+    if match == "best":
+        truth, found = _nearest(truth, found)
     images, names = _matched(truth, found)
     count = len(truth.names)
     if images.shape != truth.images.shape:
@@ -82,6 +94,27 @@ def score_pictures(truth: Pictures, found: Pictures, suite: MetricSuite, *, batc
     return Scores(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed), suite.unavailable)
 
 
+def _nearest(truth: Pictures, found: Pictures) -> tuple[Pictures, Pictures]:
+    """The originals and reconstructions of the assignment with the least squared error; what is left over is left out.
+
+    Raises:
+        UserError: The sizes differ.
+    """
+    if truth.images.shape[1:] != found.images.shape[1:]:
+        raise UserError(
+            f"reconstructions are {_size(found.images.shape)}, originals {_size(truth.images.shape)}; accepted: equal sizes"
+        )
+    errors = torch.cdist(truth.images.flatten(1).double(), found.images.flatten(1).double()).square()
+    rows, columns = (chosen.tolist() for chosen in linear_sum_assignment(errors.numpy()))
+    return _chosen(truth, rows), _chosen(found, columns)
+
+
+def _chosen(pictures: Pictures, places: Sequence[int]) -> Pictures:
+    names = tuple(pictures.names[place] for place in places)
+    # From here on the order says what belongs together, whatever the names are.
+    return replace(pictures, names=names, images=pictures.images[list(places)], named=False)
+
+
 def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]:
     """The reconstructions in the order of the originals, and their names."""
     if truth.named and found.named:
@@ -89,11 +122,15 @@ def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]
         surplus = [name for name in found.names if name not in truth.names]
         if absent or surplus:
             what = f"no reconstruction is named {absent[0]}" if absent else f"no original is named {surplus[0]}"
-            raise UserError(f"{what}; pictures of two folders are matched by file name: give both the same names")
+            raise UserError(
+                f"{what}; pictures of two folders are matched by file name: give both the same names, or --match best"
+            )
         order = [found.names.index(name) for name in truth.names]
         return found.images[order], truth.names
     if len(truth.names) != len(found.names):
-        raise UserError(f"{len(found.names)} reconstructions of {len(truth.names)} originals; accepted: one each")
+        raise UserError(
+            f"{len(found.names)} reconstructions of {len(truth.names)} originals; accepted: one each, or --match best"
+        )
     return found.images, found.names
 
 

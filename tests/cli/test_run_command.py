@@ -193,6 +193,16 @@ def test_an_attack_that_breaks_is_an_error_and_no_row(small_run: Callable[..., R
     assert not records(tmp_path)
 
 
+def test_a_model_that_embeds_no_pixels_is_refused_before_the_attack(privbench: Callable[..., Result], tmp_path: Path) -> None:
+    where = ("--limit", "1", "--output", "out", "--no-download", "--device", "cpu", "--defense", "none", "--weights", "random")
+    hybrid = ("--model", "vit_tiny_r_s16_p8_224", "--image-size", "32", "--num-classes", "10", "--data", "photos")
+    answer = privbench("run", "--attack", "closed-form", *hybrid, *where)
+    assert answer.exit_code == 2, answer.output
+    assert "needs patches that are cut from the image itself" in answer.stderr
+    assert "\n" not in answer.stderr.strip()
+    assert not list(tmp_path.rglob("record.json"))
+
+
 @pytest.mark.parametrize(
     ("stop", "force", "code"), [(Interrupted(2), False, 130), (Interrupted(15), True, 143), (KeyboardInterrupt(), False, 130)]
 )

@@ -101,3 +101,54 @@ def test_what_does_not_match_is_one_line(score: Score, pixels: np.ndarray, tmp_p
         assert words in answer.output
         assert answer.output.count("\n") == 1
     assert "do not fill batches of 2" in score(originals, originals, "--batch-size", "2").output
+
+
+def written(place: Path, pixels: np.ndarray, names: list[str]) -> Path:
+    place.mkdir()
+    for name, picture in zip(names, pixels, strict=True):
+        Image.fromarray(picture).save(place / f"{name}.png")
+    return place
+
+
+def test_folders_and_arrays_are_paired_as_people_number_them(score: Score, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    originals = written(tmp_path / "o", pixels, [f"img_{number}" for number in range(1, 13)])
+    np.save(tmp_path / "r.npy", pixels)
+    assert score(originals, tmp_path / "r.npy", "-o", tmp_path / "scores.csv").exit_code == 0
+    assert (pd.read_csv(tmp_path / "scores.csv")["mse"] == 0).all()
+
+
+def test_hidden_files_and_the_form_of_umlauts_make_no_difference(score: Score, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    originals = written(tmp_path / "o", pixels, ["b\u00e4r", "cat"])
+    found = written(tmp_path / "r", pixels, ["ba\u0308r", "cat"])
+    written(tmp_path / "x", pixels[:1], [".hidden"])
+    (tmp_path / "x" / ".hidden.png").rename(found / ".hidden.png")
+    answer = score(originals, found, "-o", tmp_path / "scores.csv")
+    assert answer.exit_code == 0, answer.output
+    assert (pd.read_csv(tmp_path / "scores.csv")["mse"] == 0).all()
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", ">u2", "<i8", "uint8"])
+def test_the_order_of_bytes_and_the_kind_of_numbers_make_no_difference(kind: str, score: Score, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 3), dtype=np.uint8)
+    originals = written(tmp_path / "o", pixels, ["a", "b"])
+    values = pixels.astype(kind) / 255 if "f" in kind else pixels
+    np.save(tmp_path / "r.npy", values.astype(kind))
+    answer = score(originals, tmp_path / "r.npy", "-o", tmp_path / "scores.csv")
+    assert answer.exit_code == 0, answer.output
+    assert (pd.read_csv(tmp_path / "scores.csv")["mse"] < 1e-6).all()
+
+
+def test_the_best_match_takes_one_picture_and_partial_sets(score: Score, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    originals = written(tmp_path / "o", pixels, list("abcde"))
+    one = written(tmp_path / "one", pixels[3:4] // 2 + 60, ["whatever"])
+    some = written(tmp_path / "some", pixels[[4, 0]], ["x", "y"])
+    for found, pairs in ((one, [("d", "whatever")]), (some, [("a", "y"), ("e", "x")])):
+        assert score(originals, found).exit_code == 2
+        answer = score(originals, found, "--match", "best", "-o", tmp_path / "scores.csv")
+        assert answer.exit_code == 0, answer.output
+        table = pd.read_csv(tmp_path / "scores.csv")
+        assert list(zip(table["original"], table["reconstruction"], strict=True)) == pairs
+        assert all(name in answer.stdout for pair in pairs for name in pair)
