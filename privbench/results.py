@@ -168,7 +168,6 @@ class Results(Sequence[Record]):
         """
         from privbench.analysis.report import Presentation, report_page
         from privbench.analysis.tables import value_text
-        from privbench.plots.animation import animation_frames
         from privbench.plots.drawing import draw_fronts
         from privbench.plots.image_grid import comparison_cells
         from privbench.store.files import atomic_write, refuse_folder
@@ -181,7 +180,6 @@ class Results(Sequence[Record]):
             metrics=METRICS,
             number=value_text,
             comparison=comparison_cells,
-            frames=animation_frames,
             fronts=draw_fronts,
         )
         with self._folder(everything=True) as folder:

@@ -27,7 +27,8 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_every_figure_has_a_notebook() -> None:
-    assert {path.stem for path in NOTEBOOKS} == set(FIGURES)
+    # Animations are too large to be committed.
+    assert {path.stem for path in NOTEBOOKS} == set(FIGURES) - {"evolution"}
 
 
 @each_notebook

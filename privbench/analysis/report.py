@@ -213,7 +213,7 @@ def _entries(
             failure=failure,
             cells=shown,
             tiles=[] if record is None else case_tiles(folder, record, presentation, store),
-            evolution=None if record is None else case_evolution(folder, record, trace, presentation, store),
+            evolution=None if record is None else case_evolution(folder, record, trace, store),
             losses=losses_svg(trace),
             legend=losses_legend(trace),
             remarks=remarks,

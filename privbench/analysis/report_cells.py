@@ -45,7 +45,6 @@ class Presentation:
         number: A metric's value as text.
         comparison: Takes a comparison picture apart again: its content, how many images it shows, and their height; returns
             original, client's view and reconstruction of each, `[height, width, 3]` uint8.
-        frames: Takes the animation of a case apart: its content and the images' height; returns the first image's guesses.
         fronts: Draws privacy against accuracy from a leaderboard: title, SVG for a desk and for a phone, for each setting that
             has a price.
     """
@@ -55,7 +54,6 @@ class Presentation:
     metrics: Mapping[str, str]
     number: Callable[[str, float | None], str]
     comparison: Callable[[bytes, int, int], Sequence[tuple[Pixels, Pixels, Pixels]]]
-    frames: Callable[[bytes, int], Sequence[Pixels]]
     fronts: Callable[[pd.DataFrame], Sequence[tuple[str, bytes, bytes]]]
 
 

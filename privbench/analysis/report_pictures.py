@@ -13,9 +13,19 @@ from PIL import Image
 
 from privbench.analysis.report_cells import Pixels, Presentation
 from privbench.core import ImageResult, Record
+from privbench.runner.animation import animation_frames
 from privbench.store.layout import COMPARISON, EVOLUTION
 
-__all__ = ["Evolution", "PictureStore", "Tile", "case_evolution", "case_tiles", "losses_legend", "losses_svg"]
+__all__ = [
+    "Evolution",
+    "PictureStore",
+    "Tile",
+    "animation_steps",
+    "case_evolution",
+    "case_tiles",
+    "losses_legend",
+    "losses_svg",
+]
 
 _LARGEST = 160
 """Images with more pixels on a side are reduced to this."""
@@ -154,20 +164,24 @@ class Evolution:
     side: int
 
 
-def case_evolution(
-    folder: Path, record: Record, trace: pd.DataFrame, presentation: Presentation, store: PictureStore
-) -> Evolution | None:
+def case_evolution(folder: Path, record: Record, trace: pd.DataFrame, store: PictureStore) -> Evolution | None:
     """The frames that the attack showed of its first image; None where no animation lies beside the record."""
     if not (folder / EVOLUTION).is_file():
         return None
-    frames = presentation.frames((folder / EVOLUTION).read_bytes(), record.case.victim.model.image_size)
-    if len(frames) < 2:
+    shown = animation_frames((folder / EVOLUTION).read_bytes(), record.case.victim.model.image_size)
+    if len(shown) < 2:
         return None
-    scored = [str(step) for step in trace.index[trace["psnr"].notna()]] if "psnr" in trace else []
-    steps = scored if len(scored) == len(frames) else [str(number) for number in range(1, len(frames) + 1)]
+    frames = [frame[len(frame) // 2] for frame in shown]
+    steps = animation_steps(trace, len(frames))
     # Beside each other, no wider than WebP can be.
     small = [frame[:: -(-len(frame) // 64), :: -(-len(frame) // 64)] for frame in frames]
-    return Evolution(store.add(np.concatenate(small, axis=1), reduce=False), tuple(steps), len(small[0]))
+    return Evolution(store.add(np.concatenate(small, axis=1), reduce=False), steps, len(small[0]))
+
+
+def animation_steps(trace: pd.DataFrame, frames: int) -> tuple[str, ...]:
+    """The steps of an animation's frames: those that were scored on the way; else their numbers."""
+    scored = [str(step) for step in trace.index[trace["psnr"].notna()]] if "psnr" in trace else []
+    return tuple(scored if len(scored) == frames else map(str, range(1, frames + 1)))
 
 
 def losses_svg(trace: pd.DataFrame) -> str:
@@ -179,7 +193,7 @@ def losses_svg(trace: pd.DataFrame) -> str:
     Returns:
         A drawing in the colours of the page; empty where nothing positive was reported twice.
     """
-    losses = {str(name): trace[name].dropna() for name in trace if name != "phase"}
+    losses = {str(name): trace[name].dropna() for name in trace if name not in {"phase", "psnr"}}
     drawn = {name: values[values > 0] for name, values in losses.items()}
     drawn = {name: values for name, values in drawn.items() if len(values) > 1}
     if not drawn:
@@ -201,7 +215,7 @@ def losses_legend(trace: pd.DataFrame) -> Mapping[str, tuple[float, float]]:
     """Each drawn loss with its first and its last value."""
     found = {}
     for name in trace:
-        values = trace[name].dropna() if name != "phase" else trace[name].iloc[:0]
+        values = trace[name].dropna() if name not in {"phase", "psnr"} else trace[name].iloc[:0]
         values = values[values > 0] if len(values) else values
         if len(values) > 1:
             found[str(name)] = (float(values.iloc[0]), float(values.iloc[-1]))

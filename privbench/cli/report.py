@@ -29,7 +29,6 @@ def report(folder: "Store", output: Path, baseline: str, skip_damaged: bool) -> 
     from privbench.analysis.report import Presentation, report_page
     from privbench.analysis.tables import METRICS, value_text
     from privbench.core.labels import attack_label, defense_label
-    from privbench.plots.animation import animation_frames
     from privbench.plots.drawing import draw_fronts
     from privbench.plots.image_grid import comparison_cells
     from privbench.store.files import atomic_write, refuse_folder
@@ -41,7 +40,6 @@ def report(folder: "Store", output: Path, baseline: str, skip_damaged: bool) -> 
         metrics=METRICS,
         number=value_text,
         comparison=comparison_cells,
-        frames=animation_frames,
         fronts=draw_fronts,
     )
     damaged: list[str] | None = [] if skip_damaged else None

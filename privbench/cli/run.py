@@ -46,6 +46,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Compute finished cases again.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved cases as YAML and where they would go; compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--live", is_flag=True, help="Keep a page in the case's folder that shows the attack while it runs.")
 def run(
     output: "Store",
     scratch: Path | None,
@@ -54,6 +55,7 @@ def run(
     force: bool,
     dry_run: bool,
     quiet: bool,
+    live: bool,
     **options: Any,
 ) -> None:
     """Attack private images under one or several defenses and score what comes back.
@@ -62,6 +64,7 @@ def run(
     """
     from privbench import api
     from privbench.cli.console import notes_console
+    from privbench.cli.live import LivePage
     from privbench.cli.progress import display
     from privbench.cli.results_shown import show_plan, show_results
 
@@ -73,7 +76,8 @@ def run(
                 show_plan(api.plan(output=output, **what))
                 return
             with display(notes_console(), quiet=quiet) as listener:
-                results = api.run(output=output, force=force, listener=listener, **what, **options)
+                watcher = LivePage(output.working, listener) if live else listener
+                results = api.run(output=output, force=force, listener=watcher, **what, **options)
         show_results(results)
     except KeyboardInterrupt:
         repeat = "repeat the command without --force" if force else "repeat the command"

@@ -38,6 +38,9 @@ FIGURES: Mapping[str, FigureKind] = {
         "original, client's view and reconstruction, for each defense, attack and adversary",
         ("where", "images", "rows", "data"),
     ),
+    "evolution": FigureKind(
+        "privbench.plots.evolution:draw", "the images of one case after some of the attack's steps", ("where",)
+    ),
     "trajectories": FigureKind(
         "privbench.plots.trajectories:draw",
         "losses over the steps of variants of an attack, and PSNR where it was scored; phases marked",

@@ -24,6 +24,7 @@ from privbench.core import (
     Secret,
     generator_for,
 )
+from privbench.runner.animation import ANIMATED_IMAGES, case_animation
 from privbench.runner.attacking import GroupOutcome, attack_group
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.devices import run_on_devices
@@ -39,7 +40,7 @@ from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder
 from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
 from privbench.store.files import check_output
-from privbench.store.layout import CASE, COMPARISON, TRACE, WORK
+from privbench.store.layout import CASE, COMPARISON, EVOLUTION, TRACE, WORK
 from privbench.store.trace import scored_trace, trace_csv
 
 __all__ = ["run_case"]
@@ -167,6 +168,9 @@ class CaseRunner:
         if draw is not None:
             results = tuple(image for batch in batches for image in batch.images)
             self._folder.write(COMPARISON, draw(shown_results(self._context, results, self._folder.path)))
+            shown = {batch: self._checkpoints.load_shown(batch) for batch in range(min(self._context.batches, ANIMATED_IMAGES))}
+            if (animation := case_animation(self._context, shown)) is not None:
+                self._folder.write(EVOLUTION, animation)
         # Attack time counts over all sessions, everything else as this session measured it.
         seconds = sum(batch.seconds for batch in batches) + time.perf_counter() - started - self._attacked_here
         record = self._folder.finish(finished_record(self._context, self._suite, self._compute, batches, seconds))
@@ -248,6 +252,8 @@ class CaseRunner:
             # For whoever looks into the folder while the attack runs; it goes when the case is finished.
             side_by_side = torch.cat([image for guess in guesses for image in guess], dim=2)
             folder.write(f"{WORK}/{Path(slot.file_name).with_suffix('.png')}", png(side_by_side))
+            with lock:
+                listener.picture(case, batches, guesses)
 
         return ProgressSinks(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say, picture)
 
@@ -297,6 +303,8 @@ class CaseRunner:
                 self._folder.write(name, content)
             trace = scored_trace(reported, shown, secret.images.float().cpu())
             self._finished[batch] = FinishedBatch(scored.images, trace, seconds, len(group.batches))
+            if batch < ANIMATED_IMAGES and shown:
+                self._checkpoints.save_shown(batch, shown)
             self._checkpoints.save_batch(batch, self._finished[batch])
             self._listener.batch(self._case, batch)
         self._checkpoints.drop_checkpoint(group.slot)

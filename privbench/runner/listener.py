@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from privbench.core import Case, Record
 
 __all__ = ["Listener", "StepReport"]
@@ -44,6 +46,9 @@ class Listener:
 
     def step(self, case: Case, at: StepReport) -> None:
         """The attack on a group got further; with several devices, reports of several groups come in turn."""
+
+    def picture(self, case: Case, batches: Sequence[int], guesses: Sequence[Tensor]) -> None:
+        """What the attack has by now of each batch of a group, `[batch, 3, height, width]` uint8."""
 
     def batch(self, case: Case, batch: int) -> None:
         """One client batch is attacked, scored and kept."""

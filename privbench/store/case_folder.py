@@ -18,6 +18,7 @@ from privbench.store.files import atomic_write, refusal
 from privbench.store.layout import (
     CASE,
     COMPARISON,
+    EVOLUTION,
     FAILURE,
     LOCK,
     MEMBERS,
@@ -70,7 +71,7 @@ class CaseFolder:
         return record
 
     def _checksums(self) -> dict[str, str]:
-        names = (name for name in (CASE, TRACE, COMPARISON) if (self.path / name).is_file())
+        names = (name for name in (CASE, TRACE, COMPARISON, EVOLUTION) if (self.path / name).is_file())
         pictures = (f"{RECONSTRUCTIONS}/{path.name}" for path in (self.path / RECONSTRUCTIONS).glob("*.png"))
         return {name: self._checksum(name) for name in sorted((*names, *pictures))}
 

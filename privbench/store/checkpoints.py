@@ -185,6 +185,27 @@ class Checkpoints:
         }
         atomic_write(self._batch_path(batch), json.dumps(content).encode())
 
+    def save_shown(self, batch: int, shown: Mapping[int, torch.Tensor]) -> None:
+        """Keeps what the attack had shown of a finished batch on the way: step to `[batch, 3, height, width]` uint8.
+
+        Raises:
+            StoreError: The place cannot be written.
+        """
+        buffer = BytesIO()
+        torch.save({step: guess.clone() for step, guess in shown.items()}, buffer)
+        atomic_write(self._shown_path(batch), buffer.getvalue())
+
+    def load_shown(self, batch: int) -> dict[int, torch.Tensor]:
+        """What `save_shown` kept; nothing where there is none, or none that can be read."""
+        try:
+            found = torch.load(self._shown_path(batch), weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError):
+            return {}
+        return dict(found) if isinstance(found, dict) else {}
+
+    def _shown_path(self, batch: int) -> Path:
+        return self._batch_path(batch).with_suffix(".shown.pt")
+
     def load_batch(self, batch: int) -> tuple[FinishedBatch | None, str | None]:
         """Reads the results of a finished batch.
 

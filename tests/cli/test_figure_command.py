@@ -61,7 +61,7 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"gallery", "trajectories", "positions"}))
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"gallery", "trajectories", "positions", "evolution"}))
 def test_figures_are_drawn_from_records_alone(name: str, results: Path, privbench: Privbench) -> None:
     answer = privbench("figure", name, results, "-o", "a.pdf")
     assert answer.exit_code == 0, answer.output

@@ -1,14 +1,17 @@
 """A case as an animation: the originals above, and below them what the attacker has at each step; WebP, by Pillow."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from privbench.plots.image_grid import Pixels
+from privbench.runner.context import CaseContext
+from privbench.runner.pictures import Pixels
+from privbench.scoring import from_uint8, pair, to_uint8
 
-__all__ = ["ANIMATED_IMAGES", "animation_frames", "comparison_animation"]
+__all__ = ["ANIMATED_IMAGES", "animation_frames", "case_animation", "comparison_animation"]
 
 ANIMATED_IMAGES = 4
 """At most so many images of a case move."""
@@ -20,6 +23,37 @@ _FRAME = 160
 _HOLD = 1600
 """Milliseconds of the last one."""
 _QUALITY = 80
+
+
+def case_animation(context: CaseContext, shown: Mapping[int, Mapping[int, Tensor]]) -> bytes | None:
+    """The animation of a case's first images, as far as its attack showed them on the way.
+
+    Args:
+        context: The case.
+        shown: Client batch to what the attack showed of it: step to `[batch, 3, height, width]` uint8.
+
+    Returns:
+        The content of an animated WebP file; None where fewer than two steps of all these images were shown. Each guess of a
+        batch is paired with the originals, as scoring does.
+    """
+    size = context.case.batch_size
+    batches = range(-(-min(ANIMATED_IMAGES, size * context.batches) // size))
+    steps = sorted(set.intersection(*(set(shown.get(batch, {})) for batch in batches)))
+    if len(steps) < 2:
+        return None
+    truths = [context.secret(batch).images.float().cpu() for batch in batches]
+    originals = [_pixels(image) for truth in truths for image in to_uint8(truth.clamp(0, 1))]
+    frames = []
+    for step in steps:
+        guesses = [shown[batch][step] for batch in batches]
+        paired = [guess[pair(from_uint8(guess), truth)] for guess, truth in zip(guesses, truths, strict=True)]
+        frames.append((step, [_pixels(image) for guess in paired for image in guess]))
+    return comparison_animation(originals, frames)
+
+
+def _pixels(image: Tensor) -> Pixels:
+    pixels: Pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return pixels
 
 
 def comparison_animation(originals: Sequence[Pixels], steps: Sequence[tuple[int, Sequence[Pixels]]]) -> bytes:
@@ -52,25 +86,28 @@ def comparison_animation(originals: Sequence[Pixels], steps: Sequence[tuple[int,
     return buffer.getvalue()
 
 
-def animation_frames(content: bytes, side: int) -> list[Pixels]:
-    """What the attacker has of the first image on each frame of `comparison_animation`.
+def animation_frames(content: bytes, side: int) -> list[list[Pixels]]:
+    """Takes an animation apart again.
 
     Args:
         content: The file.
         side: Height of an image in pixels.
 
     Returns:
-        Images `[height, width, 3]`, first frame first; nothing where the file is no such animation.
+        For each frame, first one first, the originals, then what the attacker has of them, each `[height, width, 3]`; nothing
+        where the file is no such animation.
     """
     factor, shown = _scale(side)
-    left, top = _left(0, shown), _top(1, shown) + _TEXT
     frames = []
     try:
         with Image.open(io.BytesIO(content)) as picture:
+            count = (picture.width - _GAP) // (shown + _GAP)
             for number in range(getattr(picture, "n_frames", 1)):
                 picture.seek(number)
                 pixels = np.asarray(picture.convert("RGB"))
-                frames.append(pixels[top + factor // 2 : top + shown : factor, left + factor // 2 : left + shown : factor])
+                corners = [(_top(row, shown) + _TEXT, _left(column, shown)) for row in range(2) for column in range(count)]
+                middle = factor // 2
+                frames.append([pixels[y + middle : y + shown : factor, x + middle : x + shown : factor] for y, x in corners])
     except (OSError, EOFError):
         return []
     return frames
