@@ -88,8 +88,8 @@ def test_the_live_page_is_loaded_again_until_the_case_is_finished(
 def test_the_figure_of_the_evolution_is_drawn_from_the_animation(
     small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path
 ) -> None:
+    compute(small_case(), output=tmp_path)
     with pytest.raises(UserError, match=r"has its comparison\.webp"):
-        compute(small_case(), output=tmp_path)
         draw_figure("evolution", FigureRequest(tmp_path))
     case = small_case(attack="adjoint-matching:steps=30,adjoint=free", defense="none", limit=2)
     compute(case, output=tmp_path, group=2, draw=lambda _: b"picture")
