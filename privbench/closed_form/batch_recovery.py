@@ -1,0 +1,201 @@
+"""Several images from one update, token by token: searches find most tokens, the attention deals them to images and finds the rest.
+
+Ours; derivation and limits in attacks/README.md (`token-search`).
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from privbench.closed_form.activations import Activations, Settling
+from privbench.closed_form.algebra import PatchEmbedding, centred
+from privbench.closed_form.attention import FirstAttention
+from privbench.closed_form.batch_tokens import FoundTokens, TokenSearch, with_tokens
+from privbench.closed_form.membership import images_of, votes
+from privbench.closed_form.missing_tokens import missing_patches
+from privbench.closed_form.places import Places
+from privbench.closed_form.token_prior import TokenPrior, place_of_patches
+from privbench.closed_form.unplaced import PLAUSIBLE
+from privbench.models import Victim
+
+__all__ = ["BatchRecovery", "DealtTokens"]
+
+_AGREES = 1e-2
+"""Distance of directions of length one up to which settled patches agree with their tokens."""
+_SWEEPS = 3
+"""Passes in which stand-ins are carried on from neighbour to neighbour."""
+
+
+@dataclass(frozen=True)
+class DealtTokens:
+    """The patches of a batch, image by image.
+
+    Attributes:
+        patches: `[images, patches, pixels]`, normalised; stand-ins where a token is missing.
+        tokens: `[images, patches]` int64, which token found it is; -1 where it is missing.
+        sure: `[found]`, by how many votes each token found stands with its image.
+    """
+
+    patches: Tensor
+    tokens: Tensor
+    sure: Tensor
+
+
+class BatchRecovery:
+    """All that is read off one update and its model before the search, and the steps of the search.
+
+    Args:
+        model: The simulated client's.
+        activations: The test of a token.
+        masked: `[patches]` bool, patches with the unknown row.
+        images: Number of images.
+    """
+
+    def __init__(self, model: Victim, activations: Activations, masked: Tensor, images: int) -> None:
+        self.model, self.activations, self.masked, self.images = model, activations, masked, images
+        self.embedding = PatchEmbedding.of(model)
+        self.places = Places.of(self.embedding, activations, masked, images)
+        self.place = place_of_patches(masked)
+        self.attention = FirstAttention.of(model)
+        self.each = (self.places.capacity // images).to(self.places.rows)
+        beside = self._beside()
+        own = nn.functional.one_hot(self.place, len(self.each)).bool()[:, self.each == 1].to(beside.dtype)
+        self.neighbours = torch.zeros(len(self.each), len(self.each), dtype=torch.bool, device=masked.device)
+        single = (self.each == 1).nonzero().flatten()
+        self.neighbours[single[:, None], single] = (own.T @ beside @ own) > 0
+        with torch.no_grad():
+            prior = TokenPrior.of(FirstAttention.of(model, torch.float32), self.embedding, self.places, masked)
+        self.search = TokenSearch(activations, self.places, prior, self.neighbours)
+
+    @property
+    def total(self) -> int:
+        """Patch tokens of the batch."""
+        return int(self.places.capacity.sum())
+
+    def none(self) -> FoundTokens:
+        """Before anything is found."""
+        return FoundTokens.none(self.activations, self.embedding)
+
+    def with_candidates(self, found: FoundTokens, candidates: Tensor) -> FoundTokens:
+        """What candidates `[candidates, rank]` add, polished and tested."""
+        return with_tokens(found, candidates, self.activations, self.places, self.embedding)
+
+    def searched(self, found: FoundTokens, starts: int, round_: int, generator: torch.Generator) -> FoundTokens:
+        """One round of searches at all places that lack tokens."""
+        return self.with_candidates(found, self.search.candidates(found, starts, round_ % 3 == 0, generator))
+
+    def dealt(self, found: FoundTokens) -> DealtTokens:
+        """Deals the tokens found to images; neighbours of the same image stand in for those missing."""
+        lacking = found.missing(self.places).nonzero().flatten()
+        there = torch.cat([found.places, lacking])
+        tokens = self._tokens(torch.cat([found.patches, self._around(found, lacking)]), there)
+        others = self._tokens(self._around(found, found.places), found.places)
+        cast = votes(self.attention, tokens, found.outputs, there, self.each, others, self.images)
+        image = images_of(cast, found.places, self.each, self.images)
+        member = nn.functional.one_hot(image, self.images).to(cast.agreement)
+        sure = (member * (cast.agreement @ member)).sum(dim=1)
+        numbers = torch.full((self.images, len(self.place)), -1, device=self.place.device)
+        patches = found.patches.new_zeros(self.images, len(self.place), found.patches.shape[1])
+        for one in range(self.images):
+            for place in range(len(self.each)):
+                mine = ((image == one) & (found.places == place)).nonzero().flatten()
+                numbers[one, (self.place == place).nonzero().flatten()[: len(mine)]] = mine
+        known = numbers >= 0
+        patches[known] = found.patches[numbers[known]]
+        return DealtTokens(self._filled(patches, known), numbers, sure)
+
+    def completed(self, found: FoundTokens) -> tuple[FoundTokens, DealtTokens]:
+        """The missing patches of each image from its attention, as far as they pass the test of a token.
+
+        Returns:
+            What is found with them, and the patches as dealt before, those missing as the attention has them.
+        """
+        dealt = self.dealt(found)
+        patches, candidates = dealt.patches.clone(), []
+        for one in range(self.images):
+            known, rows = dealt.tokens[one] >= 0, self.places.rows[self.place]
+            if known.all() or not known.any():
+                continue
+            numbers, tokens = dealt.tokens[one, known], self._tokens(patches[one], self.place)
+            solved = missing_patches(
+                self.attention, self.embedding, tokens[known], found.outputs[numbers], rows[~known], patches[one, ~known]
+            )
+            patches[one, ~known] = self.embedding.clipped(solved)
+            with torch.no_grad():
+                after = self.attention.after(self._tokens(patches[one], self.place))
+            candidates.append(centred(after[~known]) @ self.activations.basis)
+        dealt = DealtTokens(patches, dealt.tokens, dealt.sure)
+        return (self.with_candidates(found, torch.cat(candidates)) if candidates else found), dealt
+
+    def settled(self, found: FoundTokens, dealt: DealtTokens) -> tuple[Tensor, bool]:
+        """All patches of every image whose tokens are all known, solved together.
+
+        Returns:
+            `[images, patches, pixels]`, and whether all images came to agree with their tokens.
+        """
+        exact, patches, agreed = deepcopy(self.model).double(), dealt.patches.clone(), True
+        every = torch.ones_like(self.masked)
+        for one in range(self.images):
+            if (dealt.tokens[one] < 0).any():
+                agreed = False
+                continue
+            directions = found.directions[dealt.tokens[one]]
+            problem = Settling(self.embedding.weight, self.places.rows[self.place], self.masked, every, directions)
+            start = self.embedding.clipped(patches[one])
+            solved = self.activations.settled(exact, self.embedding.pixels, start, problem)
+            plausible = bool(torch.isfinite(solved).all() and (self.embedding.excess(solved) < PLAUSIBLE).all())
+            reached = self.activations.directions(self.model, self.embedding.images(solved), self.masked) if plausible else None
+            if reached is not None and ((reached - directions).norm(dim=1) < _AGREES).all():
+                patches[one] = solved
+            else:
+                agreed = False
+        return patches, agreed
+
+    def checkpoint(self, found: FoundTokens, round_: int, generator: torch.Generator) -> dict[str, Any]:
+        """What a later run needs to go on."""
+        fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
+        return {**fields, "round": round_, "generator": generator.get_state()}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], generator: torch.Generator) -> tuple[FoundTokens, int]:
+        """From a checkpoint; the generator is set to where it was."""
+        generator.set_state(state["generator"])
+        return FoundTokens(**{name: state[name] for name in FoundTokens.__dataclass_fields__}), state["round"]
+
+    def _tokens(self, patches: Tensor, places: Tensor) -> Tensor:
+        return patches @ self.embedding.weight.T + self.places.rows[places]
+
+    def _beside(self) -> Tensor:
+        """`[patches, patches]` of 0 and 1, neighbours in the grid."""
+        side = self.embedding.image_size // self.embedding.patch_size
+        line = torch.arange(side, device=self.masked.device)
+        grid = torch.cartesian_prod(line, line).double()
+        return (torch.cdist(grid, grid, p=1) == 1).double()
+
+    def _around(self, found: FoundTokens, places: Tensor) -> Tensor:
+        """`[places, pixels]`, the mean of the patches found around a place, of all where there are none."""
+        weight = self.neighbours[places][:, found.places].to(found.patches)
+        weight = torch.where(weight.any(dim=1, keepdim=True), weight, torch.ones_like(weight))
+        mean: Tensor = weight @ found.patches / weight.sum(dim=1, keepdim=True).clamp(min=1)
+        return mean
+
+    def _filled(self, patches: Tensor, known: Tensor) -> Tensor:
+        """Patches of each image with the mean of their neighbours where they are not known."""
+        beside = self._beside().to(patches)
+        beside = torch.where(self.masked[:, None] | self.masked, torch.zeros_like(beside), beside)
+        filled = patches.clone()
+        for one in range(len(patches)):
+            have = known[one].clone()
+            if have.any():
+                filled[one, ~have] = filled[one, have].mean(dim=0)
+            for _ in range(_SWEEPS):
+                amount = beside @ have.to(patches)
+                reached = ~known[one] & (amount > 0)
+                mean = beside @ (filled[one] * have[:, None]) / amount.clamp(min=1)[:, None]
+                filled[one, reached] = mean[reached]
+                have |= reached
+        return filled
