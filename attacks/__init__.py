@@ -14,5 +14,6 @@ BUILT_IN = {
     "inverting-gradients": "privbench.attacks.inverting_gradients:InvertingGradients",
     "local-steps": "privbench.attacks.local_steps:LocalSteps",
     "subspace": "privbench.attacks.subspace:Subspace",
+    "token-search": "privbench.attacks.token_search:TokenSearch",
 }
 """Registered name to `module:class`."""

@@ -4,7 +4,7 @@ from privbench.core.ensemble import Ensemble
 
 __all__ = ["BUILT_IN"]
 
-_CLOSED_FORMS = ("april", "closed-form", "subspace")
+_CLOSED_FORMS = ("april", "closed-form", "subspace", "token-search")
 _OPTIMISATION = ("adjoint-matching", "gradvit", "inverting-gradients", "gradinversion")
 
 STANDARD = Ensemble(

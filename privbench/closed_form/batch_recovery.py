@@ -1,6 +1,6 @@
-"""Several images from one update, token by token: searches find most tokens, the attention deals them to images and finds the rest.
+"""Several images from one update: searches find most tokens, the attention deals them to images and finds the rest.
 
-Ours; derivation and limits in attacks/README.md (`token-search`).
+Ours; derivation and limits in docs/research/token-search.md.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from privbench.closed_form.activations import Activations, Settling
 from privbench.closed_form.algebra import PatchEmbedding, centred
 from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.batch_tokens import FoundTokens, TokenSearch, with_tokens
-from privbench.closed_form.membership import images_of, votes
+from privbench.closed_form.membership import exchanged, images_of, votes
 from privbench.closed_form.missing_tokens import missing_patches
 from privbench.closed_form.places import Places
 from privbench.closed_form.token_prior import TokenPrior, place_of_patches
@@ -43,6 +43,11 @@ class DealtTokens:
     patches: Tensor
     tokens: Tensor
     sure: Tensor
+
+    @classmethod
+    def none(cls) -> "DealtTokens":
+        """Of no token."""
+        return cls(torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.long), torch.zeros(0))
 
 
 class BatchRecovery:
@@ -96,6 +101,8 @@ class BatchRecovery:
         others = self._tokens(self._around(found, found.places), found.places)
         cast = votes(self.attention, tokens, found.outputs, there, self.each, others, self.images)
         image = images_of(cast, found.places, self.each, self.images)
+        if not len(lacking):
+            image = exchanged(self.attention, tokens, found.outputs, found.places, image)
         member = nn.functional.one_hot(image, self.images).to(cast.agreement)
         sure = (member * (cast.agreement @ member)).sum(dim=1)
         numbers = torch.full((self.images, len(self.place)), -1, device=self.place.device)

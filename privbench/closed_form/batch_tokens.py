@@ -20,7 +20,7 @@ from privbench.closed_form.unplaced import MEMBER, SAME
 __all__ = ["FoundTokens", "TokenSearch", "with_tokens"]
 
 _FITS = 3e-2
-"""Sine of the angle by which a token may miss the equations of its place; measured: 0.009 at most, at other places 0.1 and more."""
+"""Sine of the angle by which a token may miss the equations of its place; measured: 0.009 at most, elsewhere at least 0.1."""
 _PROMISING = 0.045
 """Share of the activations outside the space below which a search's end is worth polishing."""
 _NUMBERS = 60
@@ -132,16 +132,20 @@ class TokenSearch:
         lacking = found.missing(self.places).nonzero().flatten()
         ends = []
         if first:
-            ends.append(self._from(self.expected, self.prior.mean, lacking.repeat_interleave(starts), generator))
+            ends.append(self._from(self.expected, self.prior.mean, self._starts(lacking, starts), generator))
         if len(found):
             shift, spread = self._estimated(found)
             for covariance in (0.7 * spread + 0.3 * self.prior.covariance, 1.25 * (spread + self.prior.covariance)):
                 gaussian = conditioned(covariance, self.activations, self.places, _NUMBERS)
-                here = lacking.repeat_interleave(_FOUND_STARTS)
-                ends.append(self._from(gaussian, self.prior.mean + shift, here, generator))
+                ends.append(self._from(gaussian, self.prior.mean + shift, self._starts(lacking, _FOUND_STARTS), generator))
             ends.append(self._from_neighbours(found, lacking, generator))
         directions, missed, where = (torch.cat(part) for part in zip(*ends, strict=True))
         return self._promising(found, directions, missed, where)
+
+    def _starts(self, lacking: Tensor, number: int) -> Tensor:
+        """The places that lack tokens, each `number` times for each token that one image has there."""
+        images = self.places.capacity.min()
+        return lacking.repeat_interleave(number * (self.places.capacity // images)[lacking])
 
     def _from(self, gaussian: Gaussian, means: Tensor, where: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         numbers = torch.randn(len(where), gaussian.moves.shape[1], generator=generator, dtype=torch.float64).to(means)
@@ -170,10 +174,10 @@ class TokenSearch:
         return shift, rest.T @ rest / len(excess)
 
     def _promising(self, found: FoundTokens, directions: Tensor, missed: Tensor, where: Tensor) -> Tensor:
-        """The best ends of each place that are apart from each other and from tokens known there, a spare one more than missing."""
+        """The best ends of each place, apart from each other and from tokens known there; one more than are missing."""
         kept: list[Tensor] = []
         missing = found.missing(self.places)
-        for place in where.unique().tolist():
+        for place in sorted(set(where.tolist())):
             here = ((where == place) & (missed < _PROMISING)).nonzero().flatten()
             known = found.directions[found.places == place]
             chosen = directions[:0]

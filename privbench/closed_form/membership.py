@@ -1,9 +1,10 @@
 """Whose a token is: the attention mixes the tokens of one image and of no other.
 
-What a head puts out for a token t is `o_t = Σ m_k exp(q_t·k) v_k / Σ m_k exp(q_t·k)` with m_k = 1 for the tokens of its image and 0 for
-all others: linear in m once multiplied by the denominator, `Σ_k m_k exp(q_t·k) (v_k - o_t) = 0`. Every token so votes on every other one, and the
-batch is cut into images that agree with the votes and hold each place as often as an image does. Ours; the multiplicities of `unplaced` are
-the same equation.
+What a head puts out for a token t is `o_t = Σ m_k exp(q_t·k) v_k / Σ m_k exp(q_t·k)` with m_k = 1 for the tokens of its image
+and 0 for all others: linear in m once multiplied by the denominator, `Σ_k m_k exp(q_t·k) (v_k - o_t) = 0`. Every token so votes
+on every other one, and the batch is cut into images that agree with the votes and hold each place as often as an image does.
+Where a token is missing, the mean of its neighbours stands in; what such a stand-in gets wrong is measured on the tokens that
+are found, and weighs the equations. Ours; the multiplicities of `unplaced` are the same equation.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from privbench.closed_form.attention import FirstAttention
 
-__all__ = ["Votes", "images_of", "votes"]
+__all__ = ["Votes", "exchanged", "images_of", "votes"]
 
 _EXACTLY = 1e6
 """Weight of the equations that count the tokens of a place, relative to the others."""
-_ROUNDING = 1e-6
+_ROUNDING = 1e-4
+"""Variance of what the heads put out for a token, relative to its square; of most tokens it is far less, of some more."""
 _DOUBT = 2.5e-3
 """Variance of a vote that is not rounding: tokens that are missing are stood in for."""
 _LOUDEST = 0.75
@@ -33,7 +35,7 @@ class Votes:
     """What tokens say of each other.
 
     Attributes:
-        agreement: `[tokens, tokens]`, symmetric: near 1/2 where two share an image, near -1/2 or below where not, 0 where nothing is said.
+        agreement: `[tokens, tokens]`, symmetric: positive where two share an image, negative where not, 0 where unknown.
     """
 
     agreement: Tensor
@@ -57,7 +59,7 @@ def votes(
     with torch.no_grad():
         query, key, value = attention.parts(torch.cat([attention.class_token, tokens]))
         _, other_key, other_value = attention.parts(stand_ins)
-    mixed = outputs.unflatten(1, (attention.heads, -1)).transpose(0, 1)
+    mixed = outputs.reshape(count, attention.heads, -1).transpose(0, 1)
     here = (places[:, None] == torch.arange(len(each), device=places.device)).to(outputs).T
     missing = each - here[:, :count].sum(dim=1) / images
     query, found = query[:, 1 : count + 1], slice(1, count + 1)
@@ -88,8 +90,10 @@ def votes(
 
 
 def _noise(query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], mixed: Tensor) -> Tensor:
-    """`[heads, head width, head width]`, covariance of what a stand-in gets wrong, relative to its weight; keys and values
-    `[heads, found, head width]` of the tokens found and of their own stand-ins."""
+    """Covariance of what a stand-in gets wrong, relative to its weight, `[heads, head width, head width]`.
+
+    Keys and values `[heads, found, head width]` are those of the tokens found and of their own stand-ins.
+    """
     given, other = ((query @ key.mT).exp()[..., None] for key in keys)
     apart, other_apart = (value[:, None] - mixed[:, :, None] for value in values)
     wrong = (given * apart / other - other_apart).flatten(1, 2)
@@ -109,33 +113,72 @@ def images_of(cast: Votes, places: Tensor, each: Tensor, images: int) -> Tensor:
     Returns:
         `[found]` int64, the image of each token, in no particular order of images.
     """
-    found = torch.bincount(places, minlength=len(each))
-    best, best_value = torch.zeros_like(places), -torch.inf
-    for anchor in found.argsort(descending=True, stable=True)[:_ANCHORS].tolist():
-        anchors = (places == anchor).nonzero().flatten()[:images]
-        scores = torch.zeros(len(places), images).to(cast.agreement)
-        scores[:, : len(anchors)] = cast.agreement[:, anchors]
-        scores[anchors, torch.arange(len(anchors), device=places.device)] = 1e3
-        labels = _dealt(scores, places, each)
+    amounts, agreement = torch.bincount(places, minlength=len(each)), cast.agreement
+    tokens = [(places == place).nonzero().flatten() for place in range(len(each))]
+    best, most = torch.zeros_like(places), -torch.inf
+    for anchor in amounts.argsort(descending=True, stable=True)[:_ANCHORS].tolist():
+        member = agreement.new_zeros(len(places), images)
+        member[tokens[anchor]] = _dealt(torch.eye(len(tokens[anchor]), images).to(member), int(each[anchor]))
         for _ in range(_ROUNDS):
-            member = torch.nn.functional.one_hot(labels, images).to(scores)
-            again = _dealt(cast.agreement @ member, places, each)
-            if torch.equal(again, labels):
+            before = member.clone()
+            # One place after the other: all at once would swing between two cuts.
+            for place, here in enumerate(tokens):
+                if len(here):
+                    member[here] = _dealt(agreement[here] @ member, int(each[place]))
+            if torch.equal(member, before):
                 break
-            labels = again
-        member = torch.nn.functional.one_hot(labels, images).to(scores)
-        value = float((member * (cast.agreement @ member)).sum())
-        if value > best_value:
-            best, best_value = labels, value
+        value = float((member * (agreement @ member)).sum())
+        if value > most:
+            best, most = member.argmax(dim=1), value
     return best
 
 
-def _dealt(scores: Tensor, places: Tensor, each: Tensor) -> Tensor:
-    """The images `[tokens]` of highest score, of which none gets more tokens of a place than it has there."""
-    labels = torch.zeros_like(places)
-    for place in places.unique().tolist():
-        here = (places == place).nonzero().flatten()
-        slots = scores[here].repeat_interleave(int(each[place]), dim=1)
-        rows, chosen = linear_sum_assignment(-slots.cpu().numpy())
-        labels[here[torch.as_tensor(rows)]] = torch.as_tensor(chosen // int(each[place])).to(labels)
-    return labels
+def _dealt(scores: Tensor, each: int) -> Tensor:
+    """Who gets which tokens of a place for the highest sum of scores, `each` at most: `[tokens, images]` of 0 and 1."""
+    slots = scores.repeat_interleave(each, dim=1)
+    rows, chosen = linear_sum_assignment(-slots.cpu().numpy())
+    member = torch.zeros_like(scores)
+    member[torch.as_tensor(rows), torch.as_tensor(chosen // each)] = 1
+    return member
+
+
+def exchanged(attention: FirstAttention, tokens: Tensor, outputs: Tensor, places: Tensor, image: Tensor) -> Tensor:
+    """Exchanges tokens of one place between two images as long as the attention agrees better, once all tokens are found.
+
+    Agreement is the sum over tokens of the logarithm of what their equation misses, so that those whose outputs are known
+    badly count as little as they should.
+
+    Args:
+        attention: The first attention, in float64.
+        tokens: `[tokens, width]`, before the attention, all of the batch.
+        outputs: `[tokens, width]`.
+        places: `[tokens]` int64.
+        image: `[tokens]` int64, to start from.
+
+    Returns:
+        `[tokens]` int64.
+    """
+    with torch.no_grad():
+        query, key, value = attention.parts(torch.cat([attention.class_token, tokens]))
+    weights = (query[:, 1:] @ key.mT).softmax(dim=-1)
+    mixed = outputs.reshape(len(outputs), attention.heads, -1).transpose(0, 1)
+    image, here = image.clone(), places[:, None] == places
+    for _ in range(len(tokens)):
+        gain = torch.zeros_like(weights[0, :, 1:])
+        for one in range(len(tokens)):
+            system = (weights[:, one, None] * (value.mT - mixed[:, one, :, None])).flatten(0, 1)
+            mine = image == image[one]
+            missed = system[:, 0] + system[:, 1:][:, mine].sum(dim=1)
+            products, along = system[:, 1:].T @ system[:, 1:], system[:, 1:].T @ missed
+            sizes = products.diagonal()
+            change = sizes[:, None] + sizes - 2 * products + 2 * (along - along[:, None])
+            error = missed.square().sum()
+            better = (error / (error + change).clamp(min=1e-6 * error)).log()
+            better[one] = 0
+            gain += better * (mine[:, None] & ~mine)
+        gain = torch.where(here & (image[:, None] != image), gain + gain.T, -torch.ones_like(gain))
+        if gain.max() <= 0:
+            break
+        pair = torch.tensor(divmod(int(gain.argmax()), len(tokens)), device=image.device)
+        image[pair] = image[pair.flip(0)]
+    return image

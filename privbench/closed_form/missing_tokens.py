@@ -1,7 +1,8 @@
 """The patches of an image that are still missing, from what the attention made of those that are found.
 
-What a head puts out for a found token depends on all tokens of its image. With N found and m missing patches these are `N x width`
-equations for `m x pixels` unknowns: Gauss-Newton, from the mean of neighbouring patches, under a smooth prior that fades. Ours.
+What a head puts out for a found token depends on all tokens of its image. With N found and m missing patches these are
+`N x width` equations for `m x pixels` unknowns: Gauss-Newton, from the mean of neighbouring patches, under a smooth prior
+that fades. Ours.
 """
 
 import torch
@@ -46,7 +47,7 @@ def missing_patches(
     for step in range(_STEPS):
         moved = (current - start) @ prior
         normal = (jacobian.T @ jacobian).double()
-        pull = weight * torch.block_diag(*[prior] * len(rows))
+        pull = weight * torch.kron(torch.eye(len(rows)).to(prior), prior)
         side = (jacobian.T @ error.float()).double() + weight * moved.flatten()
         cost = error.square().sum() + weight * (moved * (current - start)).sum()
         for _ in range(_TRIES):
@@ -75,7 +76,7 @@ class _Problem:
             query, self.key, self.value = attention.parts(torch.cat([attention.class_token, known]))
         self.query = query[:, 1:]
         self.scores = self.query @ self.key.mT
-        self.target = outputs.unflatten(1, (attention.heads, -1)).transpose(0, 1)
+        self.target = outputs.reshape(len(outputs), attention.heads, -1).transpose(0, 1)
 
     def _mixed(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs `[heads, found, head width]`, weights of the missing `[heads, found, missing]` and their values."""
@@ -86,7 +87,8 @@ class _Problem:
 
     def error(self, patches: Tensor) -> Tensor:
         """`[heads * found * head width]`."""
-        return (self._mixed(patches)[0] - self.target).flatten()
+        error: Tensor = self._mixed(patches)[0] - self.target
+        return error.flatten()
 
     def jacobian(self, patches: Tensor) -> Tensor:
         """`[heads * found * head width, missing * pixels]` in float32, which is enough for a step's direction.

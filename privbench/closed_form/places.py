@@ -1,8 +1,8 @@
 """What a place in the image asks of its tokens: linear equations that know its position row, whatever the patch shows.
 
 Behind the first attention a token is `z' = W x + b + PE + W_proj o + b_proj`; x is any patch and o lies in the row space of
-∂W_proj. Across the span of both, `C z'` is known: `Qᵀ C z' = Qᵀ C (b + PE + b_proj)`. Several images share a place. Ours; derivation
-in attacks/README.md (`token-search`).
+∂W_proj. Across the span of both, `C z'` is known: `Qᵀ C z' = Qᵀ C (b + PE + b_proj)`. Several images share a place. Ours;
+derivation in docs/research/token-search.md.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.algebra import PatchEmbedding, centred
 
-__all__ = ["Places", "require_places"]
+__all__ = ["Places"]
 
 _SPANNED = 1e-9
 """Share of the largest singular value below which a direction counts as outside the span of patches and attention."""

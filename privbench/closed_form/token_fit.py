@@ -1,8 +1,8 @@
 """Tokens by the activations of the first MLP, searched where a Gaussian prior expects them.
 
 A token `a = centre + moves y` is the most likely one whose activations lie in the row space of ∂W_fc2:
-`min |(1 - S Sᵀ) φ(h(a/|a|))|² / (c s)² + |y|²`, by Levenberg-Marquardt in the few numbers y, with s falling. Many starts are solved
-side by side in float32; `Activations.polished` takes over from there in all dimensions.
+`min |(1 - S Sᵀ) φ(h(a/|a|))|² / (c s)² + |y|²`, by Levenberg-Marquardt in the few numbers y, with s falling. Many starts are
+solved side by side in float32; `Activations.polished` takes over from there in all dimensions.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ def fitted(activations: Activations, centres: Tensor, moves: Tensor, starts: Ten
         `[starts, rank]` float64 directions of length one, and `[starts]`: the share of the activations outside the space.
     """
     problem = _Problem.of(activations, moves)
-    found = [problem.solved(*some) for some in zip(centres.split(_CHUNK), starts.split(_CHUNK), strict=True)]
+    parts = [slice(first, first + _CHUNK) for first in range(0, len(centres), _CHUNK)]
+    found = [problem.solved(centres[part], starts[part]) for part in parts]
     directions, missed = (torch.cat(part) for part in zip(*found, strict=True))
     return directions, missed
 

@@ -53,14 +53,13 @@ class TokenPrior:
         place = place_of_patches(masked)
         patches = _smooth_patches(embedding)
         rows = places.rows[place].float()
-        kept = []
-        for some in patches.split(_CHUNK):
-            kept.append(attention.after(some.float() @ embedding.weight.float().T + rows))
-        tokens = centred(torch.cat(kept).double())
+        weight = embedding.weight.float().T
+        chunks = (patches[first : first + _CHUNK].float() for first in range(0, len(patches), _CHUNK))
+        tokens = centred(torch.cat([attention.after(some @ weight + rows) for some in chunks]).double())
         mean = torch.stack([tokens[:, place == one].mean(dim=(0, 1)) for one in range(len(places.rows))])
         rest = tokens - mean[place]
         side = embedding.image_size // embedding.patch_size
-        grid = rest.unflatten(1, (side, side))
+        grid = rest.reshape(len(rest), side, side, -1)
         apart = torch.cat([(grid[:, 1:] - grid[:, :-1]).flatten(0, 2), (grid[:, :, 1:] - grid[:, :, :-1]).flatten(0, 2)])
         return cls(mean, _second_moment(rest.flatten(0, 1)), _second_moment(apart))
 
@@ -115,7 +114,7 @@ def _smooth_patches(embedding: PatchEmbedding) -> Tensor:
     channels = torch.linalg.cholesky(channel_correlation())
     noise = torch.randn(_IMAGES, 3, size * size, generator=generator, dtype=torch.float64)
     contrast = 0.5 + torch.rand(_IMAGES, 1, 1, generator=generator, dtype=torch.float64)
-    images = (channels @ noise @ axis.T * contrast).unflatten(2, (size, size)).to(embedding.weight.device)
+    images = (channels @ noise @ axis.T * contrast).reshape(_IMAGES, 3, size, size).to(embedding.weight.device)
     std, mean = embedding.std, embedding.mean
     return (to_patches((images * std + mean).clamp(0, 1).sub(mean) / std, embedding.patch_size)).flatten(2)
 

@@ -1,0 +1,155 @@
+"""Token search: two images and more from one update, exactly, token by token.
+
+The gradients of the first block's MLP test single tokens, the position rows say where a token may stand, and the attention
+says which tokens belong to one image and what those still missing are. Neither label nor position gradient is used. Ours;
+derivation, measurements and limits in docs/research/token-search.md. DAGER (Petrov et al., NeurIPS 2024) tests text tokens of a
+vocabulary in a like way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from privbench.adversary import Simulation, simulate
+from privbench.closed_form.activations import Activations
+from privbench.closed_form.algebra import FirstBlock, PatchEmbedding
+from privbench.closed_form.batch_recovery import BatchRecovery, DealtTokens
+from privbench.closed_form.batch_tokens import FoundTokens
+from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
+from privbench.defenses.mjp import masked_rows
+from privbench.jigsaw import reassembled
+
+__all__ = ["TokenSearch"]
+
+_PLACED_BY = 4
+"""Equations that tell at least at which place a token stands."""
+_LAYERS = ("attn.proj.weight", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight")
+
+
+class TokenSearch(Attack):
+    """Batches from the first block's gradients: tokens by search, images by attention."""
+
+    name: ClassVar[str] = "token-search"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {}}
+
+    rounds: Annotated[int, Field(gt=0)] = 12
+    """Rounds of searches at most; a round asks every place that still lacks a token."""
+    starts: Annotated[int, Field(gt=0)] = 6
+    """Starts for each token of an image in the first round and every third one."""
+    attention_from: Annotated[float, Field(gt=0, le=1)] = 0.66
+    """Share of all tokens from which the attention is asked for the rest."""
+
+    def require(self, observation: Observation) -> None:
+        """Refuses single images, models without what it reads, and batches with more tokens than the model's width allows."""
+        images, name = observation.batch_size, observation.model.name
+        if images < 2:
+            raise UserError(f"attack token-search takes batches of 2 images and more, given {images}; choose --attack subspace")
+        model = simulate(observation).model
+        FirstBlock.of(model)
+        parts = model.parts()
+        if parts.position is None or parts.prefix_tokens != 1 or model.network.num_prefix_tokens != 1:
+            raise UserError(
+                f"attack token-search needs a learned position row for each patch and one class token, which {name} with "
+                f"defense {observation.defense_text} does not have; choose --attack gradvit"
+            )
+        needed = [parts.position] if model.has_unknown_position else []
+        observation.require_parameters((*needed, *(f"network.blocks.0.{layer}" for layer in _LAYERS)), self.name)
+        width, pixels = PatchEmbedding.of(model).weight.shape
+        tokens = images * (model.patch_count + 1)
+        if width < tokens + pixels + 1 + _PLACED_BY:
+            raise UserError(
+                f"attack token-search needs a width of {tokens + pixels + 1 + _PLACED_BY} for {tokens} tokens of {images} "
+                f"images and {pixels} pixels of a patch, given {width} in {name}; choose a smaller --batch-size "
+                "or --attack gradvit"
+            )
+        if Activations.of(model, observation, tokens) is None:
+            raise UserError(
+                f"attack token-search needs a first block of LayerNorm, attention and an MLP without gates or LayerScale, "
+                f"which {name} does not have; choose --attack gradvit"
+            )
+
+    def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        """Searches until all tokens are found or the rounds are over, then solves all patches of each image together."""
+        simulation = simulate(observation)
+        model, images = simulation.model, observation.batch_size
+        rank = images * (model.patch_count + 1)
+        activations = Activations.of(model, observation, rank)
+        assert activations is not None  # `require` has seen to it
+        masked = torch.zeros(model.patch_count, dtype=torch.bool, device=observation.device)
+        if model.has_unknown_position:
+            masked = masked_rows(model, observation)
+        recovery = BatchRecovery(model, activations, masked, images)
+        found, dealt = self._found(recovery, generator, progress)
+        if not len(found):
+            grey = torch.full((images, *observation.image_shape), 0.5, device=observation.device)
+            flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
+            return Reconstruction(grey, losses={"found": 0.0, "missing": float(recovery.total)}, flags=flags)
+        patches, agreed = recovery.settled(found, dealt)
+        pictures = torch.cat([recovery.embedding.images(image) for image in patches])
+        losses = {
+            "found": float(len(found)),
+            "missing": float(recovery.total - len(found)),
+            "residual": float(activations.missed(found.directions).max()),
+        }
+        return _concluded(simulation, pictures, masked, losses, agreed, generator)
+
+    def _found(
+        self, recovery: BatchRecovery, generator: torch.Generator, progress: Progress
+    ) -> tuple[FoundTokens, DealtTokens]:
+        """Rounds of searches, and between them as many of the attention as find something."""
+        kept = progress.restore()
+        found, first = recovery.restored(kept, generator) if kept else (recovery.none(), 0)
+        for number in range(first, self.rounds):
+            if len(found) == recovery.total:
+                break
+            found = recovery.searched(found, self.starts, number, generator)
+            before = 0
+            while before < len(found) < recovery.total and len(found) >= self.attention_from * recovery.total:
+                before = len(found)
+                found, dealt = recovery.completed(found)
+                progress.picture(number + 1, _pictures(recovery, dealt))
+            progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
+            progress.save(recovery.checkpoint(found, number + 1, generator))
+            if not len(found):
+                break
+        if not len(found):
+            return found, DealtTokens.none()
+        return found, recovery.dealt(found) if len(found) == recovery.total else recovery.completed(found)[1]
+
+
+def _pictures(recovery: BatchRecovery, dealt: DealtTokens) -> Tensor:
+    return torch.cat([recovery.embedding.images(image) for image in dealt.patches])
+
+
+def _concluded(
+    simulation: Simulation,
+    fed: Tensor,
+    masked: Tensor,
+    losses: Mapping[str, float],
+    complete: bool,
+    generator: torch.Generator,
+) -> Reconstruction:
+    """The images behind what the client's model was fed, patches in order where an adversary knows that they were moved.
+
+    Patches with their own rows stand in one order for the whole batch; those that share the unknown row stand anyhow.
+    """
+    view = simulation.view
+    pictures, undone = simulation.undone(fed)
+    movable, flags, inferred = view.movable, list[str](), view.inferred
+    if inferred.mask is not None:
+        inferred = replace(inferred, mask=masked)
+    if movable is not None and movable.sum() > 1 and simulation.model.patch_size is not None:
+        jointly = not bool((masked & movable).any())
+        pictures, assembly = reassembled(pictures, simulation.model.patch_size, movable, generator=generator, jointly=jointly)
+        losses, inferred = {**losses, "order_cost": assembly.cost}, replace(inferred, order=assembly.undone)
+        if masked.any():
+            flags.append("masked-order-inferred")
+    elif masked.any():
+        flags.append("masked-order-not-inferred")
+    if not complete:
+        flags.append("patches-not-all-found")
+    return Reconstruction(pictures, losses=losses, flags=(*view.flags(inferred), *flags, *undone), inferred=inferred)

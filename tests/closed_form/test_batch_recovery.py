@@ -1,0 +1,144 @@
+"""Two images in one update: each step of the token search from what the steps before it lead to."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from privbench.adversary import simulate
+from privbench.closed_form.activations import Activations
+from privbench.closed_form.algebra import centred
+from privbench.closed_form.attention import FirstAttention
+from privbench.closed_form.batch_recovery import BatchRecovery
+from privbench.closed_form.batch_tokens import FoundTokens
+from privbench.closed_form.token_fit import fitted
+from privbench.core import Secret
+from privbench.core.patches import to_patches
+from tests.attacks.closed_forms import psnr, update
+
+PATCHES = 64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Two photos in one update, with the truth that the tests compare with.
+
+    Attributes:
+        secret: The photos.
+        recovery: What is read off the update.
+        directions: `[2, patches, rank]`, of the true tokens.
+        found: All of them, as the search would have found them.
+        owner: `[tokens]`, the photo of each.
+    """
+
+    secret: Secret
+    recovery: BatchRecovery
+    directions: Tensor
+    found: FoundTokens
+    owner: Tensor
+
+    def without(self, number: int) -> FoundTokens:
+        """What is found but for some tokens, taken from all over the batch."""
+        kept = torch.randperm(len(self.found), generator=torch.Generator().manual_seed(3))[number:].sort().values
+        return FoundTokens(**{name: getattr(self.found, name)[kept] for name in FoundTokens.__dataclass_fields__})
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    observation, secret = update(batch=2)
+    model = simulate(observation).model
+    activations = Activations.of(model, observation, 2 * (PATCHES + 1))
+    assert activations is not None
+    recovery = BatchRecovery(model, activations, torch.zeros(PATCHES, dtype=torch.bool), 2)
+    normalised = to_patches((secret.images.double() - model.mean) / model.std, 4).flatten(2)
+    embedding = recovery.embedding
+    with torch.no_grad():
+        after = recovery.attention.after(normalised @ embedding.weight.T + embedding.bias + embedding.positions)
+    directions = nn.functional.normalize(centred(after) @ activations.basis, dim=2)
+    found = recovery.with_candidates(recovery.none(), directions.flatten(0, 1))
+    near = torch.stack([torch.cdist(found.directions, photo) for photo in directions]).min(dim=2).values
+    return Batch(secret, recovery, directions, found, near.argmin(dim=0))
+
+
+def test_the_equations_of_a_place_know_its_tokens(batch: Batch) -> None:
+    misfits = batch.recovery.places.misfits(batch.directions.flatten(0, 1)).reshape(2, PATCHES, PATCHES)
+    own = misfits.diagonal(dim1=1, dim2=2)
+    assert own.max() < 0.01
+    assert torch.where(torch.eye(PATCHES).bool(), torch.inf, misfits).min() > 0.05
+
+
+def test_every_true_token_passes_and_gives_its_patch(batch: Batch) -> None:
+    assert len(batch.found) == 2 * PATCHES
+    assert not batch.found.missing(batch.recovery.places).any()
+    model = batch.recovery.model
+    true = to_patches((batch.secret.images.double() - model.mean) / model.std, 4).flatten(2)
+    assert (batch.found.patches - true[batch.owner, batch.found.places]).abs().max() < 0.02
+
+
+def test_a_search_that_starts_near_a_token_ends_there_and_a_mixture_is_no_token(batch: Batch) -> None:
+    recovery = batch.recovery
+    gaussian, places = recovery.search.expected, torch.arange(PATCHES)
+    true = recovery.places.lengths(batch.directions[0], places)
+    numbers = torch.linalg.lstsq(gaussian.moves, (true - gaussian.centres(recovery.search.prior.mean, places)).T).solution.T
+    centres = gaussian.centres(recovery.search.prior.mean, places)
+    ends, missed = fitted(recovery.activations, centres, gaussian.moves, numbers)
+    reached = recovery.with_candidates(recovery.none(), ends[missed < 0.045])
+    assert len(reached) > PATCHES * 0.9
+    mixed = nn.functional.normalize(batch.directions.sum(dim=0), dim=1)
+    assert (recovery.activations.missed(mixed) > 10 * recovery.activations.missed(batch.directions[0])).all()
+
+
+@pytest.mark.parametrize(("missing", "wrong"), [(0, 0), (12, 2)])
+def test_the_attention_tells_whose_a_token_is(batch: Batch, missing: int, wrong: int) -> None:
+    found = batch.without(missing)
+    dealt = batch.recovery.dealt(found)
+    near = torch.stack([torch.cdist(found.directions, photo) for photo in batch.directions]).min(dim=2).values.argmin(dim=0)
+    kept = [image[image >= 0] for image in dealt.tokens]
+    assert sum(map(len, kept)) == len(found)
+    other = torch.tensor([1, 0]) if (near[kept[0]] == 0).sum() < len(kept[0]) / 2 else torch.tensor([0, 1])
+    assert sum(int((near[tokens] != other[image]).sum()) for image, tokens in enumerate(kept)) <= wrong
+
+
+def test_the_attention_finds_the_tokens_that_are_missing(batch: Batch) -> None:
+    found = batch.without(12)
+    assert len(batch.recovery.completed(found)[0]) >= len(found) + 6
+
+
+def test_all_tokens_give_both_photos(batch: Batch) -> None:
+    patches, agreed = batch.recovery.settled(batch.found, batch.recovery.dealt(batch.found))
+    assert agreed
+    images = torch.cat([batch.recovery.embedding.images(image) for image in patches])
+    orders = ([0, 1], [1, 0])
+    assert max(min(psnr(images[a], batch.secret.images[b]) for a, b in enumerate(order)) for order in orders) > 60
+
+
+def test_a_checkpoint_brings_back_tokens_round_and_draws(batch: Batch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    state = batch.recovery.checkpoint(batch.found, 4, generator)
+    drawn, other = torch.rand(3, generator=generator), torch.Generator().manual_seed(2)
+    found, round_ = batch.recovery.restored(state, other)
+    assert (len(found), round_) == (len(batch.found), 4)
+    assert torch.equal(torch.rand(3, generator=other), drawn)
+
+
+def test_the_attention_in_parts_is_the_models_own() -> None:
+    observation, secret = update(batch=2)
+    model = simulate(observation).model
+    attention = FirstAttention.of(model)
+    network = cast(Any, model.network)
+    kept: list[Tensor] = []
+    hook = network.blocks[0].norm2.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    model.double()(secret.images.double())
+    hook.remove()
+    with torch.no_grad():
+        patches = network.patch_embed((secret.images.double() - model.mean) / model.std)
+        assert torch.allclose(attention.after(patches + model.patch_positions()), kept[0][:, 1:], atol=1e-9)
+
+
+def test_an_image_without_tokens_is_filled_from_the_other(batch: Batch) -> None:
+    found = batch.without(2 * PATCHES - 8)
+    dealt = batch.recovery.dealt(found)
+    assert torch.isfinite(dealt.patches).all()
+    assert dealt.patches.shape == (2, PATCHES, 48)
