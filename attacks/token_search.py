@@ -8,20 +8,22 @@ vocabulary in a like way.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from privbench.adversary import Simulation, simulate
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.algebra import FirstBlock, PatchEmbedding
 from privbench.closed_form.batch_recovery import BatchRecovery, DealtTokens
 from privbench.closed_form.batch_tokens import FoundTokens
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import FirstBlock
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
+from privbench.models import Victim
 
 __all__ = ["TokenSearch"]
 
@@ -49,41 +51,41 @@ class TokenSearch(Attack):
         if images < 2:
             raise UserError(f"attack token-search takes batches of 2 images and more, given {images}; choose --attack subspace")
         model = simulate(observation).model
+        position = model.parts().position
         FirstBlock.of(model)
-        parts = model.parts()
-        if parts.position is None or parts.prefix_tokens != 1 or model.network.num_prefix_tokens != 1:
+        if position is None:
             raise UserError(
-                f"attack token-search needs a learned position row for each patch and one class token, which {name} with "
-                f"defense {observation.defense_text} does not have; choose --attack gradvit"
+                f"attack token-search needs a learned position row for each patch, which {name} with defense "
+                f"{observation.defense_text} does not have; choose --attack gradvit"
             )
-        needed = [parts.position] if model.has_unknown_position else []
+        needed = [position] if model.has_unknown_position else []
         observation.require_parameters((*needed, *(f"network.blocks.0.{layer}" for layer in _LAYERS)), self.name)
         width, pixels = PatchEmbedding.of(model).weight.shape
-        tokens = images * (model.patch_count + 1)
+        tokens = _tokens(model, images)
         if width < tokens + pixels + 1 + _PLACED_BY:
             raise UserError(
                 f"attack token-search needs a width of {tokens + pixels + 1 + _PLACED_BY} for {tokens} tokens of {images} "
                 f"images and {pixels} pixels of a patch, given {width} in {name}; choose a smaller --batch-size "
                 "or --attack gradvit"
             )
-        if Activations.of(model, observation, tokens) is None:
+        normed = not isinstance(cast(Any, model.network).blocks[0].attn.k_norm, nn.Identity)
+        if normed or Activations.of(model, observation, tokens) is None:
             raise UserError(
-                f"attack token-search needs a first block of LayerNorm, attention and an MLP without gates or LayerScale, "
-                f"which {name} does not have; choose --attack gradvit"
+                f"attack token-search needs a first block of LayerNorm, attention without normalised keys and an MLP "
+                f"without gates, which {name} does not have; choose --attack gradvit"
             )
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """Searches until all tokens are found or the rounds are over, then solves all patches of each image together."""
         simulation = simulate(observation)
         model, images = simulation.model, observation.batch_size
-        rank = images * (model.patch_count + 1)
-        activations = Activations.of(model, observation, rank)
+        activations = Activations.of(model, observation, _tokens(model, images))
         assert activations is not None  # `require` has seen to it
         masked = torch.zeros(model.patch_count, dtype=torch.bool, device=observation.device)
         if model.has_unknown_position:
             masked = masked_rows(model, observation)
         recovery = BatchRecovery(model, activations, masked, images)
-        found, dealt = self._found(recovery, generator, progress)
+        found, dealt = self._found(recovery, observation, generator, progress)
         if not len(found):
             grey = torch.full((images, *observation.image_shape), 0.5, device=observation.device)
             flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
@@ -98,11 +100,11 @@ class TokenSearch(Attack):
         return _concluded(simulation, pictures, masked, losses, agreed, generator)
 
     def _found(
-        self, recovery: BatchRecovery, generator: torch.Generator, progress: Progress
+        self, recovery: BatchRecovery, observation: Observation, generator: torch.Generator, progress: Progress
     ) -> tuple[FoundTokens, DealtTokens]:
         """Rounds of searches, and between them as many of the attention as find something."""
         kept = progress.restore()
-        found, first = recovery.restored(kept, generator) if kept else (recovery.none(), 0)
+        found, first = recovery.restored(kept, generator) if kept else (recovery.from_moments(observation), 0)
         for number in range(first, self.rounds):
             if len(found) == recovery.total:
                 break
@@ -119,6 +121,11 @@ class TokenSearch(Attack):
         if not len(found):
             return found, DealtTokens.none()
         return found, recovery.dealt(found) if len(found) == recovery.total else recovery.completed(found)[1]
+
+
+def _tokens(model: Victim, images: int) -> int:
+    """Tokens of a batch; behind the attention those of the prefix are another in each image."""
+    return images * (len(PatchEmbedding.of(model).prefix) + model.patch_count)
 
 
 def _pictures(recovery: BatchRecovery, dealt: DealtTokens) -> Tensor:

@@ -12,20 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from privbench.closed_form.activations import Activations, Settling
-from privbench.closed_form.algebra import PatchEmbedding, centred
 from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.batch_tokens import FoundTokens, TokenSearch, with_tokens
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import centred
 from privbench.closed_form.membership import exchanged, images_of, votes
 from privbench.closed_form.missing_tokens import missing_patches
+from privbench.closed_form.moments import later_moments
 from privbench.closed_form.places import Places
 from privbench.closed_form.token_prior import TokenPrior, place_of_patches
-from privbench.closed_form.unplaced import PLAUSIBLE
+from privbench.closed_form.unplaced import PLAUSIBLE, tokens_of_moments
+from privbench.core import Observation
 from privbench.models import Victim
 
 __all__ = ["BatchRecovery", "DealtTokens"]
 
 _AGREES = 1e-2
 """Distance of directions of length one up to which settled patches agree with their tokens."""
+_SURE = 0.2
+"""Share of the median vote below which it is left open whose a token is."""
 _SWEEPS = 3
 """Passes in which stand-ins are carried on from neighbour to neighbour."""
 
@@ -85,6 +90,20 @@ class BatchRecovery:
         """Before anything is found."""
         return FoundTokens.none(self.activations, self.embedding)
 
+    def from_moments(self, observation: Observation) -> FoundTokens:
+        """The tokens to which the moments of the LayerNorms lead, where the model is twice as wide as there are tokens.
+
+        Args:
+            observation: What the attacker sees.
+        """
+        width, rank = self.activations.basis.shape
+        if 2 * rank > width:
+            return self.none()
+        prefix, pixels = len(self.embedding.prefix), self.embedding.weight.shape[1]
+        before = min(self.total, pixels + len(self.places.rows)) + prefix
+        moments = later_moments(self.model, observation, self.activations.basis, before)
+        return self.with_candidates(self.none(), tokens_of_moments(self.activations, moments))
+
     def with_candidates(self, found: FoundTokens, candidates: Tensor) -> FoundTokens:
         """What candidates `[candidates, rank]` add, polished and tested."""
         return with_tokens(found, candidates, self.activations, self.places, self.embedding)
@@ -123,8 +142,10 @@ class BatchRecovery:
         """
         dealt = self.dealt(found)
         patches, candidates = dealt.patches.clone(), []
+        sure = torch.cat([dealt.sure > _SURE * dealt.sure.median(), torch.zeros_like(dealt.tokens[0, :1], dtype=torch.bool)])
         for one in range(self.images):
-            known, rows = dealt.tokens[one] >= 0, self.places.rows[self.place]
+            # A token in the wrong image spoils all equations, one that is left out costs a few; -1 is the last entry.
+            known, rows = sure[dealt.tokens[one]], self.places.rows[self.place]
             if known.all() or not known.any():
                 continue
             numbers, tokens = dealt.tokens[one, known], self._tokens(patches[one], self.place)

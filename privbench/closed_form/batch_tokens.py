@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.algebra import PatchEmbedding
+from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.places import Places
 from privbench.closed_form.token_fit import fitted
 from privbench.closed_form.token_prior import Gaussian, TokenPrior, conditioned

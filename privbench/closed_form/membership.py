@@ -57,25 +57,27 @@ def votes(
     """
     count = len(outputs)
     with torch.no_grad():
-        query, key, value = attention.parts(torch.cat([attention.class_token, tokens]))
+        query, key, value = attention.parts(torch.cat([attention.prefix, tokens]))
         _, other_key, other_value = attention.parts(stand_ins)
     mixed = outputs.reshape(count, attention.heads, -1).transpose(0, 1)
     here = (places[:, None] == torch.arange(len(each), device=places.device)).to(outputs).T
     missing = each - here[:, :count].sum(dim=1) / images
-    query, found = query[:, 1 : count + 1], slice(1, count + 1)
+    first = len(attention.prefix)
+    found, stand_in = slice(first, first + count), slice(first + count, None)
+    query = query[:, found]
     noise = _noise(query, (key[:, found], other_key), (value[:, found], other_value), mixed)
     weights = (query @ key.mT).exp()
     agreement, certainty = outputs.new_zeros(count, count), outputs.new_zeros(count, count)
     for one in range(count):
         system = weights[:, one, None] * (value.mT - mixed[:, one, :, None])
-        amount = (weights[:, one, 1 + count :].square() * missing[places[count:]]).sum(dim=1)
-        fixed = system[..., 0] + system[..., 1 + one]
+        amount = (weights[:, one, stand_in].square() * missing[places[count:]]).sum(dim=1)
+        fixed = system[..., :first].sum(dim=-1) + system[..., first + one]
         floor = _ROUNDING * fixed.square().mean(dim=1)
         spread = amount[:, None, None] * noise + floor[:, None, None] * torch.eye(noise.shape[1]).to(noise)
         white = torch.linalg.solve_triangular(torch.linalg.cholesky(spread), system, upper=False).flatten(0, 1)
-        fixed = white[:, 0] + white[:, 1 + one]
+        fixed = white[:, :first].sum(dim=1) + white[:, first + one]
         others = torch.arange(len(tokens), device=places.device) != one
-        white = white[:, 1:][:, others]
+        white = white[:, first:][:, others]
         counted, left = here[:, others], each - here[:, one]
         exactly = _EXACTLY * white.square().sum(dim=0).mean()
         inverse = torch.linalg.inv(white.T @ white + exactly * counted.T @ counted + torch.eye(white.shape[1]).to(white))
@@ -159,17 +161,19 @@ def exchanged(attention: FirstAttention, tokens: Tensor, outputs: Tensor, places
         `[tokens]` int64.
     """
     with torch.no_grad():
-        query, key, value = attention.parts(torch.cat([attention.class_token, tokens]))
-    weights = (query[:, 1:] @ key.mT).softmax(dim=-1)
+        query, key, value = attention.parts(torch.cat([attention.prefix, tokens]))
+    first = len(attention.prefix)
+    weights = (query[:, first:] @ key.mT).softmax(dim=-1)
     mixed = outputs.reshape(len(outputs), attention.heads, -1).transpose(0, 1)
     image, here = image.clone(), places[:, None] == places
     for _ in range(len(tokens)):
-        gain = torch.zeros_like(weights[0, :, 1:])
+        gain = torch.zeros_like(weights[0, :, first:])
         for one in range(len(tokens)):
             system = (weights[:, one, None] * (value.mT - mixed[:, one, :, None])).flatten(0, 1)
             mine = image == image[one]
-            missed = system[:, 0] + system[:, 1:][:, mine].sum(dim=1)
-            products, along = system[:, 1:].T @ system[:, 1:], system[:, 1:].T @ missed
+            missed, system = system[:, :first].sum(dim=1), system[:, first:]
+            missed = missed + system[:, mine].sum(dim=1)
+            products, along = system.T @ system, system.T @ missed
             sizes = products.diagonal()
             change = sizes[:, None] + sizes - 2 * products + 2 * (along - along[:, None])
             error = missed.square().sum()

@@ -7,10 +7,10 @@ that fades. Ours.
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, vmap
 
-from privbench.closed_form.algebra import PatchEmbedding, smooth_precision
 from privbench.closed_form.attention import FirstAttention
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.smoothness import smooth_precision
 
 __all__ = ["missing_patches"]
 
@@ -41,7 +41,7 @@ def missing_patches(
         `[missing, pixels]`.
     """
     problem = _Problem(attention, embedding.weight, known, outputs, rows)
-    prior, current = smooth_precision(embedding.patch_size).to(start), start
+    prior, current = smooth_precision(embedding.patch_size).to(start).contiguous(), start
     weight, damping = _PRIOR, 1e-3
     error, jacobian = problem.error(current), problem.jacobian(current)
     for step in range(_STEPS):
@@ -73,8 +73,8 @@ class _Problem:
     def __init__(self, attention: FirstAttention, weight: Tensor, known: Tensor, outputs: Tensor, rows: Tensor) -> None:
         self.attention, self.weight, self.rows = attention, weight, rows
         with torch.no_grad():
-            query, self.key, self.value = attention.parts(torch.cat([attention.class_token, known]))
-        self.query = query[:, 1:]
+            query, self.key, self.value = attention.parts(torch.cat([attention.prefix, known]))
+        self.query = query[:, len(attention.prefix) :]
         self.scores = self.query @ self.key.mT
         self.target = outputs.reshape(len(outputs), attention.heads, -1).transpose(0, 1)
 
@@ -95,12 +95,9 @@ class _Problem:
 
         A missing key and value move an output by `p (dv + (v - o) q·dk)`, p the weight that it has there.
         """
-
-        def read(patch: Tensor, row: Tensor) -> Tensor:
-            _, key, value = self.attention.parts((patch @ self.weight.T + row)[None])
-            return torch.stack([key[:, 0], value[:, 0]])
-
-        keys, values = vmap(jacfwd(read))(patches, self.rows).float().unbind(1)
+        with torch.no_grad():
+            tokens = patches @ self.weight.T + self.rows
+            keys, values = (part.float() for part in self.attention.changes(tokens, self.weight))
         mixed, weights, value = (part.float() for part in self._mixed(patches))
         nearer = torch.einsum("hfd,mhdx->hfmx", self.query.float(), keys) * weights[..., None]
         apart = value[:, None] - mixed[:, :, None]

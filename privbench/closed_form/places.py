@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.algebra import PatchEmbedding, centred
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import centred
 
 __all__ = ["Places"]
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.algebra import PatchEmbedding, centred, channel_correlation, grid_correlation
 from privbench.closed_form.attention import FirstAttention
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import centred
 from privbench.closed_form.places import Places
+from privbench.closed_form.smoothness import channel_correlation, grid_correlation
 from privbench.core.patches import to_patches
 
 __all__ = ["Gaussian", "TokenPrior", "conditioned"]

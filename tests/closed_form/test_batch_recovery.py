@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from privbench.adversary import simulate
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.algebra import centred
 from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.batch_recovery import BatchRecovery
 from privbench.closed_form.batch_tokens import FoundTokens
+from privbench.closed_form.first_block import centred
 from privbench.closed_form.token_fit import fitted
 from privbench.core import Secret
 from privbench.core.patches import to_patches
@@ -142,3 +142,16 @@ def test_an_image_without_tokens_is_filled_from_the_other(batch: Batch) -> None:
     dealt = batch.recovery.dealt(found)
     assert torch.isfinite(dealt.patches).all()
     assert dealt.patches.shape == (2, PATCHES, 48)
+
+
+def test_keys_and_values_change_as_their_derivatives_say() -> None:
+    attention = FirstAttention.of(simulate(update()[0]).model)
+    draw = torch.Generator().manual_seed(0)
+    tokens, moves = (torch.randn(3, 192, generator=draw, dtype=torch.float64) for _ in range(2))
+    keys, values = attention.changes(tokens, moves.T)
+    step = 1e-6 * moves[1]
+    with torch.no_grad():
+        _, key, value = attention.parts(tokens + step)
+        _, key_before, value_before = attention.parts(tokens - step)
+    assert torch.allclose((key - key_before).transpose(0, 1) / 2e-6, keys[..., 1], atol=1e-6)
+    assert torch.allclose((value - value_before).transpose(0, 1) / 2e-6, values[..., 1], atol=1e-6)
