@@ -79,8 +79,8 @@ class TokenSearch(Attack):
         """Searches until all tokens are found or the rounds are over, then solves all patches of each image together."""
         simulation = simulate(observation)
         model, images = simulation.model, observation.batch_size
-        activations = Activations.of(model, observation, _tokens(model, images))
-        assert activations is not None  # `require` has seen to it
+        # `require` has seen to it that there are some.
+        activations = cast(Activations, Activations.of(model, observation, _tokens(model, images)))
         masked = torch.zeros(model.patch_count, dtype=torch.bool, device=observation.device)
         if model.has_unknown_position:
             masked = masked_rows(model, observation)

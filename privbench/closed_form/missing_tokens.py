@@ -21,7 +21,8 @@ _FADES = 0.1
 """What is left of that weight after each step."""
 _TRIES = 6
 """Dampings tried before a step is given up."""
-_STALLED = 1e-3
+_STALLED = 2e-2
+"""Share of the squared error below which a step's gain ends it; the polish of the tokens goes further."""
 
 
 def missing_patches(
@@ -63,7 +64,7 @@ def missing_patches(
             break
         gain = 1 - error_there.square().sum() / error.square().sum()
         current, error, damping, weight = there, error_there, max(damping / 8, 1e-12), weight * _FADES
-        if step > 3 and gain < _STALLED:
+        if step > 2 and gain < _STALLED:
             break
         jacobian = problem.jacobian(current)
     return current

@@ -40,7 +40,7 @@ def test_noise_leaves_grey_and_says_so() -> None:
     assert "row-space-does-not-fit" in result.flags
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_photos_come_back_from_one_update() -> None:
     observation, secret = update(batch=2)
     result = attacked(TokenSearch(), observation)

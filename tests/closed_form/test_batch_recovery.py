@@ -18,6 +18,8 @@ from privbench.core import Secret
 from privbench.core.patches import to_patches
 from tests.attacks.closed_forms import psnr, update
 
+pytestmark = pytest.mark.integration
+
 PATCHES = 64
 
 
