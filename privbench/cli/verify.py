@@ -47,9 +47,10 @@ def verify(
     from privbench.store.layout import RECORD
 
     with case_at(row, output, everything=True) as (path, name):
-        record = repeatable(path, Record.load(path / RECORD))
-    if record.case_id != record.case.identity:
-        raise UserError(f"{name} was changed: its case has the hash {record.case.identity}, not {record.case_id}")
+        written = Record.load(path / RECORD)
+        if written.case_id != written.case.identity:
+            raise UserError(f"{name} was changed: its case has the hash {written.case.identity}, not {written.case_id}")
+        record = repeatable(path, written)
     made = record.provenance
     where = ComputeOptions(devices=tuple(resolve_devices(device)))
     display = (QuietProgress if quiet else PlainProgress)(notes_console(), defense_label)

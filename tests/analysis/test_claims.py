@@ -476,6 +476,7 @@ def test_a_folder_that_is_not_there_and_a_changed_record_are_refused(
 # The committed claims
 
 
+@pytest.mark.integration
 def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,6 @@ def test_names_and_values(
         (["run", "--checkpoint-interval", "nan"], ["nan is not a finite number", "x>=0"]),
         (["run", "--threads", "two"], ["'two' is not a valid whole number"]),
         (["verify", "4f2a", "--tolerance", "inf"], ["inf is not a finite number", "x>=0"]),
-        (["sweep", "study.yaml", "--lease", "nan"], ["nan is not a finite number", "x>=1"]),
         (["score", "photos", "others", "--seed", "9" * 30], ["is not in the range", "2147483647"]),
         (["train", "--learning-rate", "nan"], ["nan is not a finite number", "x>0"]),
         (["evaluate", "--epsilon", "nan"], ["nan is not a finite number"]),

@@ -48,7 +48,7 @@ def test_the_version(privbench: Callable[..., Result]) -> None:
         (["rnu"], ["unknown command 'rnu'", "did you mean run", "leaderboard"]),
         (["--verson"], ["--verson"]),
         (["run", "--defence", "mjp"], ["--defence", "--defense"]),
-        (["run", "--seed", "one"], ["--seed", "'one' is not a valid integer"]),
+        (["run", "--seed", "one"], ["--seed", "'one' is not a valid whole number"]),
         (["run", "--adversary", "blind"], ["'blind' is not one of 'unaware', 'aware', 'oracle'"]),
         (["run", "--checkpoint-interval", "-1"], ["--checkpoint-interval"]),
         (["run", "--compile", "yes"], ["--compile", "'yes' is not one of 'auto', 'on', 'off'"]),
