@@ -7,43 +7,29 @@ position embedding all patches are found like the masked ones, in no order. Ours
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privbench.adversary import Simulation, simulate, with_pixels_in_place
-from privbench.closed_form.activations import Activations, Settling
+from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding, require_tokens, token_gradients
 from privbench.closed_form.first_block import FirstBlock
-from privbench.closed_form.moments import Moments, later_moments
+from privbench.closed_form.masked_search import MaskedSearch
+from privbench.closed_form.moments import Moments
 from privbench.closed_form.smoothness import smooth_precision
 from privbench.closed_form.tokens import Tokens
-from privbench.closed_form.unplaced import (
-    FITS,
-    MEMBER,
-    PLAUSIBLE,
-    SAME,
-    different_tokens,
-    distinct,
-    require_unplaced,
-    tokens_of_moments,
-    unplaced,
-)
+from privbench.closed_form.unplaced import PLAUSIBLE, require_unplaced, unplaced
 from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.jigsaw import reassembled
-from privbench.models import Victim
 
 __all__ = ["Subspace"]
 
-_STARTS = 2
-"""Random starts in a round for each token that is missing, one for each masked patch at most."""
 _NO_FIT = "row-space-does-not-fit"
 _NOT_ALL = "patches-not-all-found"
 
@@ -109,65 +95,70 @@ class Subspace(Attack):
         return replace(found, flags=(*found.flags, "row-space-only"))
 
     def solved(self, observation: Observation, *, generator: torch.Generator) -> Reconstruction:
-        """Solves each position, finds the mask, then resolves what the mask left open and the order in which patches stand.
+        """Mask, separate, place: who uses the shared row, what each patch is, and where it stands.
 
         Masked patches come in no order; an adversary that is not `unaware` of the shuffle puts them, and all others that the
         client may have moved, in the order in which their borders fit.
         """
         simulation = simulate(observation)
         if simulation.model.parts().position is None:
-            return self._without_positions(observation, simulation, generator)
-        model, embedding, block = simulation.model, PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
-        tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], self.tolerance)
-        precision = smooth_precision(embedding.patch_size).to(observation.device)
-        masked, separation, found = tokens.masked, None, 0
-        if self.position_gradients and tokens.ambiguity.shape[1]:
-            gradients = token_gradients(model, observation)
-            patches = tokens.with_token_gradients(gradients, observation.gradients[block.output_name], precision)
-        else:
-            patches = tokens.likely(tokens.patches, precision)
-        fits = not masked.any() or embedding.unknown is not None
-        if masked.any() and fits:
-            patches[masked], separation = self._masked(observation, model, tokens, patches[~masked], masked, precision)
-            wanted = self.position_gradients and self.search > 0
-            searched = Activations.of(model, observation, tokens.space.rank) if wanted else None
-            if searched:
-                search = _Search(observation, model, tokens, searched, masked, precision)
-                patches, found = search.patches(patches, self.search, generator)
-                # Those not found stay what the moments made of them.
-                if found == int(masked.sum()):
-                    separation = _Masked.SEPARATED
-                elif found and separation is _Masked.COMMON:
-                    separation = _Masked.PARTLY
-        images, undone = simulation.undone(embedding.images(patches))
-        movable = _movable(simulation, masked, embedding, separation)
-        fitting = tokens.residuals[~masked] if not masked.all() else tokens.residuals
-        losses = {
-            "residual": float(fitting.max()),
-            "masked": float(masked.sum()),
-            "found": float(found),
-            "rank": float(tokens.space.rank),
-            "gap": tokens.space.gap,
-            "ambiguity": float(tokens.ambiguity.shape[1]),
-        }
-        view = simulation.view
-        inferred = view.inferred if view.inferred.mask is None else replace(view.inferred, mask=masked)
-        if movable.any():
-            images, assembly = reassembled(images, embedding.patch_size, movable, generator=generator)
-            losses["order_cost"] = assembly.cost
-            if separation is _Masked.SEPARATED:
-                separation = _Masked.ORDERED
-            if view.movable is not None:
-                inferred = replace(inferred, order=assembly.undone)
-        result = Reconstruction(images, losses=losses, inferred=inferred)
-        if not movable.any() and not masked.any():
-            result = with_pixels_in_place(result, simulation, generator=generator)
-        told = () if separation is None else (separation.value,)
-        flags = (*view.flags(result.inferred), *(() if fits else (_NO_FIT,)), *told, *undone)
-        return replace(result, flags=flags)
+            return self._without_positions(simulation, observation, generator)
+        client = _Client.of(simulation, observation, self.tolerance)
+        return _placed(client, self._separated(client, generator), generator)
+
+    # Separate
+
+    def _separated(self, client: "_Client", generator: torch.Generator) -> "_Patches":
+        """All patches: the unmasked ones by their own equations, the masked ones told apart as far as that goes."""
+        patches = self._with_their_own_rows(client)
+        if not client.tokens.masked.any():
+            return _Patches(patches)
+        if client.embedding.unknown is None:
+            return _Patches(patches, fits=False)
+        return self._by_search(client, self._by_moments(client, patches), generator)
+
+    def _with_their_own_rows(self, client: "_Client") -> Tensor:
+        tokens, observation = client.tokens, client.observation
+        if not (self.position_gradients and tokens.ambiguity.shape[1]):
+            return tokens.likely(tokens.patches, client.precision)
+        gradients = token_gradients(client.simulation.model, observation)
+        return tokens.with_token_gradients(gradients, observation.gradients[client.block.output_name], client.precision)
+
+    def _by_moments(self, client: "_Client", patches: Tensor) -> "_Patches":
+        """Masked patches by the moments of both LayerNorms of the first block, or one common patch for all of them."""
+        tokens, embedding, masked = client.tokens, client.embedding, client.tokens.masked
+        patches, common = patches.clone(), tokens.shared_row_patch(client.precision)
+        moments = (
+            Moments.of(client.simulation.model, client.observation, tokens.space.rank) if self.position_gradients else None
+        )
+        found = None
+        if moments is not None:
+            known = patches[~masked] @ embedding.weight.T + embedding.bias + embedding.positions[~masked]
+            others, both = torch.cat([embedding.prefix, known]), (moments.first, moments.second)
+            found = tokens.shared_row_patches(moments.basis, both, others, common)
+        if found is None or len(found) != int(masked.sum()):
+            patches[masked] = common
+            return _Patches(patches, _Masked.COMMON)
+        plausible = embedding.excess(found) < PLAUSIBLE
+        patches[masked] = torch.where(plausible[:, None], found, common)
+        return _Patches(patches, _Masked.SEPARATED if plausible.all() else _Masked.PARTLY)
+
+    def _by_search(self, client: "_Client", start: "_Patches", generator: torch.Generator) -> "_Patches":
+        """The same by a search in the first MLP's activations; patches not found stay what the moments made of them."""
+        model, tokens, observation = client.simulation.model, client.tokens, client.observation
+        wanted = self.position_gradients and self.search > 0
+        activations = Activations.of(model, observation, tokens.space.rank) if wanted else None
+        if activations is None:
+            return start
+        search = MaskedSearch(observation, model, tokens, activations, client.precision)
+        patches, found = search.patches(start.patches, self.search, generator)
+        if found == int(tokens.masked.sum()):
+            return _Patches(patches, _Masked.SEPARATED, found)
+        partly = found and start.separation is _Masked.COMMON
+        return _Patches(patches, _Masked.PARTLY if partly else start.separation, found)
 
     def _without_positions(
-        self, observation: Observation, simulation: Simulation, generator: torch.Generator
+        self, simulation: Simulation, observation: Observation, generator: torch.Generator
     ) -> Reconstruction:
         """All patches, in the order in which their borders fit: no adversary has another."""
         model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
@@ -194,148 +185,88 @@ class Subspace(Attack):
             images, losses=losses, flags=(*view.flags(view.inferred), *flags, *undone), inferred=view.inferred
         )
 
-    def _masked(
-        self,
-        observation: Observation,
-        model: Victim,
-        tokens: Tokens,
-        patches: Tensor,
-        masked: Tensor,
-        precision: Tensor,
-    ) -> tuple[Tensor, _Masked]:
-        """Patches of the masked positions, one after another or one for all, and which of both."""
-        common = tokens.shared_row_patch(precision)
-        moments = Moments.of(model, observation, tokens.space.rank) if self.position_gradients else None
-        if moments is None:
-            return common, _Masked.COMMON
-        embedding = PatchEmbedding.of(model)
-        known = patches @ embedding.weight.T + embedding.bias + embedding.positions[~masked]
-        others, both = torch.cat([embedding.prefix, known]), (moments.first, moments.second)
-        found = tokens.shared_row_patches(moments.basis, both, others, common)
-        if found is None or len(found) != int(masked.sum()):
-            return common, _Masked.COMMON
-        plausible = embedding.excess(found) < PLAUSIBLE
-        return torch.where(plausible[:, None], found, common), _Masked.SEPARATED if plausible.all() else _Masked.PARTLY
+
+@dataclass(frozen=True)
+class _Client:
+    """The client as the adversary rebuilds it, and its mask.
+
+    Attributes:
+        simulation: Model and view.
+        observation: What was seen.
+        embedding: Patches to tokens.
+        block: LayerNorm and attention of the first block.
+        tokens: What the row space of that attention's gradient says of all tokens: which are masked, and what they may be.
+        precision: `[pixels, pixels]`, the smooth prior within a patch.
+    """
+
+    simulation: Simulation
+    observation: Observation
+    embedding: PatchEmbedding
+    block: FirstBlock
+    tokens: Tokens
+    precision: Tensor
+
+    @classmethod
+    def of(cls, simulation: Simulation, observation: Observation, tolerance: float) -> "_Client":
+        embedding, block = PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
+        tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], tolerance)
+        precision = smooth_precision(embedding.patch_size).to(observation.device)
+        return cls(simulation, observation, embedding, block, tokens, precision)
 
 
-class _Search:
-    """Masked patches by the activations of the first MLP: starts from a smooth prior, each polished and tested by itself."""
+@dataclass(frozen=True)
+class _Patches:
+    """What separation leaves.
 
-    def __init__(
-        self,
-        observation: Observation,
-        model: Victim,
-        tokens: Tokens,
-        activations: Activations,
-        masked: Tensor,
-        precision: Tensor,
-    ) -> None:
-        self.observation, self.model, self.activations, self.masked = observation, model, activations, masked
-        self.embedding = PatchEmbedding.of(model)
-        self.common, self.free = tokens.shared_row_patch(precision), tokens.ambiguity
-        self.spread = self.free @ self.free.T @ torch.linalg.cholesky(torch.linalg.inv(precision))
+    Attributes:
+        patches: `[patches, pixels]`, normalised, as the client's model was fed them.
+        separation: How far masked patches are told apart; None where there are none.
+        found: How many of them the search found.
+        fits: Whether the mask can be one: the model has a shared row.
+    """
 
-    def patches(self, start: Tensor, rounds: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """All patches `[patches, pixels]`, and how many of the masked ones are found; those not found are left as they were.
-
-        Args:
-            start: `[patches, pixels]`, all patches as far as they are known.
-            rounds: Rounds of random starts at most, where neither what is known nor the moments lead to all tokens.
-            generator: Draws the starts.
-        """
-        number, candidate = int(self.masked.sum()), start.clone()
-        found = self._tokens(candidate)
-        every = found[:0]
-        if len(found) < number:
-            basis, number_of_tokens = self.activations.basis, self.embedding.token_count
-            moments = later_moments(self.model, self.observation, basis, basis.shape[1])
-            every = tokens_of_moments(self.activations, moments)
-            found = distinct(torch.cat([found, self._fitting(every)]))
-            # Patches that are alike are one token, and then there are no more to be found.
-            rounds = rounds if len(every) < different_tokens(self.observation, number_of_tokens) else 0
-        for _ in range(rounds):
-            if len(found) >= number:
-                break
-            noise = torch.randn(number, start.shape[1], generator=generator, dtype=torch.float64).to(start)
-            candidate[self.masked] = self.common + noise @ self.spread.T
-            found = distinct(torch.cat([found, self._tokens(candidate, _STARTS * (number - len(found)))]))
-        found, resolved = found[:number], start[self.masked]
-        if not len(found):
-            return start, 0
-        reached = self._places(found)[0]
-        plausible = self.embedding.excess(reached) < PLAUSIBLE
-        reached = self.embedding.clipped(reached)
-        pairs = torch.as_tensor(linear_sum_assignment(torch.cdist(reached, resolved).cpu().numpy())[1]).to(reached.device)
-        if len(found) == number:
-            resolved[pairs] = reached
-            directions = torch.empty_like(found)
-            directions[pairs] = found
-            settled = self._settled(_filled(start, self.masked, resolved), directions, every)
-            if self._agrees(settled, directions):
-                return settled, number
-            resolved = start[self.masked]
-        resolved[pairs[plausible]] = reached[plausible]
-        return _filled(start, self.masked, resolved), int(plausible.sum())
-
-    def _settled(self, patches: Tensor, directions: Tensor, every: Tensor) -> Tensor:
-        """All patches, brought to agree with the directions of all tokens: given for the masked, their own for the others.
-
-        Args:
-            patches: `[patches, pixels]` to start from.
-            directions: `[masked, rank]`.
-            every: `[tokens, rank]`, of all tokens as far as the moments gave them; they correct those of unmasked patches.
-        """
-        embedding, activations = self.embedding, self.activations
-        start = activations.directions(self.model, embedding.images(patches), self.masked)
-        everywhere, missed = activations.polished(start)
-        everywhere[self.masked] = directions
-        sure = missed < MEMBER
-        for place in (~self.masked).nonzero().flatten().tolist() if len(every) else []:
-            known = embedding.bias + embedding.positions[place]
-            if sure[place] and activations.places(everywhere[place, None], known, embedding.weight)[1] < FITS:
-                continue
-            solutions, misfits, _ = activations.places(every, known, embedding.weight)
-            best = misfits.argmin()
-            sure[place] = misfits[best] < FITS
-            if sure[place]:
-                everywhere[place], patches[place] = every[best], embedding.clipped(solutions[best, None])[0]
-        rows = torch.where(self.masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
-        problem = Settling(embedding.weight, rows, self.masked, self.masked | sure, everywhere)
-        return activations.settled(deepcopy(self.model).double(), embedding.pixels, patches, problem)
-
-    def _agrees(self, settled: Tensor, directions: Tensor) -> bool:
-        """Whether the fixed point was reached: patches are plausible, and masked tokens have the directions given."""
-        if not torch.isfinite(settled).all() or (self.embedding.excess(settled) > PLAUSIBLE).any():
-            return False
-        reached = self.activations.directions(self.model, self.embedding.images(settled), self.masked)[self.masked]
-        return bool(((reached - directions).norm(dim=1) < SAME).all())
-
-    def _tokens(self, patches: Tensor, most: int | None = None) -> Tensor:
-        """Directions `[found, rank]` of masked patches' tokens that the first `most` masked places lead to, each once."""
-        directions = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[self.masked]
-        directions, missed = self.activations.polished(directions[:most])
-        return distinct(self._fitting(directions[missed < MEMBER]))
-
-    def _fitting(self, directions: Tensor) -> Tensor:
-        """Those of tokens with the unknown row."""
-        return directions[self._places(directions)[1] < FITS] if len(directions) else directions
-
-    def _places(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches of tokens with the unknown row, and how far each misses its equations."""
-        embedding = self.embedding
-        known = (self.common @ embedding.weight.T + embedding.bias)[0] + cast(Tensor, embedding.unknown)
-        places, misfit, _ = self.activations.places(directions, known, embedding.weight @ self.free)
-        return self.common + places @ self.free.T, misfit
+    patches: Tensor
+    separation: _Masked | None = None
+    found: int = 0
+    fits: bool = True
 
 
-def _filled(patches: Tensor, masked: Tensor, values: Tensor) -> Tensor:
-    filled = patches.clone()
-    filled[masked] = values
-    return filled
+# Place
 
 
-def _movable(simulation: Simulation, masked: Tensor, embedding: PatchEmbedding, separation: _Masked | None) -> Tensor:
+def _placed(client: _Client, separated: _Patches, generator: torch.Generator) -> Reconstruction:
+    """The image: what the client did is undone, and what stands in no known order is ordered by borders."""
+    simulation, embedding, tokens = client.simulation, client.embedding, client.tokens
+    view, masked, separation = simulation.view, tokens.masked, separated.separation
+    images, undone = simulation.undone(embedding.images(separated.patches))
+    fitting = tokens.residuals[~masked] if not masked.all() else tokens.residuals
+    losses = {
+        "residual": float(fitting.max()),
+        "masked": float(masked.sum()),
+        "found": float(separated.found),
+        "rank": float(tokens.space.rank),
+        "gap": tokens.space.gap,
+        "ambiguity": float(tokens.ambiguity.shape[1]),
+    }
+    inferred = view.inferred if view.inferred.mask is None else replace(view.inferred, mask=masked)
+    movable = _movable(client, separation)
+    if movable.any():
+        images, assembly = reassembled(images, embedding.patch_size, movable, generator=generator)
+        losses["order_cost"] = assembly.cost
+        separation = _Masked.ORDERED if separation is _Masked.SEPARATED else separation
+        if view.movable is not None:
+            inferred = replace(inferred, order=assembly.undone)
+    result = Reconstruction(images, losses=losses, inferred=inferred)
+    if not movable.any() and not masked.any():
+        result = with_pixels_in_place(result, simulation, generator=generator)
+    told = () if separation is None else (separation.value,)
+    flags = (*view.flags(result.inferred), *(() if separated.fits else (_NO_FIT,)), *told, *undone)
+    return replace(result, flags=flags)
+
+
+def _movable(client: _Client, separation: _Masked | None) -> Tensor:
     """`[patches]` bool: which places of the candidate hold patches in an order that is still to be found."""
+    simulation, embedding, masked = client.simulation, client.embedding, client.tokens.masked
     view = simulation.view
     movable = torch.zeros_like(masked) if view.movable is None else view.movable.clone()
     shown = masked[:, None].expand(-1, embedding.weight.shape[1]).to(embedding.weight)

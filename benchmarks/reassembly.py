@@ -20,7 +20,7 @@ from privbench.core.patches import rearrange, to_patches
 from privbench.data import open_images
 from privbench.defenses.block_mask import block_mask
 from privbench.jigsaw import reassemble
-from privbench.jigsaw.reassembly import Measure, gaussian_ratio, mahalanobis_gradient, neighbour_evidence
+from privbench.jigsaw.borders import Measure, gaussian_ratio, mahalanobis_gradient, neighbour_evidence
 
 GRID = (8, 8)
 SIZE = 4

@@ -37,11 +37,10 @@ class FirstBlock:
             UserError: Something else than one LayerNorm lies between the tokens and the first attention.
         """
         network = cast(Any, model.network)
-        block = network.blocks[0]
+        block = next(iter(getattr(network, "blocks", ())), None)
         norm, qkv = getattr(block, "norm1", None), getattr(getattr(block, "attn", None), "qkv", None)
-        if not (isinstance(norm, nn.LayerNorm) and norm.elementwise_affine and isinstance(qkv, nn.Linear)) or not isinstance(
-            network.norm_pre, nn.Identity
-        ):
+        directly = isinstance(getattr(network, "norm_pre", nn.Identity()), nn.Identity)
+        if not (isinstance(norm, nn.LayerNorm) and norm.elementwise_affine and isinstance(qkv, nn.Linear) and directly):
             raise UserError(
                 f"{type(network).__name__} does not feed its tokens through one LayerNorm into a joint query-key-value layer; "
                 "choose a timm vit_* or deit_* model without pre_norm, or --attack closed-form"

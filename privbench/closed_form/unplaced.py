@@ -88,11 +88,20 @@ def require_unplaced(observation: Observation, model: Victim, attack: str) -> No
             f"attack {attack} without positions needs more equations than a token has unknowns, given {width - 1} (width "
             f"{width}) for {pixels + rank + 1} in {observation.model.name}; choose --attack gradvit"
         )
-    if Activations.of(model, observation, rank) is None:
+    if not _attends_alone(model) or Activations.of(model, observation, rank) is None:
         raise UserError(
-            f"attack {attack} without positions needs a first block of LayerNorm, attention and an MLP without gates or "
-            f"LayerScale, which {observation.model.name} does not have; choose --attack gradvit"
+            f"attack {attack} without positions needs a first block of LayerNorm, attention without positions of its own, and "
+            f"an MLP without gates, which {observation.model.name} does not have; choose --attack gradvit"
         )
+
+
+def _attends_alone(model: Victim) -> bool:
+    """Whether the first attention sees tokens and nothing else: neither rotary nor relative positions, no talking heads."""
+    network = cast(Any, model.network)
+    attention = getattr(network.blocks[0], "attn", None)
+    # timm's plain one by that name; BEiT's has the name too, and no norms of queries and keys.
+    plain = type(attention).__name__ == "Attention" and hasattr(attention, "q_norm") and not hasattr(attention, "rel_pos")
+    return plain and getattr(network, "rope", None) is None
 
 
 def unplaced(model: Victim, observation: Observation, rounds: int, generator: torch.Generator) -> Unplaced:

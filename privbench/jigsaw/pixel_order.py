@@ -2,24 +2,23 @@
 
 A client that permutes pixels within patches (pixel shuffle) does not protect their colours; neighbouring pixels are alike, in a
 patch and across borders. One permutation of all patches is the most likely one under a smooth Gaussian image: a quadratic
-assignment, started from its convex relaxation (Vogelstein et al., "Fast Approximate Quadratic Programming for Graph Matching",
-PLOS ONE 2015). A permutation of each patch is guessed from what surrounds it. Measured in defenses/README.md.
+assignment (`quadratic_assignment`). A permutation of each patch is guessed from what surrounds it. Measured in
+defenses/README.md.
 """
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.smoothness import grid_correlation
 from privbench.core import ScrambledPixels
 from privbench.core.patches import from_patches, to_patches
+from privbench.jigsaw.borders import Floats
+from privbench.jigsaw.placement import Ints
+from privbench.jigsaw.quadratic_assignment import QuadraticAssignment
 
 __all__ = ["pixel_order", "pixel_orders", "unscrambled"]
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _NOISE = 0.1
 """White noise in the Gaussian image, as a share of its variance: edges and errors of the recovery."""
@@ -27,11 +26,8 @@ _COARSE_NOISE = 100.0
 """The same for the relaxation: so much that only the coarsest resemblances count, and the search sees where it has to go."""
 _BRIGHTEST = 2.0
 """Standard deviations of an image at which its colours are cut off."""
-_RELAXED_STEPS = 15
 _CHAINS = 12
 """Most chains of reassignments; fewer where two of them end at the same cost, which wrong orders hardly ever do."""
-_ROUNDS = 600
-"""Reassignments of a chain."""
 _SHARES = (0.35, 0.5)
 """Share of the places that are assigned anew in a round, for one chain after another: large enough to move whole regions, small
 enough that what stays tells where they belong."""
@@ -84,8 +80,8 @@ def pixel_order(images: Tensor, patch_size: int, draws: np.random.Generator) -> 
         search finds nothing more likely.
     """
     moments = _moments(images, patch_size)
-    fine = _QuadraticAssignment(_precisions(patch_size, _NOISE), moments)
-    start = _QuadraticAssignment(_precisions(patch_size, _COARSE_NOISE), moments).relaxed()
+    fine = QuadraticAssignment(_precisions(patch_size, _NOISE), moments)
+    start = QuadraticAssignment(_precisions(patch_size, _COARSE_NOISE), moments).relaxed()
     best = fine.swapped(start)
     least, identity = fine.cost(best), np.arange(patch_size**2)
     for chain in range(_CHAINS):
@@ -136,83 +132,6 @@ def _precisions(size: int, noise: float) -> Floats:
     # A pair of different patches stands in the inverse twice, once from each side.
     pairs = (own, 2 * (blocks[0, 1] + blocks[2, 3]), 2 * (blocks[0, 2] + blocks[1, 3]), 2 * blocks[0, 3], 2 * blocks[1, 2])
     return np.asarray(torch.stack(pairs))
-
-
-class _QuadraticAssignment:
-    """The order of pixels with the least `Σ weights[k, i, j] moments[k, order[i], order[j]]`: a sum of quadratic assignments.
-
-    `scipy.optimize.quadratic_assignment` takes one pair of matrices, where a patch has itself and its neighbours.
-    """
-
-    def __init__(self, weights: Floats, moments: Floats) -> None:
-        self.weights, self.moments, self.pixels = weights, moments, weights.shape[-1]
-
-    def cost(self, order: Ints) -> float:
-        """Of an order `[pixels]`."""
-        return float((self.weights * self._ordered(order)).sum())
-
-    def _ordered(self, order: Ints) -> Floats:
-        return self.moments[:, order[:, None], order]
-
-    def relaxed(self) -> Ints:
-        """The order nearest to the minimum over doubly stochastic matrices, by Frank-Wolfe from the middle of them."""
-        mixed = np.full((self.pixels, self.pixels), 1 / self.pixels)
-        for _ in range(_RELAXED_STEPS):
-            slope = (self.weights @ mixed @ self.moments.swapaxes(1, 2)).sum(0)
-            slope += (self.weights.swapaxes(1, 2) @ mixed @ self.moments).sum(0)
-            step = np.eye(self.pixels)[linear_sum_assignment(slope)[1]] - mixed
-            linear, square = float((slope * step).sum()), float((self.weights * (step @ self.moments @ step.T)).sum())
-            mixed = mixed + (1.0 if square <= 0 else min(1.0, -linear / (2 * square))) * step
-        return np.asarray(linear_sum_assignment(-mixed)[1])
-
-    def reassigned(self, start: Ints, share: float, draws: np.random.Generator) -> Ints:
-        """The best order on a walk from `start`: random places are assigned anew given what stands at the others.
-
-        What the chosen places mean to each other is left out, so that a step may cost something; it is taken all the same.
-        """
-        order, best, least = start, start, self.cost(start)
-        for _ in range(_ROUNDS):
-            mixed = draws.permutation(self.pixels)
-            chosen, kept = np.split(mixed, [max(2, int(share * self.pixels))])
-            here, there = order[chosen], order[kept]
-            given = self.weights[:, chosen[:, None], kept] @ self.moments[:, here[:, None], there].swapaxes(1, 2)
-            given += self.weights[:, kept[:, None], chosen].swapaxes(1, 2) @ self.moments[:, there[:, None], here]
-            alone = self.weights[:, chosen, chosen].T @ self.moments[:, here, here]
-            order = order.copy()
-            order[chosen] = here[linear_sum_assignment(given.sum(0) + alone)[1]]
-            cost = self.cost(order)
-            if cost < least:
-                best, least = order, cost
-        return best
-
-    def swapped(self, order: Ints) -> Ints:
-        """An order that no exchange of two pixels makes better, by taking the best exchange until there is none."""
-        order, cost = order.copy(), self.cost(order)
-        while True:
-            gains = self._exchanges(order)
-            one, other = divmod(int(gains.argmin()), self.pixels)
-            changed = order.copy()
-            changed[[one, other]] = order[[other, one]]
-            changed_cost = self.cost(changed)
-            # What is left below that is rounding.
-            if changed_cost >= cost - 1e-9 * abs(cost):
-                return order
-            order, cost = changed, changed_cost
-
-    def _exchanges(self, order: Ints) -> Floats:
-        """`[pixels, pixels]`: by how much the cost changes where the pixels at two places change places."""
-        apart, moments = 1 - np.eye(self.pixels), self._ordered(order)
-        weights, products = self.weights * apart, moments * apart
-        met = (weights @ products.swapaxes(1, 2) + weights.swapaxes(1, 2) @ products).sum(0)
-        change = met + met.T - np.diag(met)[:, None] - np.diag(met)
-        # What the two places mean to each other stays, or is turned round.
-        change += ((weights + weights.swapaxes(1, 2)) * (products + products.swapaxes(1, 2))).sum(0)
-        places, pixels = (np.diagonal(table, axis1=1, axis2=2) for table in (self.weights, moments))
-        alone = places.T @ pixels
-        return np.asarray(change + alone + alone.T - np.diag(alone)[:, None] - np.diag(alone))
-
-
-# An order for each patch
 
 
 def pixel_orders(images: Tensor, patch_size: int, draws: np.random.Generator) -> Ints:

@@ -18,7 +18,7 @@ from torch import Tensor
 from privbench.core import Defense, ModelSpec, UserError, VictimSpec
 from privbench.models.checkpoints import RESAMPLED, fitted_names, load_state, resampled_positions
 from privbench.models.victim import Victim
-from privbench.models.zoo import build_model, default_spec, has_classifier
+from privbench.models.zoo import build_model, default_spec, has_classifier, require_classifies
 
 __all__ = [
     "VictimCard",
@@ -146,6 +146,7 @@ def resolve_victim(
         UserError: Unknown model, a defense that does not fit it, no such weights, unreadable file.
     """
     spec = default_spec(model, num_classes=num_classes, image_size=image_size)
+    require_classifies(spec)
     if weights == "embedded":
         path = _embedded_path(model, defense.trained_as())
         if path is None:

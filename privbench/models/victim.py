@@ -17,6 +17,10 @@ from privbench.core import Normalisation, UserError
 __all__ = ["TransformerParts", "Victim"]
 
 
+_LATE_CLASS_TOKEN = frozenset({"Cait", "ConVit"})
+"""Architectures whose class token joins the patches in a later block."""
+
+
 @dataclass(frozen=True)
 class TransformerParts:
     """Names of the parameters that attacks on vision transformers speak of.
@@ -28,8 +32,6 @@ class TransformerParts:
             with `prefix_tokens` 0 they have no position.
         patch_weight: Patch-embedding convolution `[width, 3, patch, patch]`.
         patch_bias: Its bias.
-        head_weight: Classifier `[classes, width]`.
-        head_bias: Its bias.
     """
 
     position: str | None
@@ -37,8 +39,6 @@ class TransformerParts:
     prefix_names: tuple[str, ...]
     patch_weight: str
     patch_bias: str
-    head_weight: str
-    head_bias: str
 
 
 class _FirstBlocks(nn.Module):
@@ -155,7 +155,11 @@ class Victim(nn.Module):
             UserError: The model has no learned position embedding.
         """
         self._require_learned_positions("no-pe")
-        cast(Any, self.network).pos_embed = None
+        network = cast(Any, self.network)
+        table = network.pos_embed.detach()
+        # Zeros and not None, which few architectures foresee; they are no weights, and no part of the state.
+        del network.pos_embed
+        network.register_buffer("pos_embed", torch.zeros_like(table), persistent=False)
 
     def add_unknown_position(self) -> None:
         """Appends the shared unknown row to the position table: `[1, prefix + patches + 1, width]` (MJP).
@@ -199,7 +203,7 @@ class Victim(nn.Module):
         return torch.where(masked[:, None], unknown, known)
 
     def _require_learned_positions(self, defense: str) -> None:
-        if self.patch_size is None or not isinstance(getattr(self.network, "pos_embed", None), nn.Parameter):
+        if self.patch_size is None or self._learned_table() is None:
             raise UserError(
                 f"defense {defense} needs a vision transformer with a learned position embedding, "
                 f"given {type(self.network).__name__}; choose another model or defense"
@@ -210,9 +214,13 @@ class Victim(nn.Module):
     @property
     def patch_size(self) -> int | None:
         """Side of a patch in pixels; None for a model without patches."""
-        embedding = getattr(self.network, "patch_embed", None)
-        size = getattr(embedding, "patch_size", None)
-        return int(size[0]) if size is not None and hasattr(self.network, "cls_token") else None
+        projection = getattr(getattr(self.network, "patch_embed", None), "proj", None)
+        if not isinstance(projection, nn.Conv2d) or not hasattr(self.network, "cls_token"):
+            return None
+        size, channels = projection.kernel_size[0], projection.in_channels
+        # A stem of convolutions or overlapping patches leaves no patches of the image.
+        plain = projection.kernel_size == projection.stride == (size, size) and channels == 3 and projection.groups == 1
+        return size if plain and set(projection.padding) == {0} else None
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -232,22 +240,38 @@ class Victim(nn.Module):
             UserError: The model is not a vision transformer.
         """
         if self.patch_size is None:
-            raise UserError(f"{type(self.network).__name__} is not a vision transformer; choose a timm vit_* or deit_* model")
-        network = cast(Any, self.network)
-        learned = isinstance(getattr(network, "pos_embed", None), nn.Parameter)
+            raise UserError(
+                f"{type(self.network).__name__} is not a vision transformer that cuts the image itself into patches; choose a "
+                "timm vit_* or deit_* model"
+            )
+        table = self._learned_table()
+        unknown = int(self.has_unknown_position)
         return TransformerParts(
-            position="network.pos_embed" if learned else None,
-            prefix_tokens=0 if network.no_embed_class else int(network.num_prefix_tokens),
-            prefix_names=tuple(
-                f"network.{name}"
-                for name in ("cls_token", "dist_token", "reg_token")
-                if isinstance(getattr(network, name, None), nn.Parameter)
-            ),
+            position=None if table is None else "network.pos_embed",
+            prefix_tokens=0 if table is None else table.shape[1] - self.patch_count - unknown,
+            prefix_names=() if type(self.network).__name__ in _LATE_CLASS_TOKEN else self._prefix_names(),
             patch_weight="network.patch_embed.proj.weight",
             patch_bias="network.patch_embed.proj.bias",
-            head_weight="network.head.weight",
-            head_bias="network.head.bias",
         )
+
+    def _classifier(self) -> nn.Module | None:
+        """What timm calls the classifier, the first where there are two; None where the network does not say."""
+        get = getattr(self.network, "get_classifier", None)
+        found = get() if callable(get) else None
+        found = found[0] if isinstance(found, tuple | nn.ModuleList) and len(found) else found
+        return found if isinstance(found, nn.Linear) else None
+
+    def _prefix_names(self) -> tuple[str, ...]:
+        names = ("cls_token", "dist_token", "reg_token")
+        return tuple(f"network.{name}" for name in names if isinstance(getattr(self.network, name, None), nn.Parameter))
+
+    def _learned_table(self) -> nn.Parameter | None:
+        """The table `[1, rows, width]` that is added to the tokens, a row for each patch and for some prefix tokens."""
+        table = getattr(self.network, "pos_embed", None)
+        if not isinstance(table, nn.Parameter) or table.ndim != 3:
+            return None
+        surplus = table.shape[1] - self.patch_count - int(self.has_unknown_position)
+        return table if surplus in {0, len(self._prefix_names())} else None
 
     def classifier_names(self) -> tuple[str, str]:
         """Names of the last layer's weight `[classes, width]` and bias `[classes]`.
@@ -255,7 +279,8 @@ class Victim(nn.Module):
         Raises:
             UserError: The last layer is not linear with a bias.
         """
+        classifier = self._classifier()
         for name, module in reversed(list(self.named_modules())):
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None and classifier in (None, module):
                 return f"{name}.weight", f"{name}.bias"
         raise UserError(f"{type(self.network).__name__} has no linear classifier with a bias; labels cannot be recovered")

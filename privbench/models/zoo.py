@@ -5,11 +5,14 @@ is the business of `loading`.
 """
 
 import difflib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import timm
+import torch
 from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -155,6 +158,37 @@ def default_spec(name: str, *, num_classes: int | None = None, image_size: int |
         raise UserError(f"model {name}: {one_line(error)}") from None
 
 
+@lru_cache(maxsize=64)
+def require_classifies(spec: ModelSpec) -> None:
+    """Builds an architecture without memory or values and lets it classify an image of its size.
+
+    Raises:
+        UserError: The name is unknown, the architecture cannot be built, does not take such images, or returns no logits.
+    """
+    with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        victim = build_model(spec)
+        try:
+            logits: Any = victim.eval()(torch.zeros(1, 3, spec.image_size, spec.image_size))
+        except Exception as error:  # a network raises whatever it likes about an image that does not fit
+            if isinstance(error, UserError):
+                raise
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UserError(
+                f"model {spec.name} does not take images of {spec.image_size} pixels ({reason}){_native(spec)}"
+            ) from None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, spec.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"model {spec.name} is no classifier of {spec.num_classes} classes: it returns {shape} for an image; choose another"
+        )
+
+
+def _native(spec: ModelSpec) -> str:
+    size = architecture(spec.name).image_size
+    return "" if size == spec.image_size else f"; its own size is {size}"
+
+
 def build_model(spec: ModelSpec) -> Victim:
     """A model with random weights, ready for second derivatives: fused attention has none, so it is off.
 
@@ -166,11 +200,18 @@ def build_model(spec: ModelSpec) -> Victim:
     native = architecture(spec.name)
     try:
         network = native.build(spec.num_classes, spec.image_size)
-    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a builder raises whatever it likes about arguments
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
-            f"model {spec.name} cannot be built for {spec.image_size} pixels and {spec.num_classes} classes: {error}"
+            f"model {spec.name} cannot be built for {spec.image_size} pixels and {spec.num_classes} classes: {reason}"
         ) from None
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             cast(Any, module).fused_attn = False
-    return Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)
+    victim = Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)
+    if victim.patch_size and spec.image_size % victim.patch_size:
+        raise UserError(
+            f"model {spec.name} cuts images into patches of {victim.patch_size} pixels, and {spec.image_size} is no multiple "
+            f"of it; accepted: {spec.image_size // victim.patch_size * victim.patch_size or victim.patch_size}, for instance"
+        )
+    return victim
