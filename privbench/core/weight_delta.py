@@ -80,6 +80,8 @@ def dtype_of(update: Mapping[str, Tensor]) -> UpdateDtype:
     Args:
         update: Parameter name to `[*shape]`, not empty.
     """
+    if any(value.is_meta for value in update.values()):
+        return "float32"  # tensors without values say nothing of how they were rounded
     narrow: tuple[tuple[UpdateDtype, torch.dtype], ...] = (("bfloat16", torch.bfloat16), ("float16", torch.float16))
     for name, kind in narrow:
         if all(bool((value.to(kind).to(value.dtype) == value).all()) for value in update.values()):
