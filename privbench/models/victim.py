@@ -271,7 +271,8 @@ class Victim(nn.Module):
         if not isinstance(table, nn.Parameter) or table.ndim != 3:
             return None
         surplus = table.shape[1] - self.patch_count - int(self.has_unknown_position)
-        return table if surplus in {0, len(self._prefix_names())} else None
+        tokens = sum(self.get_parameter(name).shape[1] for name in self._prefix_names())
+        return table if surplus in {0, tokens} else None
 
     def classifier_names(self) -> tuple[str, str]:
         """Names of the last layer's weight `[classes, width]` and bias `[classes]`.
