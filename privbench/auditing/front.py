@@ -7,12 +7,24 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from privbench.adversary import simulate
 from privbench.auditing.plan import ORDER, planned
 from privbench.auditing.report import AuditReport
 from privbench.auditing.work import Auditor
 from privbench.client import observe
-from privbench.core import LocalTraining, Normalisation, Progress, ThreatModel, UserError, build_defense, resolve_defense
+from privbench.core import (
+    LocalTraining,
+    Normalisation,
+    Observation,
+    Progress,
+    ThreatModel,
+    UserError,
+    build_defense,
+    resolve_defense,
+)
+from privbench.core.observation import is_saved_observation
 from privbench.data import open_images
+from privbench.models import DEFAULT_MODEL, Victim
 from privbench.runner.machine import resolve_device
 from privbench.updates import UpdateSource, observation_of, victim_of
 
@@ -20,7 +32,7 @@ __all__ = ["audit", "audit_of_known_photo"]
 
 
 def audit(
-    model: str | nn.Module,
+    model: str | nn.Module | None = None,
     update: Any = None,
     *,
     weights: Any = None,
@@ -58,7 +70,8 @@ def audit(
         >>> report.verdict, report.sentence  # doctest: +SKIP
 
     Args:
-        model: A timm or embedded name, `FILE.py:FUNCTION` that builds a module, or a module.
+        model: A timm or embedded name, `FILE.py:FUNCTION` that builds a module, or a module; None where the update is an
+            `Observation` or a file of one, which hold all of this.
         update: A file (safetensors, torch, npz), tensors by name, Flower's parameters, or arrays in the order of the state.
         weights: Those that the server sent, in any of these forms, or `embedded`, `pretrained`; None: the module's own.
         after: The weights that came back, in place of `update`.
@@ -105,7 +118,7 @@ def audit(
         raise UserError("mean and std of the normalisation go together; give both")
     normalisation = None if mean is None or std is None else Normalisation(_three(mean), _three(std))
     source = UpdateSource(
-        model=model,
+        model=model or DEFAULT_MODEL,
         update=update,
         weights=weights,
         after=after,
@@ -118,7 +131,8 @@ def audit(
         normalisation=normalisation,
         defense=defense,
     )
-    observation, victim = observation_of(source)
+    saved = _saved(update)
+    observation, victim = observation_of(source) if saved is None else saved
     place = resolve_device(device)
     observation, victim = observation.to(place), victim.to(place)
     tell = say or (lambda _: None)
@@ -145,6 +159,17 @@ def audit(
     if output is not None:
         report.save(output)
     return report
+
+
+def _saved(update: Any) -> tuple[Observation, Victim] | None:
+    """The observation of a file that `Observation.save` wrote, and its model; None for anything else."""
+    if isinstance(update, Observation):
+        observation = update
+    elif isinstance(update, str | Path) and is_saved_observation(Path(update)):
+        observation = Observation.load(Path(update))
+    else:
+        return None
+    return observation, simulate(observation).model.requires_grad_(True)
 
 
 def _three(values: Sequence[float]) -> tuple[float, ...]:

@@ -34,7 +34,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("update", required=False, type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="A timm or embedded name, or FILE.py:FUNCTION that returns a torch module.")
+@click.option("--model", help="A timm or embedded name, or FILE.py:FUNCTION; not needed for a saved Observation.")
 @click.option("--weights", help="Those that the server sent: a file, embedded, pretrained.  [default: the model's own]")
 @click.option("--before", help="The same as --weights.")
 @click.option("--after", type=click.Path(path_type=Path), help="The weights that came back, in place of UPDATE.")
@@ -86,6 +86,7 @@ def audit(
     from privbench.auditing.front import audit_of_known_photo
     from privbench.cli.console import notes_console, results_console
     from privbench.core import UserError
+    from privbench.core.observation import is_saved_observation
     from privbench.runner.components import split_names
 
     notes = notes_console()
@@ -102,6 +103,8 @@ def audit(
         **options,
     }
     model = common.pop("model")
+    if model is None and (update is None or not is_saved_observation(update)):
+        raise UserError("--model is needed: a timm or embedded name, or FILE.py:FUNCTION that returns a torch module")
     if update is None and after is None:
         if not common["self_test"]:
             raise UserError("nothing to audit: give UPDATE, or --before and --after, or --self-test")

@@ -28,7 +28,7 @@ from privbench.core.spec import ComponentSpec
 from privbench.core.threat_model import ThreatModel
 from privbench.core.weight_delta import dtype_of, gradient_of_delta
 
-__all__ = ["OBSERVATION_HEADER", "Observation", "Secret", "UpdateKind"]
+__all__ = ["OBSERVATION_HEADER", "Observation", "Secret", "UpdateKind", "is_saved_observation"]
 
 OBSERVATION_HEADER = "privbench-observation"
 """Key of the metadata of a saved observation."""
@@ -232,6 +232,15 @@ def _check(observation: Observation) -> None:
                 f"labels from {int(labels.min())} to {int(labels.max())}; the model has classes 0 to "
                 f"{observation.model.num_classes - 1}"
             )
+
+
+def is_saved_observation(path: Path) -> bool:
+    """Whether a file was written by `Observation.save`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return OBSERVATION_HEADER in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 @dataclass(frozen=True)
