@@ -1,10 +1,11 @@
 """Where text goes: results to stdout, progress and notes to stderr."""
 
 import shutil
+import sys
 
 from rich.console import Console
 
-__all__ = ["notes_console", "results_console"]
+__all__ = ["at_work", "notes_console", "results_console"]
 
 _FILE_WIDTH = 160
 
@@ -20,3 +21,10 @@ def results_console() -> Console:
 def notes_console() -> Console:
     """Stderr."""
     return Console(stderr=True, highlight=False)
+
+
+def at_work(words: str, *, quiet: bool) -> None:
+    """Says at once on a terminal that something happens; the next line of stderr takes its place."""
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write(f"{words} …\r")
+        sys.stderr.flush()

@@ -20,6 +20,10 @@ __all__ = ["LiveProgress", "PlainProgress", "Position", "QuietProgress", "clock"
 
 _PLAIN_INTERVAL = 10.0
 _LIVE_INTERVAL = 0.2
+_WIDE = 110
+"""A terminal of fewer columns gets a shorter line."""
+_SHORT_NAME = 24
+_SHORT_BAR = 10
 
 
 def clock(seconds: float) -> str:
@@ -175,14 +179,14 @@ class _Display(Listener):
 
 
 class QuietProgress(_Display):
-    """Notes only.
+    """Nothing at all.
 
     Args:
         console: Where to.
         label: What to call a case; None: what tells it from the others of the command.
     """
 
-    def reused(self, record: Record) -> None:
+    def note(self, message: str) -> None:
         """Says nothing."""
 
 
@@ -231,7 +235,13 @@ class LiveProgress(_Display):
 
     def __enter__(self) -> Self:
         self._live.start()
+        self._live.update(Text("loading data and model"), refresh=True)
         return self
+
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
+        """Begins a new position, and says so before the first step is done."""
+        super().started(case, batches, finished)
+        self._live.update(Text.assemble((self.label(case), "bold"), ": the attack begins"), refresh=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._live.stop()
@@ -253,6 +263,8 @@ class LiveProgress(_Display):
         self._print(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}")
 
     def _line(self, where: Position) -> Table:
+        if self.console.width < _WIDE:
+            return self._short_line(where)
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(no_wrap=True)
         line.add_column(width=20)
@@ -264,8 +276,26 @@ class LiveProgress(_Display):
             ProgressBar(total=1.0, completed=where.fraction, width=20),
             where.place,
             where.time_text,
-            Text(where.phase, style="cyan"),
             where.loss_text,
+            Text(where.phase, style="cyan"),
+        )
+        return line
+
+    def _short_line(self, where: Position) -> Table:
+        """What must be seen first: which case, how far, how long; then losses and phase as far as there is room."""
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(no_wrap=True, overflow="ellipsis", max_width=_SHORT_NAME)
+        line.add_column(width=_SHORT_BAR)
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+        remaining = where.remaining
+        line.add_row(
+            Text(where.label, style="bold"),
+            ProgressBar(total=1.0, completed=where.fraction, width=_SHORT_BAR),
+            f"{where.step}/{where.total}",
+            f"{clock(remaining)} left" if remaining is not None else clock(where.elapsed),
+            Text.assemble(where.loss_text, "  ", (where.phase, "cyan")),
         )
         return line
 

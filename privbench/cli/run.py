@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from privbench.cli.grouped import GroupedCommand
 from privbench.cli.options import case_options, machine_options, trunk_options
 from privbench.cli.place import config_at, results_place, writable
+from privbench.runner.options import OPTIONS
 
 if TYPE_CHECKING:
     from privbench.store.base import Store
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _FOLDER_OF_RUNS = Path("results") / "runs"
+_ATTACKER = ("attack", "preset", "labels", "adversary", "training", "server")
 
 # The first character keeps click from filling the lines.
 _EXAMPLES = """\b
@@ -27,7 +30,15 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+_GROUPS = {
+    "What is attacked": (*(name for name in OPTIONS if name not in _ATTACKER), "config", "settings"),
+    "By whom": _ATTACKER,
+    "How it is computed": ("device", "compile", "group", "precision", "threads", "checkpoint_interval"),
+    "Where results go": ("output", "scratch", "force", "dry_run", "quiet", "live"),
+}
+
+
+@click.command(cls=GroupedCommand, groups=_GROUPS, epilog=_EXAMPLES)
 @case_options
 @trunk_options
 @machine_options
@@ -62,6 +73,9 @@ def run(
 
     A finished case is not computed again, and an interrupted one continues: repeat the same command.
     """
+    from privbench.cli.console import at_work
+
+    at_work("loading", quiet=quiet)
     from privbench import api
     from privbench.cli.console import notes_console
     from privbench.cli.live import LivePage

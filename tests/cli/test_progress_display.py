@@ -1,6 +1,7 @@
 """The progress display: position, pace, and plain lines where there is no terminal."""
 
 import io
+import re
 import time
 
 import pytest
@@ -198,9 +199,34 @@ def test_the_live_line_shows_everything_and_leaves_a_summary(now: list[float]) -
         assert word in shown
 
 
-def test_a_note_is_said_once() -> None:
-    console = Console(file=io.StringIO(), width=200)
-    with QuietProgress(console, label) as display:
-        display.note("[bold] lpips is missing")
-        display.note("[bold] lpips is missing")
-    assert console.file.getvalue() == "[bold] lpips is missing\n"  # type: ignore[attr-defined]
+def test_a_line_of_80_columns_keeps_defense_step_time_and_bar_and_losses_before_the_phase(now: list[float]) -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with LiveProgress(console, lambda _: "stochastic-layers:spread=0.3") as display:
+        display.started(CASE, 2, [])
+        display.step(CASE, StepReport((0,), 0, 600, "matching", ({"gradient": 0.5},)))
+        now[0] += 25
+        display.step(CASE, StepReport((0,), 300, 600, "matching and prior", ({"gradient": 0.125, "border": 2.0},)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    line = next(line for line in shown.splitlines() if "300/600" in line)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line)
+    assert len(plain.rstrip()) <= 80
+    for word in ("stochastic-layers:sprea…", "━", "300/600", "1:15 left", "gradient 0.125"):
+        assert word in plain
+    assert plain.index("gradient") < (plain + "matching").index("matching")
+
+
+def test_something_is_said_before_the_first_step() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with LiveProgress(console, label) as display:
+        assert "loading data and model" in console.file.getvalue()  # type: ignore[attr-defined]
+        display.started(CASE, 2, [])
+        assert "none: the attack begins" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_note_is_said_once_and_quiet_says_none() -> None:
+    for kind, said in ((PlainProgress, "[bold] lpips is missing\n"), (QuietProgress, "")):
+        console = Console(file=io.StringIO(), width=200)
+        with kind(console, label) as display:
+            display.note("[bold] lpips is missing")
+            display.note("[bold] lpips is missing")
+        assert console.file.getvalue() == said  # type: ignore[attr-defined]
