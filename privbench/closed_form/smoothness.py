@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["CORRELATION_LENGTH", "channel_correlation", "grid_correlation", "smooth_precision"]
+__all__ = ["CORRELATION_LENGTH", "channel_correlation", "grid_correlation", "smooth_covariance", "smooth_precision"]
 
 CORRELATION_LENGTH = 8.0
 """Pixels over which the correlation of an image falls by a factor of e, as closed forms expect it."""
@@ -18,8 +18,13 @@ def smooth_precision(patch_size: int) -> Tensor:
     Returns:
         `[pixels, pixels]` float64, pixels counted channel by channel.
     """
-    precision: Tensor = torch.linalg.inv(torch.kron(channel_correlation(), grid_correlation(patch_size)))
+    precision: Tensor = torch.linalg.inv(smooth_covariance(patch_size))
     return precision
+
+
+def smooth_covariance(patch_size: int) -> Tensor:
+    """The covariance whose inverse `smooth_precision` is; `[pixels, pixels]` float64, pixels counted channel by channel."""
+    return torch.kron(channel_correlation(), grid_correlation(patch_size))
 
 
 def channel_correlation() -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from privbench.closed_form.smoothness import smooth_precision
+from privbench.closed_form.smoothness import smooth_covariance
 
 __all__ = ["Unexplained"]
 
@@ -82,14 +82,14 @@ class Unexplained:
         The prior's own covariance fills the directions that too few spare equations leave open: most of the noise is that of
         the matrix times the patches, which is as smooth as they are.
         """
-        within = torch.linalg.inv(smooth_precision(patch_size))
+        within = smooth_covariance(patch_size)
         share = max(1, len(within) - self.spare)
         covariance: Tensor = (self.missed.T @ self.missed + share * self.size * within) / (self.spare + share)
         return covariance + self.floor * torch.eye(len(within), dtype=torch.float64)
 
     def hidden_noise(self, patch_size: int) -> Tensor:
         """The same of hidden patches alone: they leave no more directions open than spare equations lack to their number."""
-        within = torch.linalg.inv(smooth_precision(patch_size))
+        within = smooth_covariance(patch_size)
         open_share = max(0, self.hidden - self.spare) / max(1, self.hidden)
         covariance: Tensor = self.missed.T @ self.missed / max(1, self.spare) + open_share * self.size * within
         return covariance + (self.floor + _SLACK * self.size) * torch.eye(len(within), dtype=torch.float64)
