@@ -1,0 +1,35 @@
+"""The notes on SVD conditioning say what was measured; a short training runs in every way."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.svd_conditioning import WAYS, train
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "research" / "svd-conditioning.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_that_of_the_measurement() -> None:
+    with (ROOT / "benchmarks" / "svd-conditioning.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = [line.split("|")[1:5] for line in PAGE.splitlines() if line.startswith("| `cnn_")]
+    assert len(shown) == 2 * len(WAYS)
+    for network, way, accuracy, _ in shown:
+        measured = [row for row in rows if (row["network"], row["way"]) == (network.strip(" `"), way.strip())]
+        assert [f"{100 * float(row['accuracy']):.1f}" for row in measured] == accuracy.strip().split(", ")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_trains_and_repeats(way: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (128, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(10, (128,), generator=generator)
+    accuracy, conditions = train("covariance", way, 0, (images, labels), (images[:20], labels[:20]), 2)
+    assert 0 <= accuracy <= 1
+    assert len(conditions) == 2
+    assert min(conditions) > 1
+    again = train("covariance", way, 0, (images, labels), (images[:20], labels[:20]), 2)
+    assert again == (accuracy, conditions)
