@@ -56,6 +56,30 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary_one(
     assert everything_below(tmp_path) == ["file"]
 
 
+def test_links_are_written_through_and_devices_and_pipes_stay(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to("target")
+    atomic_write(link, b"content")
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"content"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"cannot write .*pipe"):
+        atomic_write(pipe, b"nobody reads")
+    assert pipe.is_fifo()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write(pipe, b"content")
+        assert os.read(reader, 100) == b"content"
+    finally:
+        os.close(reader)
+    device = tmp_path / "device"
+    device.symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        atomic_write(device, b"content")
+    assert device.is_symlink()
+    assert Path("/dev/full").is_char_device()
+
+
 def test_new_files_follow_the_users_mask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
