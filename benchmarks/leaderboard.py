@@ -29,7 +29,7 @@ def copies(template: Record, count: int, folder: Path) -> None:
 
 
 @click.command()
-@click.option("--records", "counts", multiple=True, type=click.IntRange(min=1), default=(1000, 10_000), show_default=True)
+@click.option("--records", "counts", multiple=True, type=click.IntRange(min=1), default=(1000, 20_000), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The median of so many is printed.")
 @click.option("--reference", type=click.Path(path_type=Path), default=REFERENCE, help="Where to take the record from.")
 def main(counts: tuple[int, ...], rounds: int, reference: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from privbench.analysis.compare import Comparison, compare_records
 from privbench.analysis.tables import METRICS, interval_text
 from privbench.core import Record, UserError
+from privbench.core.case import base_name
 from privbench.core.labels import attack_label, defense_label, guarantee_text
 from privbench.store.base import Store
 from privbench.store.layout import COMPARISON, RECORD, find_results
@@ -91,7 +92,10 @@ class Results(Sequence[Record]):
         return found
 
     def compare(self, *, baseline: str = "none", metric: str = "psnr") -> "pd.DataFrame":
-        """The comparisons as a table: mean difference, its 95 % bootstrap interval, p of a Wilcoxon signed-rank test, n.
+        """The comparisons as a table.
+
+        Its columns: what was compared, the mean difference with its 95 % bootstrap interval, p of a Wilcoxon signed-rank test,
+        the same corrected for the number of rows (Holm), and n.
 
         Raises:
             UserError: As `comparisons`.
@@ -106,10 +110,12 @@ class Results(Sequence[Record]):
                     "defense": defense_label(case),
                     "attack": attack_label(case),
                     "adversary": case.threat_model.adversary,
+                    "dataset": base_name(case.data.source),
                     "difference": interval.mean,
                     "low": interval.low,
                     "high": interval.high,
                     "p": one.difference.p,
+                    "p_corrected": one.p_corrected,
                     "n": interval.n,
                 }
             )

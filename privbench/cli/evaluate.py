@@ -95,6 +95,7 @@ def evaluate(
     from privbench.analysis.tables import price_table
     from privbench.cli.console import results_console
     from privbench.core import Price, Training, UserError, build_defense, resolve_defense
+    from privbench.core.packages import require_packages
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
     from privbench.runner.machine import cpu_threads, resolve_device
@@ -104,6 +105,7 @@ def evaluate(
     if weights == "random":
         raise UserError("--weights random has no price: nothing was learnt; accepted: embedded, pretrained or a file")
     measures = _measures(measure)
+    require_packages("measuring a price", _packages(measures), "price")
     compared = None if reference is None else Price.load(reference)
     check_output(output)
     chosen_device = resolve_device(device)
@@ -195,6 +197,11 @@ def _require_labels(images: "ImageSet", data: str, num_classes: int, card: "Vict
         raise UserError(
             f"no class of {data} ({images.class_names[0]}, ...) is one of cifar10, on which the victim was trained; {remedy}"
         )
+
+
+def _packages(measures: frozenset[str]) -> list[str]:
+    """What the extra `price` brings, as far as it is needed."""
+    return ["torchmetrics", "sklearn", *(["foolbox"] if "attacks" in measures else [])]
 
 
 def _measures(text: str) -> frozenset[str]:

@@ -119,8 +119,11 @@ def _sweep(
     **how: Any,
 ) -> None:
     from privbench.core import UserError
+    from privbench.core.packages import require_packages
     from privbench.sweep.study import read_study
 
+    if how["launcher"] == "ray":
+        require_packages("--launcher ray", ["ray"], "ray")
     overrides: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
