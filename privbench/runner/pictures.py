@@ -16,6 +16,7 @@ from torch import Tensor
 from privbench.core import Case, ImageResult, Record, UserError
 from privbench.runner.context import CaseContext, load_case
 from privbench.scoring import to_uint8
+from privbench.store.case_folder import repeatable
 from privbench.store.layout import RECONSTRUCTIONS
 
 __all__ = ["SHOWN_IMAGES", "Draw", "Pixels", "ShownCase", "picture_names", "png", "read_picture", "shown_case", "shown_results"]
@@ -78,7 +79,7 @@ def shown_case(record: Record, *, folder: Path, device: torch.device) -> ShownCa
     Raises:
         UserError: Data, weights or pictures of the case are gone.
     """
-    return shown_results(load_case(record.case, device), record.images, folder)
+    return shown_results(load_case(repeatable(folder, record).case, device), record.images, folder)
 
 
 def shown_results(context: CaseContext, results: tuple[ImageResult, ...], folder: Path) -> ShownCase:

@@ -422,21 +422,30 @@ def test_rivals_on_one_study_compute_every_case_once(
 # URLs
 
 
-def test_two_sweeps_on_one_url_with_a_working_folder_each_compute_every_case_once(
+def test_two_shards_at_one_url_with_a_working_folder_each_compute_every_case_once(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     study(tmp_path)
     log = tmp_path / "log.txt"
     url = ("--output", f"file://{tmp_path}/there/runs")
     sweeps = [
-        Sweep(tmp_path, *url, "--scratch", str(tmp_path / f"machine-{number}"), PRIVBENCH_TEST_LOG=str(log)) for number in "12"
+        Sweep(
+            tmp_path,
+            *url,
+            *("--scratch", str(tmp_path / f"machine-{number}")),
+            *("--shard", f"{number}/2"),
+            PRIVBENCH_TEST_LOG=str(log),
+        )
+        for number in (1, 2)
     ]
     assert [sweep.finish() for sweep in sweeps] == [0, 0], [sweep.stderr for sweep in sweeps]
-    assert all("4 of 4 cases done" in sweep.stdout for sweep in sweeps)
+    assert all("2 of 2 cases done" in sweep.stdout for sweep in sweeps)
     runs = Counter(log.read_text().splitlines())
     assert len(runs) == 4
     assert set(runs.values()) == {1}
-    assert contents(tmp_path / "there" / "runs") == undisturbed
+    there = contents(tmp_path / "there" / "runs")
+    cases = [{name: file for name, file in found.items() if "study--" not in name} for found in (there, undisturbed)]
+    assert cases[0] == cases[1]
     assert_whole(tmp_path / "there" / "runs")
 
 
@@ -456,7 +465,7 @@ def test_machines_that_die_leave_their_cases_at_a_url_to_others(
     there = tmp_path / "there" / "runs"
     moments = random.Random(kills)
     for number in range(kills + 1):
-        machine = ("--scratch", str(tmp_path / f"machine-{number}"), "--lease", "2")
+        machine = ("--scratch", str(tmp_path / f"machine-{number}"))
         with Sweep(tmp_path, "--output", f"file://{there}", *machine, *arguments) as sweep:
             if number < kills:
                 sweep.wait_for(lambda number=number: any((tmp_path / f"machine-{number}").glob("*/.work/*.pt")))  # type: ignore[misc]
