@@ -17,6 +17,7 @@ from privbench.core.attack import EFFORTS
 from privbench.runner.context import load_case
 from privbench.runner.options import OPTIONS, SETTINGS, RunOptions, choices_of
 from privbench.runner.resolve import resolve_cases
+from privbench.store.case_folder import repeatable
 
 ROOT = Path(__file__).parents[1]
 
@@ -164,7 +165,8 @@ def test_a_module_is_a_victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert record.case.victim.model.image_size == 32
     assert module.training
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    observation, _ = load_case(record.case, torch.device("cpu")).observe(0)
+    case = repeatable(tmp_path / "runs" / record.case.folder, record).case
+    observation, _ = load_case(case, torch.device("cpu")).observe(0)
     assert torch.equal(observation.model_state["network.body.0.weight"], before["body.0.weight"])
     with pytest.raises(UserError, match="pass image_size"):
         privbench.plan(model=module)
