@@ -45,6 +45,7 @@ def run(
     lpips_weights: Path | str | None = None,
     download: bool = True,
     force: bool = False,
+    isolate: bool = False,
     listener: "Listener | None" = None,
     **options: Unpack[CaseOptions],
 ) -> "Results":
@@ -70,6 +71,8 @@ def run(
         lpips_weights: File with the trunk of LPIPS.
         download: Whether a missing trunk may be fetched.
         force: Compute finished cases again.
+        isolate: Run each attack in a process of its own, which has the saved observation and nothing else; without progress
+            and checkpoints.
         listener: Who watches.
         **options: What to run: `defense`, `attack`, `preset`, `weights`, `data`, `split`, `limit`, `indices`, `batch_size`,
             `labels`, `model_mode`, `adversary`, `local`, `training`, `lpips_net`, `seed`, ... as the options of
@@ -103,6 +106,7 @@ def run(
         precision=precision,
         threads=threads,
         checkpoint_interval=checkpoint_interval,
+        isolate=isolate,
     )
     suites = Suites(None if lpips_weights is None else Path(lpips_weights), download=download)
     series = CaseSeries(cases, place, compute, suites, draw_case)

@@ -219,15 +219,15 @@ def leaves(model: type, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_field_of_a_case_has_an_option() -> None:
-    # Hashes follow from what is chosen, and local training has a grammar of its own.
-    followed = {"schema_version", "victim.weights_sha256", "data.sha256"}
+    # Hashes, and whether the server is honest, follow from what is chosen.
+    followed = {"schema_version", "victim.weights_sha256", "data.sha256", "threat_model.server"}
     found = {"attack" if name.startswith("attack.") else name for name in leaves(Case)}
     assert found - followed <= set(SETTINGS)
     assert get_args(Case.model_fields["local"].annotation)[0] is LocalTraining
 
 
 def test_the_choices_of_an_option_are_those_of_the_case() -> None:
-    for name in ThreatModel.model_fields:
+    for name in ThreatModel.model_fields.keys() - {"server"}:
         assert choices_of(name) == get_args(ThreatModel.model_fields[name].annotation)
     assert choices_of("lpips_net") == get_args(Case.model_fields["lpips"].annotation)
     assert not choices_of("attack")

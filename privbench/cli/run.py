@@ -54,6 +54,7 @@ _GROUPS = {
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the case, such as attack.steps=300; repeatable."
 )
+@click.option("--isolate", is_flag=True, help="Run attacks in a process of their own, from a saved observation.")
 @click.option("--force", is_flag=True, help="Compute finished cases again.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved cases as YAML and where they would go; compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -63,6 +64,7 @@ def run(
     scratch: Path | None,
     config: str | None,
     settings: tuple[str, ...],
+    isolate: bool,
     force: bool,
     dry_run: bool,
     quiet: bool,
@@ -91,7 +93,7 @@ def run(
                 return
             with display(notes_console(), quiet=quiet) as listener:
                 watcher = LivePage(output.working, listener) if live else listener
-                results = api.run(output=output, force=force, listener=watcher, **what, **options)
+                results = api.run(output=output, force=force, isolate=isolate, listener=watcher, **what, **options)
         show_results(results)
     except KeyboardInterrupt:
         repeat = "repeat the command without --force" if force else "repeat the command"

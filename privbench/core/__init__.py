@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from privbench.core.parameter_names import canonical_names, short_name
     from privbench.core.price import Price, Training
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
-    from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, Provenance, Record
+    from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
     from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, SERVERS, Registry
     from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
@@ -75,6 +75,7 @@ __all__ = [
     "ModelSpec",
     "Normalisation",
     "Observation",
+    "PluginOrigin",
     "Price",
     "Progress",
     "ProtectedInput",
@@ -130,7 +131,7 @@ _NAMES = {
     "parameter_names": ("canonical_names", "short_name"),
     "price": ("Price", "Training"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
-    "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"),
+    "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"),
     "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "SERVERS", "Registry"),
     "server": ("Server", "build_server"),
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),

@@ -27,6 +27,7 @@ class ComputeOptions:
         precision: Of float32 matrix products on CUDA: `fp32`, or `tf32` (10 bits of mantissa in the factors).
         threads: CPU threads; None leaves them as they are.
         checkpoint_interval: Seconds between checkpoints at least.
+        isolate: Whether each attack runs in a process of its own, from a saved observation.
         expected_groups: How many groups like this one the caller expects to attack, so that compilation is shared.
     """
 
@@ -37,6 +38,7 @@ class ComputeOptions:
     threads: int | None = None
     checkpoint_interval: float = 20.0
     expected_groups: int = 1
+    isolate: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ from privbench.core.case import Case
 from privbench.core.stored import Stored, StrictPart
 from privbench.core.threat_model import Adversary
 
-__all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResult", "Provenance", "Record"]
+__all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"]
 
 RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name. It rises where a field changes its meaning or
@@ -109,6 +109,21 @@ class Provenance(StrictPart):
     peak_memory_mib: float
 
 
+class PluginOrigin(StrictPart):
+    """A component that is not built in."""
+
+    kind: str
+    """What it is, in the singular: "attack", "defense"."""
+    name: str
+    target: str
+    """`module:attribute`."""
+    distribution: str | None
+    """The package that registers it; None where a program did."""
+    version: str | None
+    source_sha256: str | None
+    """Of the module's file; None where there is none."""
+
+
 class Record(Stored):
     """One case, finished."""
 
@@ -131,6 +146,8 @@ class Record(Stored):
     flags: tuple[str, ...] = ()
     members: tuple[MemberResult, ...] = ()
     """Of an ensemble: its members in the order in which they were run."""
+    plugins: tuple[PluginOrigin, ...] = ()
+    """The components that are not built in."""
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of every other file of the case's folder, by its name within it."""

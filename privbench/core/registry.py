@@ -61,6 +61,10 @@ class Registry:
         """The registered names, sorted."""
         return sorted(self._targets())
 
+    def is_built_in(self, name: str) -> bool:
+        """Whether a registered component is part of privbench itself."""
+        return name in importlib.import_module(self._built_in).BUILT_IN
+
     def origin(self, name: str) -> str:
         """Where a component comes from, as `module:attribute`."""
         return self._entry(name)[0]

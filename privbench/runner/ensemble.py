@@ -23,6 +23,7 @@ from privbench.runner.execute import run_case
 from privbench.runner.interrupt import interruptible
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw, shown_results
+from privbench.runner.plugins import plugins_of
 from privbench.runner.provenance import take_provenance
 from privbench.runner.suites import Suites
 from privbench.scoring import MetricSuite, summarise
@@ -128,6 +129,7 @@ def _record(
         victim_accuracy_images=card.test_images if card else None,
         flags=_flags(context, draws, results),
         members=tuple(member for draw in draws for member in draw.members),
+        plugins=plugins_of(case, suite.names),
         # Members that were finished before an interruption count with the time that they took then.
         provenance=take_provenance(compute, max(seconds, attacked), group=compute.group or 1),
     )

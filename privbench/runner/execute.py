@@ -31,6 +31,7 @@ from privbench.runner.devices import run_on_devices
 from privbench.runner.grouping import group_size
 from privbench.runner.image_results import ResultScorer
 from privbench.runner.interrupt import Interruption, interruptible
+from privbench.runner.isolated import attack_isolated
 from privbench.runner.listener import Listener, StepReport
 from privbench.runner.pictures import Draw, png, shown_results
 from privbench.runner.progress import AttackProgress, ProgressSinks
@@ -263,9 +264,13 @@ class CaseRunner:
 
         def job() -> GroupOutcome:
             with interruption.attack(group.progress):
-                results = attack_group(
-                    attack, group.observations, generators=generators, progress=group.progress, compute=compute
-                )
+                if compute.isolate:
+                    seeds = [generator.initial_seed() for generator in generators]
+                    results = attack_isolated(self._case.attack, group.observations, seeds=seeds, compute=compute)
+                else:
+                    results = attack_group(
+                        attack, group.observations, generators=generators, progress=group.progress, compute=compute
+                    )
             return GroupOutcome(results, group.progress.seconds())
 
         return job

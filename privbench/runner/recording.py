@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from privbench.core import ComputeOptions, Record
 from privbench.models import victim_card
 from privbench.runner.context import CaseContext
+from privbench.runner.plugins import plugins_of
 from privbench.runner.provenance import take_provenance
 from privbench.scoring import MetricSuite, summarise
 from privbench.store.checkpoints import FinishedBatch
@@ -40,5 +41,6 @@ def finished_record(
         victim_accuracy=card.accuracy if card else None,
         victim_accuracy_images=card.test_images if card else None,
         flags=tuple(sorted(flags)),
+        plugins=plugins_of(case, suite.names),
         provenance=take_provenance(compute, seconds, group=max(batch.group for batch in batches)),
     )

@@ -79,7 +79,8 @@ class CaseSeries:
         """The context of a case with the same client, if there is one: other attacks face the same update."""
         for context in self._contexts.values():
             other = context.case
-            if (other.victim, other.defense, other.seed) == (case.victim, case.defense, case.seed) and other.data == case.data:
+            client = (other.victim, other.defense, other.server, other.seed, other.data)
+            if client == (case.victim, case.defense, case.server, case.seed, case.data):
                 return context.of(case)
         return None
 

@@ -55,7 +55,7 @@ def compute(tmp_path: Path) -> Callable[..., Record]:
     """Computes a case in `tmp_path`, on the CPU, without LPIPS, with a checkpoint at every step."""
 
     def run(case: Case, **how: Any) -> Record:
-        named = {"devices", "group", "compile", "precision", "checkpoint_interval"}
+        named = {"devices", "group", "compile", "precision", "checkpoint_interval", "isolate"}
         compute = ComputeOptions(**{"checkpoint_interval": 0.0, **{key: _fixed(how.pop(key)) for key in named & how.keys()}})
         return run_case(case, **{"output": tmp_path, "suites": Suites(download=False), "compute": compute, **how})
 
