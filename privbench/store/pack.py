@@ -12,6 +12,7 @@ import io
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _lines(path: Path, _changed: int, _size: int) -> Mapping[str, str]:
                 found[name] = line
     except UserError:
         raise
-    except (EOFError, gzip.BadGzipFile, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{damaged}: {type(error).__name__}") from None
     if header.get("files") != len(found):
         raise UserError(f"{damaged}: {len(found)} of {header.get('files')} files")

@@ -1,5 +1,6 @@
 """Study files: axes to cases, each once, and one line for whatever is wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -97,9 +98,12 @@ def test_a_missing_file_and_too_many_combinations_are_refused(tmp_path: Path) ->
 def test_what_cases_have_in_common_is_resolved_once_and_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[tuple[int, ...]] = []
     whole = ImageSet.fingerprint
-    monkeypatch.setattr(
-        ImageSet, "fingerprint", lambda self, indices, size: hashed.append(tuple(indices)) or whole(self, indices, size)
-    )
+
+    def noting(images: ImageSet, indices: Sequence[int], size: int) -> str:
+        hashed.append(tuple(indices))
+        return whole(images, indices, size)
+
+    monkeypatch.setattr(ImageSet, "fingerprint", noting)
     grid = "{defense.mask_ratio: [0.1], attack.steps: [2, 3], limit: [1, 2], seed: [0, 1, 2]}"
     found = study(tmp_path, f"name: s\nsettings: {{attack: test-walk, weights: random, defense: mjp}}\ngrid: {grid}\n")
     assert len(found.cases) == 12
