@@ -143,9 +143,7 @@ class GradViT(GroupAttack):
         rate = self.learning_rate * float(model.std.mean())
         inversion = Inversion(
             simulate=mean_cross_entropy(clients.simulation),
-            parameters={
-                name: parameters[name] for name in parameters if self._matched(name) and name in observations[0].gradients
-            },
+            parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},
             matching=[MatchingTerm("gradient", Halves(self.gradient, self.gradient / 2), MeanSquaredError())],
             priors=priors,
             steps=self.steps,

@@ -100,7 +100,7 @@ def test_the_gradient_brings_a_photo_back_and_the_priors_alone_do_not() -> None:
     assert errors["quick"] < 0.5 * errors["priors-only"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
     observation, images = _photo()
     found = AdjointMatching.from_preset(None, {})(observation, generator=torch.Generator().manual_seed(0))

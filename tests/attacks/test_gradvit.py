@@ -283,7 +283,7 @@ def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
     assert result.steps == 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
     observation, _ = _observe()
     attack = GradViT(steps=45)
