@@ -13,6 +13,7 @@ BUILT_IN = {
     "imprint": "privbench.attacks.imprint:ReadImprint",
     "inverting-gradients": "privbench.attacks.inverting_gradients:InvertingGradients",
     "local-steps": "privbench.attacks.local_steps:LocalSteps",
+    "relocation-matching": "privbench.attacks.relocation_matching:RelocationMatching",
     "subspace": "privbench.attacks.subspace:Subspace",
     "token-search": "privbench.attacks.token_search:TokenSearch",
 }

@@ -1,4 +1,4 @@
-"""The ablation of GradViT's objective: what each term, the schedule and relocation bring, without a defense."""
+"""The ablation of a matching attack: what each term, the schedule, the adjoint and relocation bring, without a defense."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -13,7 +13,7 @@ from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
 from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
 
-__all__ = ["ablation_figure", "ablation_points", "objective_terms", "variant_names"]
+__all__ = ["ABLATED", "ablation_figure", "ablation_points", "objective_terms", "variant_names"]
 
 _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "total variation": ("total_variation", "total_variation_end"),
@@ -24,34 +24,46 @@ _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "position rows": ("position_matching", "position_error"),
     "observed residual": ("residual",),
     "first block only": ("layers",),
+    "free adjoint": ("adjoint", "adjoint_rate"),
+    "pyramid": ("parametrisation", "fine_rate"),
+    "chroma": ("chroma",),
     "schedule": ("schedule",),
     "relocation": ("relocation", "relocation_every", "relocation_until"),
 }
-"""What can be on or off, and the parameters that say so or matter only then."""
+"""What can be on or off, and the parameters that say so or matter only then; an attack has some of them."""
+
+ABLATED = ("adjoint-matching", "gradvit", "relocation-matching")
 
 _CONTROL = "control: priors, no gradient"
 
 
 def objective_terms(parameters: Mapping[str, Any]) -> frozenset[str]:
-    """Which of GradViT's terms and moves are on.
+    """Which terms and moves are on.
 
     Args:
-        parameters: Of `gradvit`, all of them.
+        parameters: All of the attack's, as a record has them.
 
     Returns:
         Names such as `BN prior`; registration is on only where several trials have a consensus.
     """
+
+    def weighs(*names: str) -> bool:
+        return any(parameters.get(name, 0) > 0 for name in names)
+
     on = {
-        "total variation": parameters["total_variation"] > 0 or parameters["total_variation_end"] > 0,
-        "norm": parameters["squared_norm"] > 0,
-        "BN prior": parameters["bn_prior"] > 0,
-        "patch prior": parameters["patch_prior"] > 0,
-        "registration": parameters["registration"] > 0 and parameters["trials"] > 1,
-        "position rows": parameters["position_matching"] > 0 or parameters["position_error"] > 0,
-        "observed residual": parameters["residual"] == "observed",
-        "first block only": parameters["layers"] == "first-block",
-        "schedule": parameters["schedule"] != "constant",
-        "relocation": bool(parameters["relocation"]),
+        "total variation": weighs("total_variation", "total_variation_end", "extra"),
+        "norm": weighs("squared_norm", "extra"),
+        "BN prior": weighs("bn_prior"),
+        "patch prior": weighs("patch_prior"),
+        "registration": weighs("registration") and parameters["trials"] > 1,
+        "position rows": weighs("position_matching", "position_error"),
+        "observed residual": parameters.get("residual") == "observed",
+        "first block only": parameters.get("layers") == "first-block",
+        "free adjoint": parameters.get("adjoint") == "free",
+        "pyramid": parameters.get("parametrisation") == "pyramid",
+        "chroma": weighs("chroma"),
+        "schedule": parameters.get("schedule", "constant") != "constant",
+        "relocation": bool(parameters.get("relocation")),
     }
     return frozenset(name for name, value in on.items() if value)
 
@@ -71,24 +83,24 @@ def ablation_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame
     Raises:
         UserError: Fewer than two variants, or none has the metric.
     """
-    chosen = rows[(rows["attack"] == "gradvit") & (rows["defense"] == "none")]
+    chosen = rows[rows["attack"].isin(ABLATED) & (rows["defense"] == "none")]
     if not chosen.empty:
         chosen = measured(chosen, metric)
         # Which gradients are matched is the question of the leakage map, whose records may lie beside these.
-        chosen = chosen.assign(layers=[fields["layers"] for fields in chosen["attack_fields"]])
-        chosen = one_setting(chosen, [*SETTING, "adversary", "layers"], differ_in="attack_params")
+        chosen = chosen.assign(layers=[fields.get("layers", "") for fields in chosen["attack_fields"]])
+        chosen = one_setting(chosen, [*SETTING, "adversary", "attack", "layers"], differ_in="attack_params")
         chosen = chosen.drop_duplicates("attack_params")
     if len(chosen) < 2:
         raise UserError(
-            "an ablation needs at least two gradvit records without defense that differ in attack parameters alone; make "
-            "one more with `privbench run --defense none --set attack.relocation=off`, on the images of the first"
+            "an ablation needs at least two records of adjoint-matching without defense that differ in attack parameters "
+            "alone; make one more with `privbench run --defense none --set attack.chroma=0`, on the images of the first"
         )
     order, names, common = variant_names(list(chosen["attack_fields"]))
     return chosen.iloc[order].reset_index(drop=True).assign(name=names, common=common)
 
 
 def variant_names(fields: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str], str]:
-    """What variants of GradViT are called beside each other.
+    """What variants of an attack are called beside each other.
 
     Args:
         fields: The parameters of each, all different.
@@ -166,6 +178,6 @@ def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper 
 
 
 def draw(request: FigureRequest) -> Drawn:
-    """The variants of gradvit that are asked for."""
+    """The variants of an attack that are asked for."""
     points = ablation_points(request.cases(), metric=request.metric)
     return Drawn(ablation_figure(points, metric=request.metric, paper=request.paper))

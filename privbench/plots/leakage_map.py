@@ -1,4 +1,4 @@
-"""Which parameters give the image away: GradViT restricted to one group of parameters at a time, by layer and kind."""
+"""Which parameters give the image away: an attack restricted to one group of parameters at a time, by layer and kind."""
 
 import re
 from dataclasses import replace
@@ -20,13 +20,15 @@ __all__ = ["leakage_map_figure", "leakage_map_points"]
 _GROUPS = ("all", "first-block", "embedding", "patch-embedding", "position", "attention", "mlp", "norm", "head")
 _WHOLE = "all kinds"
 _EVERYWHERE = "all layers"
+_ATTACKS = ("gradvit", "relocation-matching")
+"""Those that can be restricted to a group of parameters."""
 
 
 def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame:
     """One point per group of parameters (`attack.layers`), in the one setting where most groups were measured.
 
     Args:
-        rows: A table of cases; those of `gradvit` without defense count.
+        rows: A table of cases; those of `gradvit` or `relocation-matching` without defense count.
         metric: Name of the leakage metric.
 
     Returns:
@@ -36,7 +38,7 @@ def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFr
     Raises:
         UserError: Fewer than two groups, or none has the metric.
     """
-    chosen = rows[(rows["attack"] == "gradvit") & (rows["defense"] == "none")]
+    chosen = rows[rows["attack"].isin(_ATTACKS) & (rows["defense"] == "none")]
     if not chosen.empty:
         chosen = measured(chosen, metric)
         chosen = chosen.assign(
@@ -46,11 +48,11 @@ def leakage_map_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFr
                 for fields in chosen["attack_fields"]
             ],
         )
-        chosen = one_setting(chosen, [*SETTING, "adversary", "otherwise"], differ_in="name")
+        chosen = one_setting(chosen, [*SETTING, "adversary", "attack", "otherwise"], differ_in="name")
     if len(chosen) < 2:
         raise UserError(
-            "a leakage map needs gradvit records without defense that differ in attack.layers alone; make some with "
-            "`privbench run --defense none --set attack.layers=embedding`, and with attack.layers=all, on the same images"
+            "a leakage map needs records of one attack without defense that differ in attack.layers alone; make some with "
+            "`privbench run --defense none --attack gradvit:layers=embedding`, and with layers=all, on the same images"
         )
     chosen = chosen.assign(order=chosen["name"].map(_order)).sort_values("order", ignore_index=True).drop(columns="order")
     layers, kinds = zip(*map(_cell, chosen["name"]), strict=True)

@@ -46,7 +46,7 @@ FIGURES: Mapping[str, FigureKind] = {
         "losses over the steps of variants of an attack, and PSNR where it was scored; phases marked",
         ("where",),
     ),
-    "ablation": FigureKind("privbench.plots.ablation:draw", "gradvit without defense by the terms of its objective"),
+    "ablation": FigureKind("privbench.plots.ablation:draw", "adjoint-matching without defense by the terms of its objective"),
     "mask-ratio": FigureKind(
         "privbench.plots.mask_ratio:draw", "leakage under MJP against its mask ratio, with accuracy and consistency"
     ),
@@ -61,7 +61,9 @@ FIGURES: Mapping[str, FigureKind] = {
     "settings": FigureKind(
         "privbench.plots.settings:draw", "leakage by batch size, resolution, trained or random weights, eval or train mode"
     ),
-    "leakage-map": FigureKind("privbench.plots.leakage_map:draw", "gradvit restricted to groups of parameters (attack.layers)"),
+    "leakage-map": FigureKind(
+        "privbench.plots.leakage_map:draw", "an attack restricted to groups of parameters (attack.layers)"
+    ),
     "matrix": FigureKind("privbench.plots.matrix:draw", "every defense against every attack and adversary, as a heat map"),
     "strip": FigureKind(
         "privbench.plots.strip:draw", "the score of every single image under the strongest attack on each defense"

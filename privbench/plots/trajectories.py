@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from privbench.core import UserError
-from privbench.plots.ablation import variant_names
+from privbench.plots.ablation import ABLATED, variant_names
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, one_setting, setting_text
 from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
@@ -88,7 +88,7 @@ def case_traces(rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], pd.DataFra
     chosen = one_setting(traced, [*SETTING, "adversary", "attack"], differ_in="attack_params")
     chosen = chosen.drop_duplicates("attack_params")
     names = list(chosen["attack_label"])
-    if set(chosen["attack"]) == {"gradvit"}:
+    if len(set(chosen["attack"])) == 1 and set(chosen["attack"]) <= set(ABLATED):
         order, names, _ = variant_names(list(chosen["attack_fields"]))
         # The whole attack first, the control last.
         chosen, names = chosen.iloc[order[::-1]], names[::-1]

@@ -15,7 +15,7 @@ REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.json
 
 
 def test_a_baseline_on_other_images_hides_none_on_the_same_ones() -> None:
-    records = [Record.load(path) for path in find_records(REFERENCE) if "--gradvit--unaware--" in str(path)]
+    records = [Record.load(path) for path in find_records(REFERENCE) if "--relocation-matching--unaware--" in str(path)]
     photos = [record for record in records if Path(record.case.data.source).name == "photos"]
     (other,) = [record for record in photos if record.case.data.indices == (4, 5, 6, 7)]
     rest = [record for record in photos if record is not other]
@@ -37,7 +37,7 @@ def test_without_a_baseline_nothing_compares() -> None:
 def test_a_case_that_lies_in_two_folders_is_compared_once(tmp_path: Path) -> None:
     for place in ("a", "b"):
         for name in ("none", "mjp"):
-            for path in REFERENCE.glob(f"{name}--gradvit--unaware--*--photos--*"):
+            for path in REFERENCE.glob(f"{name}--relocation-matching--unaware--*--photos--*"):
                 shutil.copytree(path, tmp_path / place / path.name)
     once, twice = (compare_folder(folder, metric="psnr", baseline="none") for folder in (tmp_path / "a", tmp_path))
     assert [one.record.case_id for one in twice] == [one.record.case_id for one in once]

@@ -91,7 +91,7 @@ def _mean_psnr(defense: str, *, control: bool = False) -> float:
     (found,) = [
         record
         for record in RECORDS
-        if record.case.attack.name == "gradvit"
+        if record.case.attack.name == "relocation-matching"
         and Path(record.case.data.source).name == "cifar10"
         and record.case.data.indices == tuple(range(8))
         and record.case.defense_name == defense
@@ -138,7 +138,7 @@ def test_every_record_has_its_calibration_and_identification() -> None:
 
 
 def test_the_reference_tables_say_how_many_are_identified() -> None:
-    (folder,) = REFERENCE.glob("naive-shuffle--gradvit--unaware--*--cifar10--*")
+    (folder,) = REFERENCE.glob("naive-shuffle--relocation-matching--unaware--*--cifar10--*")
     found = Identification.load(folder / "identification.json")
     assert (found.candidates, found.top("lpips", 5), found.top("pixel", 5)) == (100, 6 / 8, 3 / 8)
 

@@ -79,7 +79,7 @@ def test_it_applies_to_one_image_with_learned_positions() -> None:
         assert ("free-adjoint-does-not-apply" in found.flags) != applies
 
 
-def test_the_gradient_brings_a_photo_back_and_the_priors_alone_do_not() -> None:
+def _photo() -> tuple[Observation, Tensor]:
     none = build_defense(())
     spec = resolve_victim("vit_mini_patch4_32", "embedded", none)
     victim = load_victim(spec, none, generator=torch.Generator().manual_seed(0))
@@ -87,9 +87,21 @@ def test_the_gradient_brings_a_photo_back_and_the_priors_alone_do_not() -> None:
     threat = ThreatModel(labels="known")
     random = torch.Generator().manual_seed(0)
     observation, _ = observe(victim, spec.model, none, images, labels, declared=(), threat_model=threat, generator=random)
+    return observation, images
+
+
+def test_the_gradient_brings_a_photo_back_and_the_priors_alone_do_not() -> None:
+    observation, images = _photo()
     errors = {}
     for preset in ("quick", "priors-only"):
         attack = AdjointMatching.from_preset(preset, {"steps": 80})
         found = attack(observation, generator=torch.Generator().manual_seed(0))
         errors[preset] = float((found.images - images).square().mean())
     assert errors["quick"] < 0.5 * errors["priors-only"]
+
+
+@pytest.mark.nightly
+def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
+    observation, images = _photo()
+    found = AdjointMatching.from_preset(None, {})(observation, generator=torch.Generator().manual_seed(0))
+    assert float((found.images - images).square().mean()) < 0.01

@@ -14,7 +14,7 @@ from privbench.core.patches import rearrange
 from privbench.scoring import mask_accuracy, order_accuracy
 from tests.attacks.closed_forms import attacked, update
 
-FEW = GradViT(steps=2, bn_prior=0, relocation=False)
+FEW = GradViT(steps=2, bn_prior=0)
 
 
 def stated(choice: Tensor | None) -> Tensor:

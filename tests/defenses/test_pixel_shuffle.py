@@ -71,7 +71,7 @@ def test_gradient_matching_puts_the_pixels_of_a_batch_in_order_at_its_end() -> N
     images = {}
     for adversary in ("unaware", "aware"):
         observation, _ = update("pixel-shuffle", batch=2, adversary=adversary)
-        found = attacked(GradViT(steps=2, bn_prior=0, relocation=False), observation)
+        found = attacked(GradViT(steps=2, bn_prior=0), observation)
         images[adversary] = found.images
     undone = found.inferred.pixel_order
     assert undone is not None
@@ -91,7 +91,7 @@ def test_gradient_matching_puts_the_pixels_of_a_batch_in_order_at_its_end() -> N
         ("mjp:mask_ratio=0.27+pixel-shuffle", Subspace(search=0)),
         ("mjp:mask_ratio=0.27+pixel-shuffle:per=patch", GradViT(steps=2, bn_prior=0)),
         ("no-pe+pixel-shuffle", Subspace(search=1)),
-        ("no-pe+pixel-shuffle", GradViT(steps=2, bn_prior=0, relocation=False)),
+        ("no-pe+pixel-shuffle", GradViT(steps=2, bn_prior=0)),
     ],
 )
 def test_where_it_is_not_known_which_patches_are_neighbours_pixels_stay_where_the_client_put_them(

@@ -4,10 +4,26 @@ from typing import Any
 
 import pandas as pd
 
-from privbench.attacks.gradvit import GradViT
-
-GRADVIT = GradViT().model_dump()
-"""The parameters of the attack at their defaults."""
+GRADVIT: dict[str, Any] = {
+    "steps": 1200,
+    "trials": 1,
+    "schedule": "gradvit",
+    "residual": "observed",
+    "layers": "first-block",
+    "gradient": 1.0,
+    "position_matching": 0.3,
+    "position_error": 0.1,
+    "bn_prior": 2e-5,
+    "patch_prior": 1e-4,
+    "registration": 1e-2,
+    "total_variation": 0.8,
+    "total_variation_end": 0.06,
+    "squared_norm": 0.0,
+    "relocation": True,
+    "relocation_every": 40,
+    "relocation_until": 0.2,
+}
+"""Parameters of an attack, as a record of version 0.1 has them."""
 
 _SETTING = {
     "model": "vit",

@@ -1,0 +1,111 @@
+"""Relocation matching: what is ours in it, and that it really brings an image back."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from privbench.adversary import simulate
+from privbench.attacks.relocation_matching import RelocationMatching
+from privbench.client import observe
+from privbench.core import Observation, Secret, ThreatModel, build_defense, resolve_defense
+from privbench.data import open_images
+from privbench.models import load_victim, resolve_victim
+
+
+def _observe(
+    defense: str = "none",
+    images: Tensor | None = None,
+    labels: list[int] | None = None,
+    threat: dict[str, Any] | None = None,
+    model: str = "vit_mini_patch4_32",
+) -> tuple[Observation, Secret]:
+    specs = resolve_defense(defense)
+    built = build_defense(specs)
+    victim_spec = resolve_victim(model, "embedded", built)
+    victim = load_victim(victim_spec, built, generator=torch.Generator().manual_seed(0))
+    if images is None:
+        images, found = open_images("photos").load([0], 32)
+        labels = found.tolist()
+    return observe(
+        victim,
+        victim_spec.model,
+        built,
+        images,
+        torch.tensor(labels),
+        declared=specs,
+        threat_model=ThreatModel(**(threat or {})),
+        generator=torch.Generator().manual_seed(5),
+    )
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
+
+
+def _psnr(images: Tensor, truth: Tensor) -> float:
+    return float(-10 * torch.log10((images - truth).square().mean()))
+
+
+def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth() -> None:
+    images, labels = open_images("photos").load([2], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    simulation = simulate(observation)
+    for residual in ("observed", "simulated"):
+        attack = RelocationMatching(residual=residual)
+        context = attack._residual(simulation, observation, labels)
+        parameters = {name: p for name, p in simulation.model.named_parameters() if "head" not in name}
+        gradients = torch.func.grad(attack._simulator(simulation, observation))(parameters, secret.images, context)
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, observation.gradients[name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("layers", "terms", "relocates"),
+    [("first-block", 3, True), ("position", 3, True), ("attention", 1, False), ("head", 1, False), ("block-0", 1, False)],
+)
+def test_position_terms_and_relocation_act_only_where_the_position_rows_are_matched(
+    layers: str, terms: int, relocates: bool
+) -> None:
+    observation, _ = _observe()
+    simulation = simulate(observation)
+    attack = RelocationMatching(layers=layers)
+    assert len(attack._matching_terms(simulation, observation.update)) == terms
+    assert (attack._relocation(simulation, observation) is not None) == relocates
+
+
+@pytest.mark.parametrize(
+    ("layers", "observed"), [("first-block", True), ("embedding", True), ("head", True), ("mlp", False), ("block-2", False)]
+)
+def test_the_residual_is_observed_only_by_whoever_reads_the_classifier(layers: str, observed: bool) -> None:
+    observation, secret = _observe()
+    context = RelocationMatching(layers=layers)._residual(simulate(observation), observation, secret.labels)
+    assert list(context) == (["residual"] if observed else ["labels"])
+
+
+def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    attack = RelocationMatching(steps=160)(observation, generator=_generator())
+    control = RelocationMatching.from_preset("priors-only", {"steps": 160})(observation, generator=_generator())
+    assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 2
+
+
+@pytest.mark.nightly
+def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    result = RelocationMatching.from_preset(None, {})(observation, generator=_generator())
+    assert _psnr(result.images, secret.images) > 20
+
+
+@pytest.mark.nightly
+def test_relocation_is_worth_decibels() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, secret = _observe(images=images, labels=labels.tolist())
+    scores = {}
+    for switch in ("on", "off"):
+        attack = RelocationMatching.from_preset(None, {"relocation": switch, "steps": 600})
+        scores[switch] = _psnr(attack(observation, generator=_generator()).images, secret.images)
+    assert scores["on"] > scores["off"] + 2
