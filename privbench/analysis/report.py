@@ -9,7 +9,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,7 @@ from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
 from privbench.analysis.report_cells import (
     BETWEEN,
+    CHECKED,
     MODEL,
     Cell,
     Presentation,
@@ -98,7 +99,12 @@ class Entry:
 
 
 def report_page(
-    place: Store, presentation: Presentation, *, baseline: str, damaged: list[str] | None = None
+    place: Store,
+    presentation: Presentation,
+    *,
+    baseline: str,
+    damaged: list[str] | None = None,
+    verified: frozenset[str] | None = None,
 ) -> tuple[str, int]:
     """Makes the page of all cases below a folder.
 
@@ -107,6 +113,7 @@ def report_page(
         presentation: Names, numbers and drawings.
         baseline: The defense with which the others are compared, as in the column `defense` of the leaderboard.
         damaged: Takes a line for each damaged file, which is left out; None refuses damaged files.
+        verified: Hashes of cases that were computed again, the others are marked as reported; None marks none.
 
     Returns:
         The page, and the number of its cases, failed ones included.
@@ -122,6 +129,8 @@ def report_page(
         entries = _leakiest_first(
             _entries(rows, presentation, store, lambda path: str(place / path.relative_to(folder).as_posix()))
         )
+    if verified is not None:
+        entries = [replace(entry, cells={**entry.cells, CHECKED: _checked(entry, verified)}) for entry in entries]
     by_record = {
         id(entry.record): entry for entry in sorted(entries, key=lambda entry: entry.folder) if entry.record is not None
     }
@@ -167,6 +176,10 @@ def report_page(
         bounds=lambda name, interval: bounds(presentation, name, interval),
     )
     return page, len(entries)
+
+
+def _checked(entry: Entry, verified: frozenset[str]) -> Cell:
+    return text("verified" if entry.case_id in verified else "reported")
 
 
 def _leakiest_first(entries: Iterator[Entry]) -> list[Entry]:

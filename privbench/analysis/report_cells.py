@@ -13,6 +13,7 @@ from privbench.core import Case, FailedCase, Interval, Record
 
 __all__ = [
     "BETWEEN",
+    "CHECKED",
     "MODEL",
     "Cell",
     "Column",
@@ -31,6 +32,7 @@ Pixels = NDArray[np.uint8]
 
 BETWEEN = "PSNR stands"
 MODEL = "model"
+CHECKED = "checked"
 _ABSENT = "n/a"
 
 
@@ -106,6 +108,7 @@ def columns(presentation: Presentation, used: Sequence[Mapping[str, Cell]]) -> l
         Column(BETWEEN, note="between which of the pictures that nobody reconstructed the mean PSNR stands", css="between"),
         Column("accuracy", numeric=True, note="of the victim on its test set: measured under the defense, or of its card"),
         Column("s/image", numeric=True, note="wall time of the attack, seconds per image"),
+        Column(CHECKED, note="verified: computed again by privbench verify; reported: by whoever handed it in"),
         Column("flags", note="their meaning is below", css="flags"),
     ]
     return [column for column in known if column.heading in headings]

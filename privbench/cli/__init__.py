@@ -16,6 +16,7 @@ _COMMANDS = {
     "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
     "check": ("privbench.cli.check:check", "Check a plug-in, an attack or a defense, against the rules of its kind."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
+    "site": ("privbench.cli.site:site", "Write the report as a static site, with a guide for rows of others."),
     "report": ("privbench.cli.report:report", "Make one HTML page of all records below a folder."),
     "compare": ("privbench.cli.compare:compare", "Compare defenses on the same images, with interval and test."),
     "claims": ("privbench.cli.claims:claims", "Judge claims of the field by records: a page with a verdict for each."),
