@@ -118,7 +118,7 @@ def require_tokens(observation: Observation, model: Victim, attack: str) -> None
     if observation.batch_size > 1:
         raise UserError(
             f"attack {attack} takes one image per update, given {observation.batch_size}, because images share position rows; "
-            "choose --batch-size 1 or --attack gradvit"
+            "choose --batch-size 1 or --attack token-search"
         )
 
 
