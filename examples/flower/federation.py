@@ -13,6 +13,7 @@ from collections import OrderedDict
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from privbench.client import observe
@@ -60,6 +61,8 @@ def client_app(folder: str, defense: str) -> ClientApp:
 
 def federate(folder: str, defense: str = "none") -> dict[str, Tensor]:
     """Runs all rounds; returns the final weights by name."""
+    # What `flwr run` sets for a server; messages bear it.
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
     app = client_app(folder, defense)
     built = build_defense(resolve_defense(defense))
     victim = load_victim(resolve_victim(MODEL, "embedded", built), built, generator=torch.Generator().manual_seed(0))
