@@ -199,7 +199,9 @@ class Victim(nn.Module):
         known, unknown = table[:, :-1], table[:, -1:]
         if unknown_positions is None:
             return known
-        masked = nn.functional.pad(unknown_positions, (self.parts().prefix_tokens, 0), value=False)
+        # Counted from the table: in a functional pass it is a tensor that `parts` does not take for a parameter.
+        prefix = known.shape[1] - self.patch_count
+        masked = nn.functional.pad(unknown_positions, (prefix, 0), value=False)
         return torch.where(masked[:, None], unknown, known)
 
     def _require_learned_positions(self, defense: str) -> None:
