@@ -25,7 +25,6 @@ from privbench.inversion import (
     ConsensusNorm,
     Constant,
     Cosine,
-    Halves,
     Inversion,
     MatchingTerm,
     MeanSquaredError,
@@ -35,6 +34,7 @@ from privbench.inversion import (
     PixelNorm,
     PriorTerm,
     SquaredVariation,
+    TwoPhase,
     Variable,
     aligned_consensus,
 )
@@ -144,7 +144,7 @@ class GradViT(GroupAttack):
         inversion = Inversion(
             simulate=mean_cross_entropy(clients.simulation),
             parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},
-            matching=[MatchingTerm("gradient", Halves(self.gradient, self.gradient / 2), MeanSquaredError())],
+            matching=[MatchingTerm("gradient", TwoPhase(self.gradient, self.gradient / 2), MeanSquaredError())],
             priors=priors,
             steps=self.steps,
             parametrisation=clients.variables(self.parametrisation, Adam(Cosine(rate))),
@@ -184,7 +184,7 @@ class GradViT(GroupAttack):
         prior = prior_for(self.prior, model.image_size) if self.bn_prior else None
         if prior is not None:
             statistics = BatchNormStatistics(prior.to(device), prior.image_size, "mean")
-            terms.append(PriorTerm("bn", Halves(0.0, self.bn_prior), statistics))
+            terms.append(PriorTerm("bn", TwoPhase(0.0, self.bn_prior), statistics))
         return terms
 
     def _consensus(self, model: Victim) -> Consensus:

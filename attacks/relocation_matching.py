@@ -24,7 +24,6 @@ from privbench.inversion import (
     Constant,
     Cosine,
     Decay,
-    Halves,
     Inversion,
     LayerCosine,
     MatchingTerm,
@@ -40,6 +39,7 @@ from privbench.inversion import (
     SquaredError,
     SquaredNorm,
     TotalVariation,
+    TwoPhase,
 )
 from privbench.models import PRIOR_OFF, prior_for
 
@@ -218,13 +218,13 @@ class RelocationMatching(GroupAttack):
         if parts is not None and parts.position is not None and parts.position in sent and self._matched(parts.position):
             rows = parts.prefix_tokens + simulation.model.patch_count
             direction = self._matching_weight(self.position_matching)
-            late = Halves(0.0, self.position_error) if self.schedule == "gradvit" else Constant(self.position_error)
+            late = TwoPhase(0.0, self.position_error) if self.schedule == "gradvit" else Constant(self.position_error)
             terms.append(MatchingTerm("position", direction, RowCosine(parts.position, rows)))
             terms.append(MatchingTerm("position-error", late, RowError(parts.position, rows)))
         return terms
 
     def _matching_weight(self, value: float) -> Schedule:
-        return Halves(value, value / 2) if self.schedule == "gradvit" else Constant(value)
+        return TwoPhase(value, value / 2) if self.schedule == "gradvit" else Constant(value)
 
     def _prior_terms(self, simulation: Simulation, device: torch.device) -> list[PriorTerm]:
         terms = [
@@ -237,7 +237,7 @@ class RelocationMatching(GroupAttack):
             terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(simulation.model.patch_size)))
         prior = prior_for(self.prior, simulation.model.image_size) if self.bn_prior else None
         if prior is not None:
-            weight = Halves(0.0, self.bn_prior) if self.schedule == "gradvit" else Constant(self.bn_prior)
+            weight = TwoPhase(0.0, self.bn_prior) if self.schedule == "gradvit" else Constant(self.bn_prior)
             terms.append(PriorTerm("bn", weight, BatchNormStatistics(prior.to(device), prior.image_size)))
         return terms
 

@@ -23,7 +23,7 @@ from privbench.closed_form.masked_search import MaskedSearch
 from privbench.closed_form.moments import Moments
 from privbench.closed_form.smoothness import smooth_precision
 from privbench.closed_form.tokens import Tokens
-from privbench.closed_form.unplaced import PLAUSIBLE, require_unplaced, unplaced
+from privbench.closed_form.without_positions import PLAUSIBLE, require_without_positions, without_positions
 from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import from_patches, to_patches
 from privbench.jigsaw import reassembled
@@ -69,7 +69,7 @@ class Subspace(Attack):
             first = FirstBlock.of(model)
             names = [name for name in model.state_dict() if name.startswith("network.blocks.0.")]
             observation.require_parameters([first.qkv_name, *names], self.name)
-            require_unplaced(observation, model, self.name)
+            require_without_positions(observation, model, self.name)
             if not self.search:
                 raise UserError("attack subspace finds patches without positions by its search; choose --set attack.search=2")
             return
@@ -162,7 +162,7 @@ class Subspace(Attack):
     ) -> Reconstruction:
         """All patches, in the order in which their borders fit: no adversary has another."""
         model, embedding = simulation.model, PatchEmbedding.of(simulation.model)
-        found = unplaced(model, observation, self.search, generator)
+        found = without_positions(model, observation, self.search, generator)
         # In what order a client may have put its patches beforehand has left no trace, so that nothing is stated of it.
         view, flags = replace(simulation.view, movable=None), list[str]()
         images, undone = simulation.undone(embedding.images(found.patches))

@@ -21,7 +21,7 @@ from privbench.closed_form.missing_tokens import missing_patches
 from privbench.closed_form.moments import later_moments
 from privbench.closed_form.places import Places
 from privbench.closed_form.token_prior import TokenPrior, place_of_patches
-from privbench.closed_form.unplaced import PLAUSIBLE, tokens_of_moments
+from privbench.closed_form.without_positions import PLAUSIBLE, tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
 

@@ -15,7 +15,7 @@ from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.places import Places
 from privbench.closed_form.token_fit import fitted
 from privbench.closed_form.token_prior import Gaussian, TokenPrior, conditioned
-from privbench.closed_form.unplaced import MEMBER, SAME
+from privbench.closed_form.without_positions import MEMBER, SAME
 
 __all__ = ["FoundTokens", "TokenSearch", "with_tokens"]
 

@@ -15,7 +15,7 @@ from privbench.closed_form.activations import Activations, Settling
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.moments import later_moments
 from privbench.closed_form.tokens import Tokens
-from privbench.closed_form.unplaced import FITS, MEMBER, PLAUSIBLE, SAME, different_tokens, distinct, tokens_of_moments
+from privbench.closed_form.without_positions import FITS, MEMBER, PLAUSIBLE, SAME, different_tokens, distinct, tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
 

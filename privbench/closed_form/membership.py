@@ -4,7 +4,7 @@ What a head puts out for a token t is `o_t = Σ m_k exp(q_t·k) v_k / Σ m_k exp
 and 0 for all others: linear in m once multiplied by the denominator, `Σ_k m_k exp(q_t·k) (v_k - o_t) = 0`. Every token so votes
 on every other one, and the batch is cut into images that agree with the votes and hold each place as often as an image does.
 Where a token is missing, the mean of its neighbours stands in; what such a stand-in gets wrong is measured on the tokens that
-are found, and weighs the equations. Ours; the multiplicities of `unplaced` are the same equation.
+are found, and weighs the equations. Ours; the multiplicities of `without_positions` are the same equation.
 """
 
 from dataclasses import dataclass

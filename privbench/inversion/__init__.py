@@ -30,7 +30,7 @@ from privbench.inversion.priors import (
 from privbench.inversion.quasi_newton import Minimum, QuasiNewton
 from privbench.inversion.registration import Alignment, Consensus, aligned_consensus
 from privbench.inversion.relocation import Relocation, relocation_order
-from privbench.inversion.schedule import Constant, Cosine, Decay, From, Halves, Milestones, Schedule, Warmup
+from privbench.inversion.schedule import Constant, Cosine, Decay, From, Milestones, Schedule, TwoPhase, Warmup
 from privbench.inversion.step import Objective, Simulator, parameter_gradients
 from privbench.inversion.terms import MatchingTerm, PriorTerm
 from privbench.inversion.variables import (
@@ -57,7 +57,6 @@ __all__ = [
     "From",
     "GradientDistance",
     "GuidedPrior",
-    "Halves",
     "ImagePrior",
     "Inversion",
     "LayerCosine",
@@ -88,6 +87,7 @@ __all__ = [
     "SquaredVariation",
     "Target",
     "TotalVariation",
+    "TwoPhase",
     "Variable",
     "Warmup",
     "WeightedVariation",

@@ -155,7 +155,7 @@ class Inversion:
         progress, compute = progress or Progress(), compute or ComputeOptions()
         detached = replace(self, parameters={name: value.detach() for name, value in self.parameters.items()})
         with matmul_precision(compute, targets[0].start.device):
-            return _Run(detached, targets, progress, compute).complete()
+            return OptimisationLoop(detached, targets, progress, compute).complete()
 
     def solve(self, target: Target, progress: Progress | None = None) -> Outcome:
         """Minimises for one target.
@@ -193,7 +193,7 @@ class Inversion:
         return {name: weight for name, weight in weights.items() if weight != 0}
 
 
-class _Run:
+class OptimisationLoop:
     """One group being attacked."""
 
     def __init__(self, inversion: Inversion, targets: Sequence[Target], progress: Progress, compute: ComputeOptions) -> None:

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Decay", "From", "Halves", "Milestones", "Scaled", "Schedule", "Warmup"]
+__all__ = ["Constant", "Cosine", "Decay", "From", "Milestones", "Scaled", "Schedule", "TwoPhase", "Warmup"]
 
 
 class Schedule(ABC):
@@ -30,7 +30,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Halves(Schedule):
+class TwoPhase(Schedule):
     """One weight up to and including half of the steps, another one after (GradViT's Γ and Υ)."""
 
     first: float

@@ -30,7 +30,7 @@ _REPORTED = 25
 """Batches between two reports, at which the loss is read and checked."""
 
 
-class _Run:
+class TrainingLoop:
     """A training run: its model, optimiser and random source, which are saved and restored together.
 
     A checkpoint belongs to a plan and to training images: of other images it would be another run, and an accountant of privacy
@@ -295,7 +295,7 @@ def train(
     stem = embedded_name(plan.model, plan.defense_name)
     checkpoint = output / f"{stem}.checkpoint.pt"
     steps = plan.epochs * (len(training.images) // plan.batch_size)
-    run = _Run(plan, device, steps, teacher=teacher, compiled=compiled)
+    run = TrainingLoop(plan, device, steps, teacher=teacher, compiled=compiled)
     trained_on: dict[str, int | str] = {"count": len(training.images), "sha256": training.fingerprint()}
     if checkpoint.exists():
         run.restore(checkpoint, plan, trained_on)

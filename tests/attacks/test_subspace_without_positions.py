@@ -8,7 +8,7 @@ from privbench.attacks.subspace import Subspace
 from privbench.client import observe
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.moments import later_moments
-from privbench.closed_form.unplaced import distinct, tokens_of_moments, unplaced, whole_numbers
+from privbench.closed_form.without_positions import distinct, tokens_of_moments, whole_numbers, without_positions
 from privbench.core import Observation, Secret, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.core.patches import from_patches, to_patches
 from privbench.models import load_victim, resolve_victim
@@ -43,7 +43,7 @@ def test_a_patch_that_occurs_often_is_found_once_and_counted_by_the_attention() 
     patches[:, 10:14] = patches[:, 3:4]
     patches[:, 50:58] = patches[:, 40:41]
     observation, truth = client_of(from_patches(patches, 32, 32))
-    found = unplaced(simulate(observation).model, observation, 1, torch.Generator().manual_seed(0))
+    found = without_positions(simulate(observation).model, observation, 1, torch.Generator().manual_seed(0))
     assert (found.found, found.missing, found.settled) == (64 - sum(count - 1 for count in repeated.values()), 0, True)
     model = simulate(observation).model
     wanted = to_patches((truth.images.double() - model.mean) / model.std, 4)[0].flatten(1)

@@ -12,7 +12,6 @@ from privbench.inversion import (
     Adam,
     Constant,
     Cosine,
-    Halves,
     Inversion,
     MatchingTerm,
     Outcome,
@@ -23,6 +22,7 @@ from privbench.inversion import (
     SquaredNorm,
     Target,
     TotalVariation,
+    TwoPhase,
     engine,
     parameter_gradients,
     runner,
@@ -187,7 +187,7 @@ class CountingPrior(ImagePrior):
 
 def test_a_term_is_not_computed_while_its_weight_is_zero(generator: torch.Generator) -> None:
     prior = CountingPrior()
-    problem = problem_for(generator, steps=20, priors=[PriorTerm("bn", Halves(0.0, 0.1), prior)])
+    problem = problem_for(generator, steps=20, priors=[PriorTerm("bn", TwoPhase(0.0, 0.1), prior)])
     solve(problem, target_for(problem, torch.rand(SHAPE, generator=generator)))
     assert prior.calls == 9 + 1  # steps 11 to 19, and the final evaluation
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from privbench.inversion import Constant, Cosine, Decay, Halves
+from privbench.inversion import Constant, Cosine, Decay, TwoPhase
 
 
 def test_halves_switches_after_half_of_the_steps() -> None:
-    prior, matching = Halves(0.0, 0.2), Halves(4e-3, 2e-3)
+    prior, matching = TwoPhase(0.0, 0.2), TwoPhase(4e-3, 2e-3)
     steps = 10
     on = [prior.at(step / steps) for step in range(steps)]
     assert on == [0.0] * 6 + [0.2] * 4  # t <= T/2 is the first half

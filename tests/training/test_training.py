@@ -16,7 +16,7 @@ from privbench.models import build_model, default_spec, file_sha256, load_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
 from privbench.training.gradients import LossGradient
 from privbench.training.recipe import Views
-from privbench.training.train import _Run, calibrate_batch_norm
+from privbench.training.train import TrainingLoop, calibrate_batch_norm
 
 CPU = torch.device("cpu")
 
@@ -185,7 +185,7 @@ def test_calibrated_statistics_are_those_of_the_images(generator: torch.Generato
 
 
 def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
-    run = _Run(_plan("nog:layers=mlp,olr=true", learning_rate=1.0), CPU, total_steps=8)
+    run = TrainingLoop(_plan("nog:layers=mlp,olr=true", learning_rate=1.0), CPU, total_steps=8)
     weights = dict(run.victim.named_parameters())
     names = set(run.rule_groups)
     assert names == {name for name in weights if ".mlp." in name and name.endswith(".weight")}
@@ -228,7 +228,7 @@ def test_defenses_without_an_embedded_victim_can_be_trained(defense: str, tmp_pa
 def _stepped(defense: str, images: Tensor, labels: Tensor, **changes: object) -> dict[str, Tensor]:
     """What the optimiser gets in the first step of a run, by parameter name."""
     plan = _plan(defense, **({"clip": 1e9} | changes))
-    run = _Run(plan, CPU, total_steps=8)
+    run = TrainingLoop(plan, CPU, total_steps=8)
     run.victim.train()
     run._step(images.float() / 255, labels, 0.0, plan)
     return {name: weight.grad for name, weight in run.victim.named_parameters() if weight.grad is not None}
@@ -275,7 +275,7 @@ def test_single_samples_are_clipped_and_their_sum_is_divided_by_the_expected_siz
 
 
 def test_batches_of_single_samples_are_drawn_image_by_image_and_others_shuffled() -> None:
-    run = _Run(_plan("mjp+dpsgd"), CPU, total_steps=8)
+    run = TrainingLoop(_plan("mjp+dpsgd"), CPU, total_steps=8)
     drawn = list(run._drawn(1000, 100))
     sizes = torch.tensor([float(len(one)) for one in drawn])
     assert len(drawn) == 10
@@ -284,7 +284,7 @@ def test_batches_of_single_samples_are_drawn_image_by_image_and_others_shuffled(
     assert all(len(set(one.tolist())) == len(one) for one in drawn)
     # Independent draws meet again; batches of one order never do.
     assert len(set(torch.cat(drawn).tolist())) < 900
-    shuffled = torch.cat(list(_Run(_plan("sign"), CPU, total_steps=8)._drawn(1003, 100)))
+    shuffled = torch.cat(list(TrainingLoop(_plan("sign"), CPU, total_steps=8)._drawn(1003, 100)))
     assert len(set(shuffled.tolist())) == len(shuffled) == 1000
 
 
@@ -319,14 +319,14 @@ def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
     """The loss of the first step, with the same weights and draws, by hand and with more weight on the divergence."""
     data = _easy(16)
 
-    def first_loss(defense: str) -> tuple[_Run, float]:
+    def first_loss(defense: str) -> tuple[TrainingLoop, float]:
         plan = _plan(defense)
-        run = _Run(plan, CPU, 10)
+        run = TrainingLoop(plan, CPU, 10)
         run.victim.train()
         return run, float(run._step(data.images.float() / 255, data.labels, 0.0, plan))
 
     run, loss = first_loss("mixup")
-    victim = _Run(_plan("mixup"), CPU, 10).victim.train()
+    victim = TrainingLoop(_plan("mixup"), CPU, 10).victim.train()
     protected = run.defense.prepare_batch(victim, ModelInput(data.images.float() / 255), torch.Generator().manual_seed(0))
     weights = protected.choices["mixup.weights"]
     assert weights.diagonal().min() < 0.99
@@ -391,7 +391,7 @@ def test_snapshots_are_the_weights_of_their_epochs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3"])
 def test_the_compiled_gradient_is_the_plain_one(defense: str, generator: torch.Generator) -> None:
-    victim = _Run(_plan(defense), CPU, 8).victim.train()
+    victim = TrainingLoop(_plan(defense), CPU, 8).victim.train()
     batch = ModelInput(torch.rand(4, 3, 32, 32, generator=generator))
     batches = [batch]
     if victim.has_unknown_position:
@@ -410,7 +410,7 @@ def test_the_learning_rate_rises_and_falls_once() -> None:
     """One cycle: a cosine from a 25th of the rate to the rate over the first fifth of the steps, then one down to nearly 0."""
     steps, peak = 10, 1e-2
     plan = _plan(learning_rate=peak)
-    run = _Run(plan, CPU, total_steps=steps)
+    run = TrainingLoop(plan, CPU, total_steps=steps)
     data = _easy(16)
     run.victim.train()
     taken: list[float] = []

@@ -27,13 +27,13 @@ __all__ = [
     "MEMBER",
     "PLAUSIBLE",
     "SAME",
-    "Unplaced",
+    "WithoutPositions",
     "different_tokens",
     "distinct",
-    "require_unplaced",
+    "require_without_positions",
     "tokens_of_moments",
-    "unplaced",
     "whole_numbers",
+    "without_positions",
 ]
 
 PLAUSIBLE = 0.1
@@ -50,7 +50,7 @@ _ABOVE = 4.0
 
 
 @dataclass(frozen=True)
-class Unplaced:
+class WithoutPositions:
     """Patches without an order.
 
     Attributes:
@@ -70,7 +70,7 @@ class Unplaced:
     rank: int
 
 
-def require_unplaced(observation: Observation, model: Victim, attack: str) -> None:
+def require_without_positions(observation: Observation, model: Victim, attack: str) -> None:
     """Checks what is needed to find all tokens without positions.
 
     Raises:
@@ -104,7 +104,7 @@ def _attends_alone(model: Victim) -> bool:
     return plain and getattr(network, "rope", None) is None
 
 
-def unplaced(model: Victim, observation: Observation, rounds: int, generator: torch.Generator) -> Unplaced:
+def without_positions(model: Victim, observation: Observation, rounds: int, generator: torch.Generator) -> WithoutPositions:
     """Finds the patches of an image without positions.
 
     Args:
@@ -116,7 +116,7 @@ def unplaced(model: Victim, observation: Observation, rounds: int, generator: to
     embedding = PatchEmbedding.of(model)
     rank = different_tokens(observation, embedding.token_count)
     activations = cast(Activations, Activations.of(model, observation, rank))
-    bag = _Bag(model, embedding, activations)
+    bag = TokenSearch(model, embedding, activations)
     found = tokens_of_moments(activations, bag.moments(observation))
     result = bag.concluded(found)
     for _ in range(rounds if len(found) else 0):
@@ -137,7 +137,7 @@ def different_tokens(observation: Observation, most: int) -> int:
     return max(1, min(told("fc1"), told("fc2")))
 
 
-class _Bag:
+class TokenSearch:
     """The search for all tokens of one image."""
 
     def __init__(self, model: Victim, embedding: PatchEmbedding, activations: Activations) -> None:
@@ -160,10 +160,13 @@ class _Bag:
         patches = embedding.clipped((noise @ spread.T).to(embedding.weight))
         return _with(self.activations, found, self.activations.directions(self.model, embedding.images(patches), self.anywhere))
 
-    def concluded(self, found: Tensor) -> Unplaced:
+    def concluded(self, found: Tensor) -> WithoutPositions:
         """Patches from directions, each as often as it occurs, and all solved together where none is missing."""
         embedding, total = self.embedding, len(self.anywhere)
-        nothing = Unplaced(embedding.weight.new_zeros(total, embedding.weight.shape[1]), 0, total, False, 1.0, self.rank)
+        empty = embedding.weight.new_zeros(total, embedding.weight.shape[1])
+        nothing = WithoutPositions(empty, 0, total, False, 1.0, self.rank)
+            embedding.weight.new_zeros(total, embedding.weight.shape[1]), 0, total, False, 1.0, self.rank
+        )
         if not len(found):
             return nothing
         patches, misfit, outputs = self.activations.places(found, embedding.bias, embedding.weight)
@@ -177,7 +180,7 @@ class _Bag:
         filled = torch.cat([repeated, repeated.mean(dim=0).expand(missing, -1)])
         settled = None if missing else self._settled(filled, found[kept].repeat_interleave(counts, dim=0))
         chosen = filled if settled is None else settled
-        return Unplaced(chosen, len(kept), missing, settled is not None, float(misfit[kept].max()), self.rank)
+        return WithoutPositions(chosen, len(kept), missing, settled is not None, float(misfit[kept].max()), self.rank)
 
     def _counts(self, patches: Tensor, outputs: Tensor) -> Tensor:
         """How often each patch occurs, by the attention: `[patches]`, not yet whole.
