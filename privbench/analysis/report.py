@@ -160,6 +160,7 @@ def report_page(
         folded=len(entries) > FOLDED,
         pictures=json.dumps(store.content) if len(entries) > FOLDED else "{}",
         uri=store.uri,
+        absent=Cell("", ""),
         entries=entries,
         groups=_by_defense(entries),
         choices=_choices(entries),

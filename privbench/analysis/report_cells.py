@@ -32,6 +32,7 @@ Pixels = NDArray[np.uint8]
 
 BETWEEN = "PSNR stands"
 MODEL = "model"
+EXPLAINED = "explained"
 CHECKED = "checked"
 _ABSENT = "n/a"
 
@@ -106,6 +107,9 @@ def columns(presentation: Presentation, used: Sequence[Mapping[str, Cell]]) -> l
         Column("n", numeric=True, note="number of images, those on which the attack failed included"),
         *metrics,
         Column(BETWEEN, note="between which of the pictures that nobody reconstructed the mean PSNR stands", css="between"),
+        Column(
+            EXPLAINED, numeric=True, note="share of the observed update that the reconstruction makes again, 1 is all of it"
+        ),
         Column("accuracy", numeric=True, note="of the victim on its test set: measured under the defense, or of its card"),
         Column("s/image", numeric=True, note="wall time of the attack, seconds per image"),
         Column(CHECKED, note="verified: computed again by privbench verify; reported: by whoever handed it in"),
@@ -130,6 +134,8 @@ def cells(
     for name, heading in presentation.metrics.items():
         interval = record.summary.get(name) if record else None
         found[heading] = Cell(_ABSENT, "") if interval is None else _interval(presentation, name, interval)
+    if (share := row.get(EXPLAINED)) is not None and not math.isnan(float(share)):
+        found[EXPLAINED] = Cell(f"{float(share):.3f}", repr(float(share)))
     found["accuracy"], found["s/image"] = _accuracy(row), Cell(_ABSENT, "")
     if record is not None:
         seconds = float(row["seconds_per_image"])

@@ -99,6 +99,7 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
         assert {"id": f"case-{record.case_id}"} in page.all("details")
         assert {"href": f"#case-{record.case_id}"} in page.all("a")
     assert f"random-weights : {FLAG_MEANINGS['random-weights']}" in page.text
+    assert " explained " in page.text
     # What was not computed is absent and said so.
     assert "LPIPS was not computed: no weights" in page.text
     assert not re.search(r"\b(nan|NaN|NaT|None|inf|undefined)\b", page.text)
