@@ -85,6 +85,18 @@ def test_results_are_found_again_and_are_only_these(results: privbench.Results, 
     assert again[0].provenance.finished == results[0].provenance.finished
 
 
+def test_finished_cases_of_a_folder_of_ones_own_are_shown_again(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "mine" / "one.png")
+    options = {"defense": "none,no-pe", "attack": "idlg:steps=1", "data": str(tmp_path / "mine"), "limit": 1, "download": False}
+    first = privbench.run(output=tmp_path / "runs", **options)  # type: ignore[arg-type]
+    # Records name no paths, and yet the picture of both needs the images.
+    again = privbench.run(output=tmp_path / "runs", **options)  # type: ignore[arg-type]
+    assert again.comparison == first.comparison
+
+
 def test_defenses_are_compared_with_none(results: privbench.Results) -> None:
     table = results.compare()
     row = table[table["attack"] == "closed-form"].iloc[0]

@@ -68,7 +68,9 @@ class CaseSeries:
             UserError: Data, weights or pictures of the case are gone.
         """
         with self.output.open(record.case.folder) as local:
-            return shown_results(self._context(record.case), record.images, local / record.case.folder)
+            # A record names data and weights without their paths; the case that was asked for knows where they lie.
+            case = next(case for case in self.cases if case.identity == record.case_id)
+            return shown_results(self._context(case), record.images, local / record.case.folder)
 
     def _context(self, case: Case) -> CaseContext:
         if case.identity not in self._contexts:
