@@ -213,7 +213,8 @@ def main() -> None:
     names = transformers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answers = [answer(name) for name in (names if given.all else [members[0] for members in families(names).values()])]
+        asked = names if given.all else [members[0] for members in families(names).values()]
+        answers = [answer(name) for name in asked]
     given.output.write_text(page(answers), encoding="utf-8")
 
 
