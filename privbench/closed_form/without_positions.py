@@ -165,8 +165,6 @@ class TokenSearch:
         embedding, total = self.embedding, len(self.anywhere)
         empty = embedding.weight.new_zeros(total, embedding.weight.shape[1])
         nothing = WithoutPositions(empty, 0, total, False, 1.0, self.rank)
-            embedding.weight.new_zeros(total, embedding.weight.shape[1]), 0, total, False, 1.0, self.rank
-        )
         if not len(found):
             return nothing
         patches, misfit, outputs = self.activations.places(found, embedding.bias, embedding.weight)

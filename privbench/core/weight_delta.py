@@ -85,5 +85,7 @@ def dtype_of(update: Mapping[str, Tensor]) -> UpdateDtype:
     narrow: tuple[tuple[UpdateDtype, torch.dtype], ...] = (("bfloat16", torch.bfloat16), ("float16", torch.float16))
     for name, kind in narrow:
         if all(bool((value.to(kind).to(value.dtype) == value).all()) for value in update.values()):
-            return name
+            # Signs are exact in every precision: they say nothing of how they were rounded.
+            signs = all(len(torch.unique(value.abs())) <= 2 for value in update.values())
+            return "float32" if signs else name
     return "float32"

@@ -159,7 +159,8 @@ def test_a_plugin_that_cannot_be_imported_is_a_line_of_the_list_and_not_its_end(
     point = EntryPoint("broken", "no_such_package.module:Thing", "privbench.defenses")
     monkeypatch.setattr("privbench.core.registry.entry_points", lambda group: [point] if group == point.group else [])
     monkeypatch.setattr(DEFENSES, "_table", None)
-    result = CliRunner().invoke(main, ["list", "defenses"], terminal_width=400)
+    monkeypatch.setenv("COLUMNS", "400")
+    result = CliRunner().invoke(main, ["list", "defenses"])
     assert result.exit_code == 0
     assert "naive-shuffle" in result.output
     words = " ".join(result.output.split())

@@ -19,10 +19,10 @@ Privbench = Callable[..., Result]
 
 
 def stored(folder: Path, psnr: float, **changes: Any) -> None:
-    """A record of gradvit without defense, changed; `attack`, `victim` and the like are changes within that part."""
+    """A record of relocation-matching, no defense, changed; `attack`, `victim` and the like are changes within that part."""
     (base,) = (
         record
-        for path in REFERENCE.glob("none--gradvit--*--cifar10--*/record.json")
+        for path in REFERENCE.glob("none--relocation-matching--*--cifar10--*/record.json")
         if (record := Record.load(path)).case.attack.parameters["gradient"] and record.case.attack.parameters["relocation"]
     )
     case = base.case.model_dump()
@@ -39,7 +39,8 @@ def stored(folder: Path, psnr: float, **changes: Any) -> None:
 
 def parameters(**changes: Any) -> dict[str, Any]:
     """The attack's parameters at what the reference has, changed."""
-    (record,) = (Record.load(path) for path in REFERENCE.glob("none--gradvit--*--photos--c6ce943ab87e/record.json"))
+    found = [Record.load(path) for path in REFERENCE.glob("none--relocation-matching--*--photos--*/record.json")]
+    (record,) = (one for one in found if one.case.data.indices == (4, 5, 6, 7))
     return {"parameters": {**record.case.attack.parameters, **changes}}
 
 
@@ -72,7 +73,9 @@ def test_figures_are_drawn_from_records_alone(name: str, results: Path, privbenc
 def test_trajectories_and_galleries_use_what_lies_beside_the_records(privbench: Privbench) -> None:
     answer = privbench("figure", "trajectories", REFERENCE, "-o", "a.png", "--where", "dataset=cifar10")
     assert answer.exit_code == 0, answer.output
-    answer = privbench("figure", "gallery", REFERENCE, "-o", "b.png", "--where", "dataset=cifar10", "--where", "attack=gradvit")
+    answer = privbench(
+        "figure", "gallery", REFERENCE, "-o", "b.png", "--where", "dataset=cifar10", "--where", "attack=relocation-matching"
+    )
     assert answer.exit_code == 0, answer.output
     # CIFAR-10 is not at hand in an empty folder, and private images are not stored.
     assert "originals and client's views are left out: " in answer.output

@@ -198,7 +198,7 @@ def test_a_model_that_embeds_no_pixels_is_refused_before_the_attack(privbench: C
     hybrid = ("--model", "vit_tiny_r_s16_p8_224", "--image-size", "32", "--num-classes", "10", "--data", "photos")
     answer = privbench("run", "--attack", "closed-form", *hybrid, *where)
     assert answer.exit_code == 2, answer.output
-    assert "needs patches that are cut from the image itself" in answer.stderr
+    assert "cuts the image itself into patches" in answer.stderr
     assert "\n" not in answer.stderr.strip()
     assert not list(tmp_path.rglob("record.json"))
 

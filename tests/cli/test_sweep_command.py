@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_and_exit_code_2(sweep: Cli, arguments: list[str],
     [
         (("status", "absent"), "there is no folder absent"),
         (("status", "."), "there is no case"),
-        (("show", "abc"), "there is no folder results"),
+        (("show", "abc"), "no case 'abc' in results"),
     ],
 )
 def test_what_is_not_there_is_said(privbench: Cli, arguments: tuple[str, ...], words: str) -> None:

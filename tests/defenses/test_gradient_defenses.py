@@ -351,11 +351,11 @@ def test_every_attack_by_matching_simulates_what_is_sent(attack: str) -> None:
     assert not torch.equal(images["unaware"], images["aware"])
 
 
-def test_gradvit_reads_the_residual_off_the_gradient_only_where_it_believes_it() -> None:
+def test_relocation_matching_reads_the_residual_off_the_gradient_only_where_it_believes_it() -> None:
     found = {}
     for adversary in ("unaware", "aware"):
         update = client_update("gradient-noise:deviation=1", adversary=adversary, labels="known")
-        attack = ATTACKS.get("gradvit").from_preset(None, {"steps": 1})
+        attack = ATTACKS.get("relocation-matching").from_preset(None, {"steps": 1})
         found[adversary] = attack._observes_residual(simulate(update.observation), update.observation)
     assert found == {"unaware": True, "aware": False}
 

@@ -115,7 +115,7 @@ def test_it_needs_patches_of_several_pixels() -> None:
         defense.prepare_model(build_model(default_spec("cnn_mini_32")))
     single = build_model(default_spec("vit_mini_patch4_32"))
     network: torch.nn.Module = single.network
-    network.patch_embed.patch_size = (1, 1)  # type: ignore[union-attr]
+    network.patch_embed.proj = torch.nn.Conv2d(3, 192, 1, 1)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="patches of several pixels, given 1x1"):
         defense.prepare_model(single)
     with pytest.raises(UserError, match="per: Input should be 'batch' or 'patch'"):

@@ -9,6 +9,8 @@ import torch
 from privbench.core import UserError
 from privbench.models import load_prior, prior_for
 
+pytestmark = pytest.mark.integration
+
 BACKBONE = "mobilenetv2_035?num_classes=0&pad_type=same&bn_eps=1e-3&mean=0.5&std=0.5:"
 
 

@@ -97,7 +97,7 @@ def test_without_a_limit_there_are_about_four_images_in_whole_batches(batch_size
 def test_every_parameter_is_resolved() -> None:
     (case,) = cases(defense="mjp:mask_ratio=0.27")
     assert case.defense[0].parameters["mask_ratio"] == 0.27
-    assert {"dal_weight", "smallest_block", "probability"} < set(case.defense[0].parameters)
+    assert {"dal_weight", "warm_up", "probability"} < set(case.defense[0].parameters)
     assert case.attack.parameters == {"steps": 4, "pause": 0.0, "largest_batch": 64}
 
 

@@ -161,12 +161,12 @@ def test_a_signal_stops_a_sweep_which_then_continues(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_the_study_is_read_is_no_different(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    study(tmp_path)
-    (tmp_path / "study.yaml").unlink()
-    os.mkfifo(tmp_path / "study.yaml")
+    # So many cases that reading the study takes seconds.
+    grid = f"{{defense: [none], attack.steps: [1, 2, 3], seed: {list(range(15_000))}}}"
+    settings = "{attack: test-walk, weights: random, limit: 1}"
+    (tmp_path / "study.yaml").write_text(f"name: large\nsettings: {settings}\ngrid: {grid}\n", encoding="utf-8")
     with Sweep(tmp_path) as sweep:
-        # Nobody writes into the pipe, so that the sweep waits in the middle of its start.
-        sweep.wait_for(lambda: waits(sweep.process.pid))
+        sweep.wait_for(lambda: used(sweep.process.pid) > 1.0)
         os.kill(sweep.process.pid or 0, number)
         assert sweep.finish(30) == code
         assert sweep.stdout == "interrupted; repeat the command to continue\n"
@@ -174,15 +174,10 @@ def test_a_signal_while_the_study_is_read_is_no_different(number: signal.Signals
     assert not (tmp_path / "out").exists()
 
 
-def waits(process: int | None) -> bool:
-    """Whether a process has used no time for a while."""
-
-    def used() -> str:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11]
-
-    before = used()
-    time.sleep(1.0)
-    return before == used()
+def used(process: int | None) -> float:
+    """Processor seconds that a process has used."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.nightly
