@@ -75,9 +75,9 @@ def generate(app: Sphinx) -> None:
     folder.mkdir(exist_ok=True)
     for source in [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*.png")]:
         shutil.copy(source, folder / ("index.md" if source.name == "README.md" else source.name))
-    (folder / "reference").mkdir(exist_ok=True)
-    for picture in (ROOT / "results" / "reference").glob("comparison-*.png"):
-        shutil.copy(picture, folder / "reference")
+    (folder / "pictures").mkdir(exist_ok=True)
+    for picture in (ROOT / "results" / "pictures").iterdir():
+        shutil.copy(picture, folder / "pictures")
     for page in folder.glob("*.md"):
         page.write_text(page.read_text(encoding="utf-8").replace("](README.md", "](index.md"), encoding="utf-8")
     index = folder / "index.md"
