@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 from privbench import __version__
-from privbench.cli.listing import Entry, entries
+from privbench.api.catalogue import Entry, components
 
 project = "privbench"
 release = version = __version__
@@ -53,7 +53,7 @@ def write_cards(room: str, title: str, intro: str) -> None:
     folder.mkdir(exist_ok=True)
     index = [f"# {title}\n\n{intro}\n\n| name | in one line |\n|---|---|"]
     names = []
-    for entry in entries(room):
+    for entry in components(room):
         card = ROOT / room / "cards" / f"{entry.name}.md"
         if not card.exists():  # a plug-in that is installed here
             continue

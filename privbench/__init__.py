@@ -12,7 +12,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from privbench.api import attack, load_results, plan, run, score
+    from privbench.api import (
+        attack,
+        check,
+        components,
+        evaluate,
+        figure,
+        find_case,
+        invert_features,
+        json_schema,
+        judge_claims,
+        load_results,
+        load_study,
+        plan,
+        run,
+        score,
+        status,
+        train,
+        verify,
+    )
     from privbench.auditing.front import audit
     from privbench.core import ATTACKS, DEFENSES, Observation, Reconstruction, UserError
     from privbench.results import Results
@@ -26,10 +44,22 @@ __all__ = [
     "UserError",
     "attack",
     "audit",
+    "check",
+    "components",
+    "evaluate",
+    "figure",
+    "find_case",
+    "invert_features",
+    "json_schema",
+    "judge_claims",
     "load_results",
+    "load_study",
     "plan",
     "run",
     "score",
+    "status",
+    "train",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -43,10 +73,22 @@ _FRONT_DOOR = {
     "UserError": "privbench.core.errors",
     "attack": "privbench.api",
     "audit": "privbench.auditing.front",
+    "check": "privbench.api",
+    "components": "privbench.api",
+    "evaluate": "privbench.api",
+    "figure": "privbench.api",
+    "find_case": "privbench.api",
+    "invert_features": "privbench.api",
+    "json_schema": "privbench.api",
+    "judge_claims": "privbench.api",
     "load_results": "privbench.api",
+    "load_study": "privbench.api",
     "plan": "privbench.api",
     "run": "privbench.api",
     "score": "privbench.api",
+    "status": "privbench.api",
+    "train": "privbench.api",
+    "verify": "privbench.api",
 }
 """Name to the module that has it. No room of the package has one of these names, which would hide it."""
 

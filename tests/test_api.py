@@ -115,7 +115,7 @@ def test_results_show_their_numbers_and_pictures_in_a_notebook(results: privbenc
 
 
 def test_results_make_a_page_and_figures(results: privbench.Results, tmp_path: Path) -> None:
-    page = results.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    page = results.report(tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert all(record.case_id in page for record in results)
     drawn = results.figure("gallery", width="single", captioned=False)
     assert drawn.figure.get_axes()

@@ -59,11 +59,23 @@ def test_imports_only_point_down() -> None:
 
 def test_the_layers_cover_every_room_and_the_linter_sees_through_the_links() -> None:
     graph = grimp.build_graph("privbench", cache_dir=None)
-    (contract,) = project()["tool"]["importlinter"]["contracts"]
+    contract, _ = project()["tool"]["importlinter"]["contracts"]
     layered = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
     assert graph.find_children("privbench") - layered == {"privbench.__main__"}
     assert "privbench.adversary" in graph.find_modules_directly_imported_by("privbench.attacks.gradvit")
     assert "privbench.models" in graph.find_modules_directly_imported_by("privbench.defenses.mjp")
+
+
+def test_the_command_line_may_import_the_front_door_and_no_room_below_it() -> None:
+    layered, contract = project()["tool"]["importlinter"]["contracts"]
+    rooms = {room.strip() for layer in layered["layers"] for room in layer.split("|")}
+    assert contract["source_modules"] == ["privbench.cli"]
+    assert rooms - set(contract["forbidden_modules"]) == {f"privbench.{name}" for name in ("cli", "api", "results", "core")}
+    # What is let through for parsing and printing is small and named in ARCHITECTURE.md.
+    allowed = {line.rpartition(" -> ")[2] for line in contract["ignore_imports"]}
+    assert len(allowed) <= 4
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert all(f"`{name.removeprefix('privbench.')}`" in text for name in allowed)
 
 
 def test_attacks_and_defenses_are_committed_relative_links() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
+from privbench.api import catalogue
 from privbench.cli import main
-from privbench.cli.listing import entries
 
 PAGE = (Path(__file__).parents[1] / "docs" / "papers.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| what")]
@@ -19,7 +19,7 @@ KINDS = ("attacks", "defenses", "models", "metrics")
 
 
 def components() -> dict[str, set[str]]:
-    return {entry.name: {one.name for one in entry.parameters} for kind in KINDS for entry in entries(kind)}
+    return {entry.name: {one.name for one in entry.parameters} for kind in KINDS for entry in catalogue.components(kind)}
 
 
 def test_each_paper_has_a_table_of_four_columns() -> None:

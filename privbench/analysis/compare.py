@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from privbench.analysis.leaderboard import read_records
+import pandas as pd
+
 from privbench.core import Record, UserError
+from privbench.core.case import base_name
+from privbench.core.labels import attack_label, defense_label
 from privbench.scoring import PairedDifference, holm, paired_difference
 
-__all__ = ["Comparison", "compare", "compare_folder", "compare_records"]
+__all__ = ["Comparison", "compare", "compare_records", "comparison_rows"]
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,6 @@ def compare(baseline: Record, record: Record, metric: str) -> Comparison | None:
     values = ([first[name] for name in common], [second[name] for name in common])
     difference = paired_difference(*values, seed=record.case.seed)
     return Comparison(baseline, record, difference, difference.p)
-
-
-def compare_folder(folder: Path, *, metric: str, baseline: str) -> list[Comparison]:
-    """Compares the cases below a folder as `compare_records` does.
-
-    Args:
-        folder: Where to look, subfolders included.
-        metric: Whose scores.
-        baseline: The defense to compare with, as in the column `defense`.
-
-    Raises:
-        UserError: No record, no baseline, or a record lacks the metric.
-    """
-    records = read_records(folder)
-    found = compare_records(records, metric=metric, baseline=baseline)
-    if not found:
-        names = sorted({record.case.defense_name for record in records})
-        raise UserError(
-            f"nothing below {folder} can be compared with defense '{baseline}' on the same images by the same attack; "
-            f"the defenses there: {', '.join(names)}"
-        )
-    return found
 
 
 def compare_records(records: Sequence[Record], *, metric: str, baseline: str) -> list[Comparison]:
@@ -131,3 +112,25 @@ def _nearest_first(bases: Sequence[Record], record: Record) -> list[Record]:
 
 def _order(record: Record) -> tuple[str, str, str]:
     return str(record.case.attack), record.case.threat_model.adversary, record.case.defense_text
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Comparisons as a table, a row each."""
+    rows = []
+    for one in comparisons:
+        case, interval = one.record.case, one.difference.interval
+        rows.append(
+            {
+                "defense": defense_label(case),
+                "attack": attack_label(case),
+                "adversary": case.threat_model.adversary,
+                "dataset": base_name(case.data.source),
+                "difference": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "p": one.difference.p,
+                "p_corrected": one.p_corrected,
+                "n": interval.n,
+            }
+        )
+    return pd.DataFrame(rows)

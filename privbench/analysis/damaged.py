@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privbench.analysis.leaderboard import read_record
-from privbench.analysis.yardstick_files import IDENTIFICATION
+from privbench.analysis.reference_files import IDENTIFICATION
 from privbench.core import Calibration, FailedCase, Identification, Price, UserError
 from privbench.store.layout import FAILURE, MEMBERS, RECORD, WORK
 

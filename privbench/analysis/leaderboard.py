@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from privbench.analysis.yardstick_files import IDENTIFICATION, calibration_name, stands_between
+from privbench.analysis.reference_files import IDENTIFICATION, calibration_name, stands_between
 from privbench.core import (
     Calibration,
     Case,
@@ -26,9 +26,9 @@ from privbench.core import (
 )
 from privbench.core.case import base_name
 from privbench.store.files import atomic_write, refuse_folder
-from privbench.store.layout import FAILURE, RECORD, find_records, find_results
+from privbench.store.layout import FAILURE, RECORD, find_results
 
-__all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "read_records", "write_leaderboard"]
+__all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "require_ending", "write_leaderboard"]
 
 _GROUP = ("model", "dataset", "adversary")
 _COUNTS = (
@@ -69,7 +69,7 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
     """
     files = find_results(folder)
     found = [Price.load(path) for path in files if path.name.startswith("price--")]
-    prices, retrained, yardsticks = _prices(found), _Retrained(found), _Yardsticks(files)
+    prices, retrained, references = _prices(found), _Retrained(found), _ReferenceScores(files)
     records = [path for path in files if path.name == RECORD]
     # One at a time: a row is small, a record is not.
     measured = [
@@ -77,7 +77,7 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
             **_row(record),
             **_price(record.case, prices),
             **retrained.columns(record.case),
-            **yardsticks.columns(record),
+            **references.columns(record),
             "failure": None,
             "folder": path.parent,
         }
@@ -115,6 +115,20 @@ def _no_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
+_FORMATS = {".csv": "a row per case", ".md": "tables in Markdown", ".tex": "tables in LaTeX, for booktabs"}
+
+
+def require_ending(target: Path) -> None:
+    """Refuses a file whose ending does not say what a leaderboard is to be.
+
+    Raises:
+        UserError: It does not.
+    """
+    if target.suffix.lower() not in _FORMATS:
+        accepted = ", ".join(f"{name} ({what})" for name, what in _FORMATS.items())
+        raise UserError(f"cannot tell what {target} is to be; accepted endings: {accepted}; `privbench report` makes HTML")
+
+
 def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
     """Generates the leaderboard of a folder into a file, whole or not at all.
 
@@ -125,15 +139,6 @@ def write_leaderboard(folder: Path, target: Path) -> pd.DataFrame:
     refuse_folder(target)
     atomic_write(target, leaderboard_csv(rows).encode())
     return rows
-
-
-def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, by path.
-
-    Raises:
-        UserError: There is none, one cannot be read, or one was changed.
-    """
-    return [read_record(path) for path in find_records(folder)]
 
 
 def read_record(path: Path) -> Record:
@@ -243,7 +248,7 @@ def _bounded(interval: Interval) -> tuple[float, float, float]:
     return interval.mean, interval.low, interval.high
 
 
-class _Yardsticks:
+class _ReferenceScores:
     """Calibrations and identifications among the files of a folder."""
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -253,8 +258,8 @@ class _Yardsticks:
         self._identifications = {one.case_id: one for one in found}
 
     def columns(self, record: Record) -> dict[str, Any]:
-        """The columns of one record; empty where nobody made a yardstick for it."""
-        columns: dict[str, Any] = dict.fromkeys(_YARDSTICKS)
+        """The columns of one record; empty where nobody computed reference scores for it."""
+        columns: dict[str, Any] = dict.fromkeys(_REFERENCE_COLUMNS)
         if (calibration := self._calibration(record.case)) is not None:
             for metric in ("psnr", "lpips"):
                 if metric in record.summary:
@@ -275,7 +280,7 @@ class _Yardsticks:
         return self._read[name]
 
 
-_YARDSTICKS = (
+_REFERENCE_COLUMNS = (
     "psnr_between",
     "lpips_between",
     "identified_of",

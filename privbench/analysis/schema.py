@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from privbench.analysis.claims import ClaimsFile
-from privbench.core import Calibration, Case, FailedCase, Identification, Price, Record
+from privbench.core import Calibration, Case, FailedCase, Identification, Price, Record, unknown_name
 from privbench.sweep.study import StudyFile
 
 __all__ = ["STORED_FILES", "json_schema"]
@@ -25,6 +25,12 @@ STORED_FILES: Mapping[str, type[BaseModel]] = {
 
 
 def json_schema(kind: str) -> str:
-    """The schema of one kind as indented JSON with a final newline."""
+    """The schema of one kind as indented JSON with a final newline.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    if kind not in STORED_FILES:
+        raise unknown_name("kind of file", kind, STORED_FILES)
     content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **STORED_FILES[kind].model_json_schema()}
     return json.dumps(content, indent=2) + "\n"

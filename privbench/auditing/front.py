@@ -25,10 +25,11 @@ from privbench.core import (
 from privbench.core.observation import is_saved_observation
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, Victim
+from privbench.runner.components import split_names
 from privbench.runner.machine import resolve_device
 from privbench.updates import UpdateSource, observation_of, victim_of
 
-__all__ = ["audit", "audit_of_known_photo"]
+__all__ = ["audit"]
 
 
 def audit(
@@ -51,7 +52,7 @@ def audit(
     std: Sequence[float] | None = None,
     defense: str = "none",
     photos: Path | str | None = None,
-    what_if: Sequence[str] = (),
+    what_if: str | Sequence[str] = (),
     attacks: Sequence[str] | None = None,
     preset: str = "quick",
     self_test: bool = True,
@@ -73,6 +74,7 @@ def audit(
         model: A timm or embedded name, `FILE.py:FUNCTION` that builds a module, or a module; None where the update is an
             `Observation` or a file of one, which hold all of this.
         update: A file (safetensors, torch, npz), tensors by name, Flower's parameters, or arrays in the order of the state.
+            Without it and without `after`, one is made of a known photo, which tests the set-up alone.
         weights: Those that the server sent, in any of these forms, or `embedded`, `pretrained`; None: the module's own.
         after: The weights that came back, in place of `update`.
         kind: `gradient`, `delta` (weights after less before), or `auto`.
@@ -89,7 +91,7 @@ def audit(
         std: The same.
         defense: What the client declares.
         photos: The user's own, with which reconstructions are compared by best match.
-        what_if: Defenses to try on a known photo.
+        what_if: Defenses to try on a known photo, as a list or separated by commas.
         attacks: Names in order; None: the suite's own choice.
         preset: Of the attacks: `quick`, `standard`, ...
         self_test: Whether every attack is also run on an update made of a known photo.
@@ -105,15 +107,14 @@ def audit(
     Raises:
         UserError: Something cannot be read, or does not fit together.
     """
-    training = None
-    if learning_rate is not None or steps is not None:
-        if learning_rate is None or steps is None:
-            raise UserError(
-                "of local training both are needed, the learning rate (--lr) and the number of steps (--local-steps)"
-            )
-        training = LocalTraining(
-            optimiser=optimiser, learning_rate=learning_rate, steps=steps, batches=batches, weight_decay=weight_decay
-        )
+    training = _training(learning_rate, steps, optimiser, batches, weight_decay)
+    if model is None and not _is_observation(update):
+        raise UserError("--model is needed: a timm or embedded name, or FILE.py:FUNCTION that returns a torch module")
+    if update is None and after is None and model is not None:
+        if not self_test:
+            raise UserError("nothing to audit: give UPDATE, or --before and --after, or --self-test")
+        known = _known_photo(model, weights, num_classes, image_size, defense, batch_size, seed, training)
+        update, self_test = dict(known.update), False
     if (mean is None) != (std is None):
         raise UserError("mean and std of the normalisation go together; give both")
     normalisation = None if mean is None or std is None else Normalisation(_three(mean), _three(std))
@@ -141,7 +142,7 @@ def audit(
         victim,
         known=open_images("photos"),
         photos=None if photos is None else open_images(str(photos)),
-        what_if=what_if,
+        what_if=_names(what_if),
         self_test=self_test,
         seed=seed,
         say=tell,
@@ -177,49 +178,54 @@ def _three(values: Sequence[float]) -> tuple[float, ...]:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-def audit_of_known_photo(
-    model: str | nn.Module,
-    *,
-    learning_rate: float | None = None,
-    steps: int | None = None,
-    **options: Any,
-) -> AuditReport:
-    """Tests a set-up without an update: one is made of a known photo, of the kind that is described, and audited.
-
-    Args:
-        model: As in `audit`.
-        learning_rate: As in `audit`.
-        steps: As in `audit`.
-        **options: As in `audit`.
-
-    Returns:
-        The report on that update.
-
-    Raises:
-        UserError: Something does not fit together.
-    """
-    source = UpdateSource(
-        model=model,
-        weights=options.get("weights"),
-        num_classes=options.get("num_classes"),
-        image_size=options.get("image_size"),
-        defense=options.get("defense", "none"),
+def _training(
+    learning_rate: float | None,
+    steps: int | None,
+    optimiser: Literal["sgd", "momentum", "adamw"],
+    batches: int,
+    weight_decay: float,
+) -> LocalTraining | None:
+    if learning_rate is None and steps is None:
+        return None
+    if learning_rate is None or steps is None:
+        raise UserError("of local training both are needed, the learning rate (--lr) and the number of steps (--local-steps)")
+    return LocalTraining(
+        optimiser=optimiser, learning_rate=learning_rate, steps=steps, batches=batches, weight_decay=weight_decay
     )
+
+
+def _is_observation(update: Any) -> bool:
+    return isinstance(update, Observation) or (isinstance(update, str | Path) and is_saved_observation(Path(update)))
+
+
+def _names(given: str | Sequence[str]) -> Sequence[str]:
+    return (split_names(given, "--what-if") if given else ()) if isinstance(given, str) else given
+
+
+def _known_photo(
+    model: str | nn.Module,
+    weights: Any,
+    num_classes: int | None,
+    image_size: int | None,
+    defense: str,
+    batch_size: int,
+    seed: int,
+    training: LocalTraining | None,
+) -> Observation:
+    """What a client of this set-up sends that has known photos."""
+    source = UpdateSource(model=model, weights=weights, num_classes=num_classes, image_size=image_size, defense=defense)
     victim, spec = victim_of(source)
-    training = None if learning_rate is None or steps is None else LocalTraining(learning_rate=learning_rate, steps=steps)
-    specs = resolve_defense(source.defense)
-    size = int(options.get("batch_size", 1))
-    images, _ = open_images("photos").load(range(size), spec.image_size)
+    specs = resolve_defense(defense)
+    images, _ = open_images("photos").load(range(batch_size), spec.image_size)
     observation, _ = observe(
         victim,
         spec,
         build_defense(specs),
         images,
-        torch.arange(size) % spec.num_classes,
+        torch.arange(batch_size) % spec.num_classes,
         declared=specs,
         threat_model=ThreatModel(),
-        generator=torch.Generator().manual_seed(int(options.get("seed", 0))),
+        generator=torch.Generator().manual_seed(seed),
         training=training,
     )
-    kept = {**options, "self_test": False}
-    return audit(model, dict(observation.update), learning_rate=learning_rate, steps=steps, **kept)
+    return observation

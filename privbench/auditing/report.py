@@ -1,7 +1,7 @@
 """What an audit found: values, the verdict in one sentence, and the files of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -98,6 +98,23 @@ class AuditReport:
     def leaks(self) -> bool:
         """Whether something of the images was found."""
         return self.verdict in {"found", "partly"}
+
+    def lines(self) -> Iterator[str]:
+        """The report as lines of text, the verdict last."""
+        for one in self.findings:
+            said = f"{one.name}: {one.outcome}" + (f", {one.reason}" if one.reason else "")
+            if one.explained is not None:
+                said += f", explains {100 * one.explained:.1f} % of the update, {one.seconds:.1f} s"
+            if one.self_test is not None:
+                said += f"; self-test {one.self_test:.1f} dB"
+            yield said
+        for photo, value in self.matches:
+            yield f"best match among the photos: {photo}, {value:.1f} dB"
+        for what in self.what_if:
+            yield f"under {what.defense} a known photo: " + (what.reason if what.psnr is None else f"{what.psnr:.1f} dB")
+        yield f"verdict: {self.verdict}. {self.sentence}"
+        if not self.leaks:
+            yield '"Not found" is never "safe": other attacks may succeed where these fail.'
 
     def to_json(self) -> str:
         """Everything but the pixels."""

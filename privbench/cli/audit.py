@@ -1,11 +1,13 @@
 """`privbench audit`: what one client's update gives away."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+import privbench
 from privbench.cli.numeric import SEED, Number, WholeNumber
+from privbench.core.errors import UserError
 
 __all__ = ["audit"]
 
@@ -66,7 +68,6 @@ def audit(
     before: str | None,
     weights: str | None,
     after: Path | None,
-    kind: Literal["auto", "gradient", "delta"],
     lr: float | None,
     local_steps: int | None,
     what_if: str,
@@ -81,38 +82,25 @@ def audit(
     those of timm, torchvision or Hugging Face. Without UPDATE and --after, the set-up alone is tested on a known photo.
     Attacks run cheapest first and stop when one explains the update. "Not found" is never "safe".
     """
-    from privbench.auditing.console import shown
-    from privbench.auditing.front import audit as audited
-    from privbench.auditing.front import audit_of_known_photo
     from privbench.cli.console import notes_console, results_console
-    from privbench.core import UserError
-    from privbench.core.observation import is_saved_observation
-    from privbench.runner.components import split_names
 
-    notes = notes_console()
     if before is not None and weights is not None:
         raise UserError("--before and --weights mean the same; give one")
-    common: dict[str, Any] = {
-        "weights": weights or before,
-        "learning_rate": lr,
-        "steps": local_steps,
-        "what_if": split_names(what_if, "--what-if") if what_if else (),
-        "attacks": [name.strip() for name in attacks.split(",")] if attacks else None,
-        "output": output or Path("audit"),
-        "say": lambda line: notes.print(line, markup=False),
+    notes, place = notes_console(), output or Path("audit")
+    report = privbench.audit(
+        update=update,
+        weights=weights or before,
+        after=after,
+        learning_rate=lr,
+        steps=local_steps,
+        what_if=what_if,
+        attacks=[name.strip() for name in attacks.split(",")] if attacks else None,
+        output=place,
+        say=lambda line: notes.print(line, markup=False),
         **options,
-    }
-    model = common.pop("model")
-    if model is None and (update is None or not is_saved_observation(update)):
-        raise UserError("--model is needed: a timm or embedded name, or FILE.py:FUNCTION that returns a torch module")
-    if update is None and after is None:
-        if not common["self_test"]:
-            raise UserError("nothing to audit: give UPDATE, or --before and --after, or --self-test")
-        report = audit_of_known_photo(model, **common)
-    else:
-        report = audited(model, update, after=after, kind=kind, **common)
-    for line in shown(report):
+    )
+    for line in report.lines():
         results_console().print(line, markup=False)
-    click.echo(f"{common['output']}: index.html, audit.json, {len(report.pictures)} pictures")
+    click.echo(f"{place}: index.html, audit.json, {len(report.pictures)} pictures")
     if fail_on_leak and report.leaks:
         raise click.exceptions.Exit(3)

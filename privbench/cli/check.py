@@ -2,6 +2,8 @@
 
 import click
 
+import privbench
+
 __all__ = ["check"]
 
 _MARKS = {"kept": "ok", "broken": "BROKEN", "skipped": "-"}
@@ -16,9 +18,7 @@ def check(name: str, kind: str | None) -> None:
     It needs no data set and no test runner, and attacks clients with random weights in a few steps. A rule that says nothing
     about the component is marked with a dash and the reason. Exit code 1 where a rule is broken.
     """
-    from privbench.conformance import check_component
-
-    found, rules = check_component(name, kind)
+    found, rules = privbench.check(name, kind)
     click.echo(f"{found} {name}")
     counts = dict.fromkeys(_MARKS, 0)
     for finding in rules:

@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 
+import click
 from rich.console import Console
 
-__all__ = ["at_work", "notes_console", "results_console"]
+__all__ = ["at_work", "notes_console", "results_console", "say_damaged"]
 
 _FILE_WIDTH = 160
 
@@ -28,3 +30,11 @@ def at_work(words: str, *, quiet: bool) -> None:
     if not quiet and sys.stderr.isatty():
         sys.stderr.write(f"{words} …\r")
         sys.stderr.flush()
+
+
+def say_damaged(lines: Sequence[str]) -> None:
+    """Names on stderr what was left out because it is damaged, and how many files that were."""
+    for line in lines:
+        click.echo(f"left out: {line}", err=True)
+    if lines:
+        click.echo(f"{len(lines)} damaged files left out", err=True)

@@ -1,17 +1,14 @@
 """`privbench figure`: figures of a folder of results, made from its records alone."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 from click.core import ParameterSource
 
-from privbench.cli.place import results_place
+import privbench
+from privbench.core.errors import UserError
 from privbench.plots.registry import FIGURES, OPTIONS
-
-if TYPE_CHECKING:
-    from privbench.store.base import Store
 
 __all__ = ["figure"]
 
@@ -20,7 +17,7 @@ _FORMATS = (".pdf", ".png", ".svg")
 
 @click.command(epilog="\b\n" + "\n".join(f"{name:13} {kind.summary}" for name, kind in FIGURES.items()))
 @click.argument("name", type=click.Choice(list(FIGURES)))
-@click.argument("folder", type=results_place, required=False)
+@click.argument("folder", type=click.STRING, required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write: .pdf, .png or .svg.")
 @click.option("--metric", default="psnr", show_default=True, help="Leakage metric, as `privbench list metrics` names it.")
 @click.option(
@@ -61,7 +58,7 @@ _FORMATS = (".pdf", ".png", ".svg")
 def figure(
     context: click.Context,
     name: str,
-    folder: "Store | None",
+    folder: str | None,
     output: Path,
     metric: str,
     where: tuple[str, ...],
@@ -78,11 +75,6 @@ def figure(
     Records compare only in the same setting (model, weights, images, threat model): of several settings that is drawn which
     has most to show, and --where chooses another.
     """
-    from privbench.core import UserError
-    from privbench.plots.registry import draw_figure
-    from privbench.plots.request import FigureRequest
-    from privbench.plots.style import paper_of
-
     taken = FIGURES[name].options
     for option in OPTIONS:
         if option not in taken and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
@@ -90,10 +82,19 @@ def figure(
             raise UserError(f"figure {name} takes no --{option}; accepted by: {', '.join(takers)}")
     if output.suffix not in _FORMATS:
         raise UserError(f"--output {output} has no format that a figure can have; accepted: {', '.join(_FORMATS)}")
-    paper = paper_of(width, font, captioned=not no_caption)
-    columns = tuple(word.strip() for word in rows.split(",")) if rows else ()
-    with folder.open() if folder is not None else nullcontext() as local:
-        drawn = draw_figure(name, FigureRequest(local, metric, where, images, columns, data, weights, paper))
+    drawn = privbench.figure(
+        name,
+        folder,
+        metric=metric,
+        where=where,
+        images=images,
+        rows=tuple(word.strip() for word in rows.split(",")) if rows else (),
+        data=data,
+        weights=weights,
+        width=width,
+        font=font,
+        captioned=not no_caption,
+    )
     written = drawn.save(output)
     for note in drawn.notes:
         click.echo(note)

@@ -1,21 +1,17 @@
 """`privbench run`: attack private images under one or several defenses, score what comes back, show it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from privbench.cli.grouped import GroupedCommand
 from privbench.cli.options import case_options, machine_options, trunk_options
-from privbench.cli.place import config_at, results_place, writable
 from privbench.runner.options import OPTIONS
-
-if TYPE_CHECKING:
-    from privbench.store.base import Store
 
 __all__ = ["run"]
 
-_FOLDER_OF_RUNS = Path("results") / "runs"
+_FOLDER_OF_RUNS = str(Path("results") / "runs")
 _ATTACKER = ("attack", "preset", "labels", "adversary", "training", "server")
 
 # The first character keeps click from filling the lines.
@@ -44,7 +40,6 @@ _GROUPS = {
 @machine_options
 @click.option(
     "--output",
-    type=results_place,
     default=_FOLDER_OF_RUNS,
     show_default=True,
     help="Folder of all cases, or its URL (s3://, sftp://, ...).",
@@ -60,7 +55,7 @@ _GROUPS = {
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--live", is_flag=True, help="Keep a page in the case's folder that shows the attack while it runs.")
 def run(
-    output: "Store",
+    output: str,
     scratch: Path | None,
     config: str | None,
     settings: tuple[str, ...],
@@ -80,22 +75,19 @@ def run(
     at_work("loading", quiet=quiet)
     from privbench import api
     from privbench.cli.console import notes_console
-    from privbench.cli.live import LivePage
     from privbench.cli.progress import display
     from privbench.cli.results_shown import show_plan, show_results
 
+    place = api.store_at(output, scratch)
     try:
-        output = writable(output, scratch)
-        with config_at(config) as file:
-            what = {name: options.pop(name) for name in api.CASE_OPTIONS} | {"config": file, "settings": settings}
-            if dry_run:
-                show_plan(api.plan(output=output, **what))
-                return
-            with display(notes_console(), quiet=quiet) as listener:
-                watcher = LivePage(output.working, listener) if live else listener
-                results = api.run(output=output, force=force, isolate=isolate, listener=watcher, **what, **options)
+        what = {name: options.pop(name) for name in api.CASE_OPTIONS} | {"config": config, "settings": settings}
+        if dry_run:
+            show_plan(api.plan(output=place, **what))
+            return
+        with display(notes_console(), quiet=quiet) as listener:
+            results = api.run(output=place, force=force, isolate=isolate, live=live, listener=listener, **what, **options)
         show_results(results)
     except KeyboardInterrupt:
         repeat = "repeat the command without --force" if force else "repeat the command"
-        click.echo(f"Interrupted: what is done is kept in {output}; {repeat} to continue", err=True)
+        click.echo(f"Interrupted: what is done is kept in {place}; {repeat} to continue", err=True)
         raise

@@ -2,6 +2,8 @@
 
 import click
 
+import privbench
+
 __all__ = ["schema"]
 
 
@@ -11,6 +13,4 @@ __all__ = ["schema"]
 )
 def schema(kind: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the files of one KIND."""
-    from privbench.analysis.schema import json_schema
-
-    click.echo(json_schema(kind), nl=False)
+    click.echo(privbench.json_schema(kind), nl=False)

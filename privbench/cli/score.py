@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+import privbench
 from privbench.cli.numeric import SEED, WholeNumber
 
 __all__ = ["score"]
@@ -54,13 +55,10 @@ def score(
     Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
     order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
     """
-    from privbench import api
     from privbench.analysis.tables import METRICS, score_table
     from privbench.cli.console import results_console
-    from privbench.runner.external import scores_csv
-    from privbench.store.files import atomic_write
 
-    scored = api.score(
+    scored = privbench.score(
         originals,
         reconstructions,
         batch_size=batch_size,
@@ -76,5 +74,4 @@ def score(
         if name in METRICS:
             click.echo(f"{METRICS[name]}: n/a, {reason}")
     if output is not None:
-        atomic_write(output, scores_csv(scored).encode())
-        click.echo(str(output))
+        click.echo(scored.save(output))

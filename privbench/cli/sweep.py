@@ -2,16 +2,18 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import privbench
 from privbench.cli.numeric import THREADS, Number, WholeNumber
-from privbench.cli.place import results_place, writable
 
 if TYPE_CHECKING:
-    from privbench.store.base import Store
-    from privbench.sweep.study import Study
+    from contextlib import AbstractContextManager
+
+    from privbench.api import LoadedStudy
+    from privbench.api.watching import StudyOutcome, SweepListener, SweepProgress
 
 __all__ = ["sweep"]
 
@@ -49,7 +51,6 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
     "--output",
-    type=results_place,
     help="Folder of all cases, or its URL (s3://, gs://, sftp://, ...).  [default: results/runs/NAME, the study's name]",
 )
 @click.option("--scratch", type=click.Path(path_type=Path), help="Working folder for a URL.  [default: in the user's cache]")
@@ -84,7 +85,8 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
 def sweep(
     study: Path,
-    output: "Store | None",
+    output: str | None,
+    scratch: Path | None,
     shard: tuple[int, int] | None,
     settings: tuple[str, ...],
     limit: int | None,
@@ -98,165 +100,51 @@ def sweep(
 
     With a URL, cases are computed in a working folder of this machine and published when they are finished, the record last.
     """
-    from privbench.runner.interrupt import Interrupted, interruptible
+    from privbench.api import store_at
 
+    loaded = None
     try:
-        # From the first second on: what is not yet done is continued in the same way.
-        with interruptible():
-            _sweep(study, output, shard, settings, limit, dry_run, **how)
-    except Interrupted as stop:
-        click.echo("interrupted; repeat the command to continue")
-        raise click.exceptions.Exit(128 + stop.number) from None
+        place = None if output is None else store_at(output, scratch)
+        loaded = privbench.load_study(study, place, shard=shard, limit=limit, settings=settings)
+        if dry_run:
+            _list(loaded)
+            return
+        outcome = loaded.run(_watch, **how)
+    except KeyboardInterrupt:
+        if loaded is None:
+            click.echo("interrupted; repeat the command to continue")
+        else:
+            _report(loaded.outcome(), "interrupted")
+        raise
+    _report(outcome, "the budget is used" if outcome.over_budget else None)
+    raise click.exceptions.Exit(1 if outcome.failed or outcome.unreadable else 0)
 
 
-def _sweep(
-    study: Path,
-    output: "Store | None",
-    shard: tuple[int, int] | None,
-    settings: tuple[str, ...],
-    limit: int | None,
-    dry_run: bool,
-    **how: Any,
-) -> None:
-    from privbench.core import UserError
-    from privbench.core.packages import require_packages
-    from privbench.sweep.study import read_study
-
-    if how["launcher"] == "ray":
-        require_packages("--launcher ray", ["ray"], "ray")
-    overrides: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not (key.strip() and equals and value.strip()):
-            raise UserError(f"cannot read --set '{text}'; accepted: KEY=VALUE, such as seed=1")
-        overrides[key.strip()] = value.strip()
-    if limit is not None:
-        overrides |= {"limit": limit, "indices": None}
-    found = read_study(study, overrides)
-    if shard is not None:
-        found = found.shard(*shard)
-        if not found.cases:
-            raise UserError(f"shard {shard[0]}/{shard[1]} of {study} has no case; choose fewer shards")
-    folder = output or results_place(Path("results") / "runs" / found.name)
-    if dry_run:
-        _list(found, folder)
-        return
-    _compute(found, folder, **how)
-
-
-def _list(study: "Study", folder: "Store") -> None:
-    from privbench.store.case_folder import CaseFolder
-    from privbench.sweep.status import state_of
-
-    with folder.open(everything=False) as local:
-        for case in study.cases:
-            click.echo(f"{state_of(CaseFolder(local, case))[0]:8} {folder / case.folder}")
-    for line in study.unreadable:
-        click.echo(f"unreadable: {line}")
-    click.echo(f"{len(study.cases)} cases of {study.combinations} combinations")
-
-
-def _compute(
-    study: "Study",
-    output: "Store",
-    *,
-    scratch: Path | None,
-    budget: float | None,
-    retry_failed: bool,
-    launcher: Literal["local", "ray"],
-    address: str | None,
-    jobs: int | None,
-    device: str,
-    threads: int,
-    compile: Literal["auto", "on", "off"],  # noqa: A002 (the option's name)
-    lpips_weights: Path | None,
-    download: bool,
-    checkpoint_interval: float,
-) -> None:
-    import torch
-
+def _watch(progress: "SweepProgress", workers: int) -> "AbstractContextManager[SweepListener]":
     from privbench.cli.console import notes_console
     from privbench.cli.sweep_progress import sweep_progress
-    from privbench.core import ComputeOptions, UserError
-    from privbench.plots.drawing import draw_case
-    from privbench.runner.interrupt import Interrupted
-    from privbench.runner.machine import resolve_devices
-    from privbench.store.files import write_locked
-    from privbench.store.local import FolderStore
-    from privbench.sweep.progress import SweepProgress
-    from privbench.sweep.status import CaseState
-    from privbench.sweep.work import SweepOptions
-    from privbench.sweep.workers import BudgetUsedError, in_processes, run_inline
 
-    if address is not None and launcher != "ray":
-        raise UserError("--address is of a Ray cluster; add --launcher ray")
-    devices = [str(one) for one in resolve_devices(device)] if launcher == "local" else [device.replace("auto", "cpu")]
-    output = writable(output, scratch)
-    if launcher == "ray" and isinstance(output, FolderStore):
-        output = FolderStore(output.path.resolve())
-    plan = f"study--{study.name}--{study.identity}.json"
-    if isinstance(output, FolderStore):
-        write_locked(output.path, plan, study.plan().encode())
-    else:
-        output.write({plan: study.plan().encode()})
-    if retry_failed:
-        for case in study.cases:
-            output.forget_failure(case)
-    with output.open(everything=False) as local:
-        progress = SweepProgress(study.cases, local)
-    options = SweepOptions(
-        store=output,
-        compute=ComputeOptions(
-            devices=(torch.device(devices[0]),), compile=compile, threads=threads, checkpoint_interval=checkpoint_interval
-        ),
-        lpips_weights=lpips_weights,
-        download=download,
-        draw=draw_case,
-    )
-    todo = [case for case in study.cases if progress.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
-    count = min(jobs or len(devices), max(len(todo), 1))
-    if str(output).startswith("memory://") and (launcher == "ray" or count > 1):
-        raise UserError(f"{output} is the memory of one process; use --jobs 1, or another --output")
-    stopped: str | None = None
-    code = 1 if study.unreadable else 0
-    try:
-        with sweep_progress(notes_console(), progress, workers=count) as listener:
-            if launcher == "ray":
-                from privbench.sweep.cluster import on_ray
-
-                on_ray(todo, options, listener, address=address, budget=budget)
-            elif count == 1:
-                run_inline(todo, options, listener, budget=budget)
-            else:
-                places = [devices[place % len(devices)] for place in range(count)]
-                in_processes(todo, options, listener, devices=places, budget=budget)
-    except BudgetUsedError:
-        stopped = "the budget is used"
-    except KeyboardInterrupt as stop:
-        stopped = "interrupted"
-        code = 128 + (stop.number if isinstance(stop, Interrupted) else 2)
-    failed = _report(study, output, stopped)
-    raise click.exceptions.Exit(code or (1 if failed else 0))
+    return sweep_progress(notes_console(), progress, workers=workers)
 
 
-def _report(study: "Study", folder: "Store", stopped: str | None) -> int:
-    """Says how a sweep ended; returns how many cases have failed."""
-    from privbench.sweep.progress import SweepProgress
-    from privbench.sweep.status import CaseState
-
-    with folder.open(everything=False) as local:
-        progress = SweepProgress(study.cases, local)
-    for identity, reason in progress.reasons.items():
-        click.echo(f"failed: {progress.cases[identity].folder}: {reason}")
-    for line in study.unreadable:
+def _list(loaded: "LoadedStudy") -> None:
+    for one in loaded.status():
+        click.echo(f"{one.state:8} {loaded.place / one.name}")
+    for line in loaded.study.unreadable:
         click.echo(f"unreadable: {line}")
-    done, failed = progress.count(CaseState.DONE), progress.count(CaseState.FAILED)
-    words = [f"{done} of {len(study.cases)} cases done"]
-    if failed:
-        words.append(f"{failed} failed (--retry-failed tries them again)")
+    click.echo(f"{len(loaded.study.cases)} cases of {loaded.study.combinations} combinations")
+
+
+def _report(outcome: "StudyOutcome", stopped: str | None) -> None:
+    for folder, reason in outcome.failed.items():
+        click.echo(f"failed: {folder}: {reason}")
+    for line in outcome.unreadable:
+        click.echo(f"unreadable: {line}")
+    words = [f"{outcome.done} of {outcome.cases} cases done"]
+    if outcome.failed:
+        words.append(f"{len(outcome.failed)} failed (--retry-failed tries them again)")
     if stopped:
         words.append(f"{stopped}; repeat the command to continue")
-    click.echo(f"{', '.join(words)}; {folder}")
-    if done and not stopped:
-        click.echo(f"next: privbench leaderboard {folder}")
-    return failed
+    click.echo(f"{', '.join(words)}; {outcome.place}")
+    if outcome.done and not stopped:
+        click.echo(f"next: privbench leaderboard {outcome.place}")

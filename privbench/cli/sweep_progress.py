@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from privbench.cli.progress import Position, clock
+from privbench.api.watching import CaseState, Position, StepReport, SweepListener, SweepProgress, clock
 from privbench.core import Case
 from privbench.core.labels import defense_label
-from privbench.runner.listener import StepReport
-from privbench.sweep.progress import SweepProgress
-from privbench.sweep.status import CaseState
-from privbench.sweep.work import SweepListener
 
 __all__ = ["sweep_progress"]
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from privbench.core.price import Price, Training
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
     from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
+    from privbench.core.reference_scores import Calibration, Identification
     from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, SERVERS, Registry
     from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
     from privbench.core.threat_model import Adversary, ThreatModel
     from privbench.core.weight_delta import gradient_of_delta
-    from privbench.core.yardstick import Calibration, Identification
 
 __all__ = [
     "ATTACKS",
@@ -137,7 +137,7 @@ _NAMES = {
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),
     "threat_model": ("Adversary", "ThreatModel"),
     "weight_delta": ("gradient_of_delta",),
-    "yardstick": ("Calibration", "Identification"),
+    "reference_scores": ("Calibration", "Identification"),
 }
 """Module to what it holds; a test compares it with the imports above."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

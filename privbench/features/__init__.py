@@ -6,12 +6,13 @@
 from privbench.features.client import FeatureSimulation, block_features, observe_features, simulate_features
 from privbench.features.decoder import FeatureDecoder
 from privbench.features.matching import FeatureMatching
-from privbench.features.study import FEATURE_ATTACKS, FeatureRow, feature_attack, feature_study
+from privbench.features.study import FEATURE_ATTACKS, FeatureResults, FeatureRow, feature_attack, feature_study
 
 __all__ = [
     "FEATURE_ATTACKS",
     "FeatureDecoder",
     "FeatureMatching",
+    "FeatureResults",
     "FeatureRow",
     "FeatureSimulation",
     "block_features",

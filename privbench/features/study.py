@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from privbench.features.matching import FeatureMatching
 from privbench.models import Victim
 from privbench.scoring import MetricSuite, bootstrap_interval, score_batch
 
-__all__ = ["FEATURE_ATTACKS", "FeatureRow", "feature_attack", "feature_study"]
+__all__ = ["FEATURE_ATTACKS", "FeatureResults", "FeatureRow", "feature_attack", "feature_study"]
 
 FEATURE_ATTACKS: Mapping[str, type[FeatureMatching] | type[FeatureDecoder]] = {
     FeatureMatching.name: FeatureMatching,
@@ -66,6 +68,53 @@ class FeatureRow:
     scores: Mapping[str, Interval]
     images: Tensor
     flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FeatureResults:
+    """The rows of a study; a notebook shows their table.
+
+    Attributes:
+        rows: One for each defense, attack and adversary.
+    """
+
+    rows: tuple[FeatureRow, ...]
+
+    def table(self) -> pd.DataFrame:
+        """One row each: what was attacked by whom, and the mean of every metric with its 95 % interval."""
+        return pd.DataFrame(
+            [
+                {
+                    "defense": row.defense,
+                    "block": row.block,
+                    "attack": row.attack,
+                    "adversary": row.adversary,
+                    "n": len(row.images),
+                    **{
+                        f"{name}_{part}": getattr(interval, part)
+                        for name, interval in row.scores.items()
+                        for part in ("mean", "low", "high")
+                    },
+                }
+                for row in self.rows
+            ]
+        )
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the table as CSV, six digits each.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.write_text(self.table().to_csv(index=False, lineterminator="\n", float_format="%.6g"), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from None
+        return path
+
+    def _repr_html_(self) -> str:
+        return str(self.table().to_html(index=False))
 
 
 def feature_study(

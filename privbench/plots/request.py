@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from privbench.analysis.cases import case_table
 from privbench.core import UserError
+from privbench.plots.registry import FigureOptions
 from privbench.plots.selection import SETTING
-from privbench.plots.style import PAPER, Paper, caption_of, figure_bytes
+from privbench.plots.style import PAPER, Paper, caption_of, figure_bytes, paper_of
 from privbench.store.files import atomic_write
 
-__all__ = ["FORMATS", "Drawn", "FigureRequest", "where"]
+__all__ = ["FORMATS", "Drawn", "FigureRequest", "request_of", "where"]
 
 
 FORMATS = (".pdf", ".png", ".svg")
@@ -107,6 +108,25 @@ class FigureRequest:
             UserError: The folder, a column or a value is not there.
         """
         return where(case_table(self.records), *self.where)
+
+
+def request_of(folder: Path | None, options: FigureOptions) -> FigureRequest:
+    """The request that a user's options make.
+
+    Args:
+        folder: Where the records lie.
+        options: What was asked for.
+    """
+    return FigureRequest(
+        folder,
+        metric=options.get("metric", "psnr"),
+        where=tuple(options.get("where", ())),
+        images=str(options.get("images", 4)),
+        rows=tuple(options.get("rows", ())),
+        data=options.get("data"),
+        weights=tuple(map(Path, options.get("weights", ()))),
+        paper=paper_of(options.get("width", "double"), options.get("font", "sans"), captioned=options.get("captioned", True)),
+    )
 
 
 _CONDITIONS = (*SETTING, "attack", "attack_label", "defense", "defense_label", "adversary", "case", "version", "device")

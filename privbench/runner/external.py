@@ -13,8 +13,9 @@ from torch import Tensor
 from privbench.core import Interval, UserError
 from privbench.data.pictures import Pictures, pictures_of, read_pictures
 from privbench.scoring import MetricSuite, score_batch, summarise
+from privbench.store.files import atomic_write
 
-__all__ = ["Scores", "as_pictures", "score_pictures", "scores_csv"]
+__all__ = ["Scores", "as_pictures", "score_pictures"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class Scores:
                 for name, other, scores in zip(self.names, self.matched, self.scores, strict=True)
             ]
         )
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the table as CSV, with exact numbers.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        atomic_write(Path(path), self.table().to_csv(index=False, lineterminator="\n").encode())
+        return Path(path)
 
     def _repr_html_(self) -> str:
         """The table and the means, for a notebook."""
@@ -132,11 +142,6 @@ def _matched(truth: Pictures, found: Pictures) -> tuple[Tensor, tuple[str, ...]]
             f"{len(found.names)} reconstructions of {len(truth.names)} originals; accepted: one each, or --match best"
         )
     return found.images, found.names
-
-
-def scores_csv(scored: Scores) -> str:
-    """The table, with exact numbers."""
-    return scored.table().to_csv(index=False, lineterminator="\n")
 
 
 def as_pictures(given: Path | str | Tensor) -> Pictures:

@@ -9,7 +9,7 @@ from privbench.runner.ensemble import run
 from privbench.runner.listener import Listener
 from privbench.runner.suites import Suites
 
-__all__ = ["CAP", "TOLERANCES", "Check", "verify"]
+__all__ = ["CAP", "TOLERANCES", "Check", "Verification", "verify"]
 
 TOLERANCES: Mapping[str, float] = {"psnr": 0.5, "psnr_patch": 0.5, "ssim": 0.02, "ssim_patch": 0.02, "lpips": 0.02}
 """How far a mean may lie from the recorded one, in the metric's unit. Optimisation multiplies rounding: two machines, or two
@@ -45,6 +45,26 @@ class Check:
         return min(value, CAP) if self.metric.startswith("psnr") else value
 
 
+@dataclass(frozen=True)
+class Verification:
+    """A record beside the same case computed again.
+
+    Attributes:
+        record: The record.
+        checks: One for each metric with a tolerance.
+        equal: Whether every score of every image is equal to the last bit.
+    """
+
+    record: Record
+    checks: tuple[Check, ...]
+    equal: bool
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """The metrics that differ by more than their tolerance."""
+        return tuple(check.metric for check in self.checks if check.holds is False)
+
+
 def verify(
     record: Record,
     *,
@@ -53,7 +73,7 @@ def verify(
     suites: Suites,
     listener: Listener,
     factor: float = 1.0,
-) -> tuple[list[Check], bool]:
+) -> Verification:
     """Computes a case again and compares.
 
     Args:
@@ -63,9 +83,6 @@ def verify(
         suites: What to score by.
         listener: Who watches.
         factor: Multiplies the tolerances.
-
-    Returns:
-        One check per metric with a tolerance, and whether every score of every image is equal to the last bit.
 
     Raises:
         UserError: Data or weights of the case are not here, or not the same.
@@ -78,14 +95,14 @@ def verify(
         group=made.group if not record.members else None,
     )
     again = run(record.case, output=scratch, listener=listener, suites=suites, compute=compute)
-    checks = [
+    checks = tuple(
         Check(name, record.summary[name].mean, again.summary[name].mean if name in again.summary else None, limit * factor)
         for name, limit in TOLERANCES.items()
         if name in record.summary
-    ]
+    )
     equal = all(
         now.scores.get(name) == value
         for before, now in zip(record.images, again.images, strict=True)
         for name, value in before.scores.items()
     )
-    return checks, equal
+    return Verification(record, checks, equal)

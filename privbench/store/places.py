@@ -1,6 +1,7 @@
 """From what a user calls a place of results, or one case, to the store that it is in."""
 
 import atexit
+import os
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -9,10 +10,10 @@ from privbench.core.errors import UserError
 from privbench.store.base import Store
 from privbench.store.layout import CASE, FAILURE, MEMBERS, RECORD, WORK
 from privbench.store.local import FolderStore
-from privbench.store.pack import PackStore, split_address
+from privbench.store.pack import SUFFIX, PackStore, split_address
 from privbench.store.url import UrlStore
 
-__all__ = ["case_names", "local_folder", "locate_case", "place_of", "store_at"]
+__all__ = ["case_names", "local_folder", "locate_case", "place_of", "require_records", "store_at"]
 
 
 def store_at(place: str | Path | Store, scratch: Path | None = None) -> Store:
@@ -22,13 +23,38 @@ def store_at(place: str | Path | Store, scratch: Path | None = None) -> Store:
         place: The path of a folder or of a pack (`.jsonl.gz`), a URL (`s3://`, `gs://`, `sftp://`, `file://`, ...), or a
             store, which is returned as it is.
         scratch: Working folder of a URL; None: one in the user's cache.
+
+    Raises:
+        UserError: A working folder is given for a folder.
     """
     if not isinstance(place, str | Path):
         return place
     if "://" in str(place):
-        return UrlStore(str(place), scratch)
+        return UrlStore(str(place), None if scratch is None else scratch.resolve())
+    if scratch is not None:
+        raise UserError(f"--scratch is of a URL; --output {place} is a folder")
     packed = split_address(str(place))
     return FolderStore(Path(place)) if packed is None else PackStore(packed[0])
+
+
+def require_records(store: Store) -> None:
+    """Refuses a place without a finished case; of a folder it looks no further than the first one.
+
+    Raises:
+        UserError: There is no such folder, URL or pack, or no record in it.
+    """
+    if isinstance(store, FolderStore):
+        if not store.path.is_dir():
+            raise UserError(f"there is no folder {store}; give one that `privbench run --output` wrote to")
+        if any(RECORD in [*names, *folders] or _has_pack(names) for _, folders, names in os.walk(store.path)):
+            return
+    elif any(PurePosixPath(name).name == RECORD for name in store.list()):
+        return
+    raise UserError(f"there is no {RECORD} below {store}; give a folder that `privbench run --output` wrote to")
+
+
+def _has_pack(names: list[str]) -> bool:
+    return any(name.endswith(SUFFIX) for name in names)
 
 
 _OPENED = ExitStack()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from privbench.analysis.compare import compare_folder, compare_records
+import privbench
+from privbench.analysis.compare import compare_records
 from privbench.core import Record
 from privbench.scoring import holm
 from privbench.store.layout import find_records
@@ -39,7 +40,7 @@ def test_a_case_that_lies_in_two_folders_is_compared_once(tmp_path: Path) -> Non
         for name in ("none", "mjp"):
             for path in REFERENCE.glob(f"{name}--relocation-matching--unaware--*--photos--*"):
                 shutil.copytree(path, tmp_path / place / path.name)
-    once, twice = (compare_folder(folder, metric="psnr", baseline="none") for folder in (tmp_path / "a", tmp_path))
+    once, twice = (privbench.load_results(folder).comparisons() for folder in (tmp_path / "a", tmp_path))
     assert [one.record.case_id for one in twice] == [one.record.case_id for one in once]
     assert [one.difference for one in twice] == [one.difference for one in once]
     assert len(once) >= 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privbench.cli.live import LIVE, LivePage
 from privbench.core import Case, Record, UserError
+from privbench.plots.live import LIVE, LivePage
 from privbench.plots.registry import draw_figure
 from privbench.plots.request import FigureRequest
 from privbench.plots.style import COLUMN_WIDTH, Paper
@@ -65,7 +65,7 @@ def test_an_attack_that_shows_nothing_has_none(
 def test_the_live_page_is_loaded_again_until_the_case_is_finished(
     small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privbench.cli.live._INTERVAL", 0.0)
+    monkeypatch.setattr("privbench.plots.live._INTERVAL", 0.0)
     case = small_case(attack="adjoint-matching:steps=30,adjoint=free", defense="none", limit=2)
     file = tmp_path / case.folder / LIVE
     pages: list[str] = []

@@ -1,4 +1,4 @@
-"""`--live`: a page in the case's folder that shows the attack while it runs; a plain file that the browser loads again."""
+"""`run(live=True)`: a page in the case's folder that shows the attack while it runs; a file that the browser loads again."""
 
 import base64
 import html
@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from privbench.cli.progress import Position
 from privbench.core import Case, Record
 from privbench.core.labels import defense_label
 from privbench.runner.listener import Listener, StepReport
+from privbench.runner.position import Position
 from privbench.store.files import atomic_write
 
 __all__ = ["LIVE", "LivePage"]

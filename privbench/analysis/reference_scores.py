@@ -1,24 +1,53 @@
 """Calibration and identification of finished cases: computed from records and their pictures, joined by the leaderboard."""
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from privbench.analysis.reference_files import calibration_name
 from privbench.core import Calibration, Case, Identification, Record, UserError
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_prior
 from privbench.models.prior_cnn import PriorCnn
+from privbench.runner.context import load_case
 from privbench.runner.pictures import read_picture
+from privbench.runner.suites import Suites
 from privbench.scoring import CALIBRATION_ROWS, MetricSuite, calibration_pictures, from_uint8, score_batch, summarise
 
-__all__ = ["calibrate", "identify"]
+__all__ = ["calibrate", "calibrations", "identifications", "identify"]
 
 _MEAN_OF = 1000
 """So many other images at most make the mean image."""
 _CANDIDATES = 100
 _FEATURES = "cnn_mini_32"
+
+
+def calibrations(cases: Sequence[tuple[str, Path, Record]], suites: Suites) -> Iterator[tuple[str, Calibration]]:
+    """Calibrates each selection of images among some cases once.
+
+    Args:
+        cases: Name, folder and record of each.
+        suites: What to measure.
+
+    Yields:
+        The name of the file that it belongs into, and the calibration.
+
+    Raises:
+        UserError: As `calibrate`, or a model has no patches.
+    """
+    seen = set[str]()
+    for _, _, record in cases:
+        name = calibration_name(record.case)
+        if name in seen:
+            continue
+        seen.add(name)
+        context = load_case(record.case, torch.device("cpu"))
+        if context.victim.patch_size is None:
+            raise UserError(f"case {record.case_id} has a model without patches; calibration shuffles patches")
+        yield name, calibrate(record.case, patch_size=context.victim.patch_size, suite=suites.suite(context))
 
 
 def calibrate(case: Case, *, patch_size: int, suite: MetricSuite) -> Calibration:
@@ -64,6 +93,27 @@ def _same_class(images: ImageSet, index: int, others: list[int], generator: torc
 
 
 # Identification
+
+
+def identifications(
+    cases: Sequence[tuple[str, Path, Record]], suites: Suites, *, candidates: int | None
+) -> Iterator[tuple[str, Identification]]:
+    """Identifies the images of some cases.
+
+    Args:
+        cases: Name, folder and record of each.
+        suites: What to measure.
+        candidates: As of `identify`.
+
+    Yields:
+        The name of each case, and how its images ranked.
+
+    Raises:
+        UserError: As `identify`.
+    """
+    for name, folder, record in cases:
+        suite = suites.suite(load_case(record.case, torch.device("cpu")))
+        yield name, identify(record, folder, candidates=candidates, suite=suite)
 
 
 def identify(record: Record, folder: Path, *, candidates: int | None, suite: MetricSuite) -> Identification:

@@ -8,18 +8,18 @@ from privbench.core.case import DataSpec
 from privbench.core.record import Interval
 from privbench.core.stored import Stored
 
-__all__ = ["YARDSTICK_SCHEMA", "Calibration", "Identification"]
+__all__ = ["REFERENCE_SCHEMA", "Calibration", "Identification"]
 
-YARDSTICK_SCHEMA: Literal[1] = 1
+REFERENCE_SCHEMA: Literal[1] = 1
 """Version of the fields of both; a file of another version is refused by name."""
 
 
 class Calibration(Stored):
     """Scores of the calibration pictures for one selection of images."""
 
-    described_as: ClassVar[str] = f"calibration of schema {YARDSTICK_SCHEMA}"
+    described_as: ClassVar[str] = f"calibration of schema {REFERENCE_SCHEMA}"
 
-    schema_version: Literal[1] = YARDSTICK_SCHEMA
+    schema_version: Literal[1] = REFERENCE_SCHEMA
     data: DataSpec
     image_size: int = Field(gt=0)
     patch_size: int = Field(gt=0)
@@ -32,9 +32,9 @@ class Calibration(Stored):
 class Identification(Stored):
     """Ranks of the true images among candidates by their likeness to the reconstructions of one case."""
 
-    described_as: ClassVar[str] = f"identification of schema {YARDSTICK_SCHEMA}"
+    described_as: ClassVar[str] = f"identification of schema {REFERENCE_SCHEMA}"
 
-    schema_version: Literal[1] = YARDSTICK_SCHEMA
+    schema_version: Literal[1] = REFERENCE_SCHEMA
     case_id: str
     candidates: int = Field(gt=1)
     """Number of candidates, the true image included."""

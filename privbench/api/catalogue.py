@@ -1,0 +1,221 @@
+"""What can be named: attacks, ensembles, defenses, models, metrics and data sets, with their parameters and cards."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from privbench.conformance import Finding
+
+__all__ = ["KINDS", "Entry", "Kind", "Parameter", "check", "component_card", "components", "json_schema"]
+
+Kind = Literal["attacks", "ensembles", "defenses", "models", "metrics", "datasets"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter.
+
+    Attributes:
+        name: As written on the command line.
+        type: Its type or its choices.
+        default: Its default, None where it must be given or may be left out.
+        required: Whether it must be given.
+        description: What it does.
+    """
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One component.
+
+    Attributes:
+        name: The registered name.
+        summary: What it is, in one line.
+        parameters: Its hyper-parameters.
+        presets: Named parameter sets of an attack; the first one is the default.
+        guarantee: What a defense promises at its defaults; None for everything else.
+    """
+
+    name: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    guarantee: str | None = None
+
+
+def components(kind: Kind) -> list[Entry]:
+    """What is registered of a kind, with what installed packages add; what cannot be imported says why.
+
+    Args:
+        kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics` or `datasets`.
+    """
+    return [_entry_or_reason(name, describe) for name, describe in _ENTRIES[kind]()]
+
+
+def _entry_or_reason(name: str, describe: Callable[[str], Entry]) -> Entry:
+    """A component; one that cannot be imported is a line that says why, and not the end of the list."""
+    from privbench.core import UserError
+
+    try:
+        return describe(name)
+    except UserError as error:
+        return Entry(name, f"not available: {error}")
+
+
+_Described = list[tuple[str, Callable[[str], Entry]]]
+
+
+def _attacks() -> _Described:
+    from privbench.core import ATTACKS
+
+    return [(name, lambda name: _component(name, ATTACKS.get(name))) for name in ATTACKS.names()]
+
+
+def _ensembles() -> _Described:
+    from privbench.core import ENSEMBLES
+
+    def describe(name: str) -> Entry:
+        ensemble = ENSEMBLES.get(name)
+        members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.given_away:g} dB of PSNR on."
+        return Entry(name, f"{ensemble.summary} Attacks, in this order: {members}")
+
+    return [(name, describe) for name in ENSEMBLES.names()]
+
+
+def _defenses() -> _Described:
+    from privbench.core import DEFENSES, ComponentSpec
+    from privbench.core.labels import guarantee_text
+
+    def describe(name: str) -> Entry:
+        return replace(_component(name, DEFENSES.get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
+
+    return [(name, describe) for name in DEFENSES.names()]
+
+
+def _models() -> _Described:
+    from privbench.core import MODELS
+
+    return [(name, lambda name: Entry(name, MODELS.get(name).summary)) for name in MODELS.names()]
+
+
+def _metrics() -> _Described:
+    from privbench.core import METRICS
+    from privbench.scoring import registered_metric
+
+    def describe(name: str) -> Entry:
+        metric = registered_metric(name)
+        direction = "Higher means leakier." if metric.higher_is_leakier else "Lower means leakier."
+        return Entry(name, " ".join(filter(None, (metric.summary, f"[{metric.unit}]" if metric.unit else "", direction))))
+
+    return [(name, describe) for name in METRICS.names()]
+
+
+def _datasets() -> _Described:
+    from privbench.core import DATASETS
+
+    return [(name, lambda name: Entry(name, _first_line(DATASETS.get(name)))) for name in DATASETS.names()]
+
+
+_ENTRIES: Mapping[str, Callable[[], _Described]] = {
+    "attacks": _attacks,
+    "ensembles": _ensembles,
+    "defenses": _defenses,
+    "models": _models,
+    "metrics": _metrics,
+    "datasets": _datasets,
+}
+
+
+def _component(name: str, component: Any) -> Entry:
+    defaults = component.model_json_schema().get("properties", {})
+    parameters = []
+    for key, info in component.model_fields.items():
+        required = info.is_required()
+        parameters.append(
+            Parameter(
+                name=key,
+                type=_type_text(defaults.get(key, {})),
+                default=None if required else _plain(info.get_default(call_default_factory=True)),
+                required=required,
+                description=" ".join((info.description or "").split()),
+            )
+        )
+    presets = {preset: dict(values) for preset, values in getattr(component, "presets", {}).items()}
+    return Entry(name, _first_line(component), tuple(parameters), presets)
+
+
+def _type_text(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in a few words: `number from 0 to 1`, `linear | nonlinear`."""
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " | ".join(_type_text(option) for option in schema["anyOf"] if option.get("type") != "null")
+    words = [schema.get("type", "value")]
+    for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below")):
+        if key in schema:
+            words.append(f"{word} {schema[key]:g}")
+    return " ".join(words)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def component_card(kind: str, name: str) -> str | None:
+    """The card of an attack or a defense, which lies in `cards/` beside its module; None where there is none."""
+    from importlib.resources import files
+
+    from privbench.core import ATTACKS, DEFENSES, UserError
+
+    registry = {"attacks": ATTACKS, "defenses": DEFENSES}.get(kind)
+    if registry is None:
+        return None
+    package = registry.origin(name).partition(":")[0].rpartition(".")[0]
+    try:
+        path = files(package) / "cards" / f"{name}.md"
+        return path.read_text(encoding="utf-8")
+    except (ImportError, OSError, ValueError, UserError):
+        return None
+
+
+def check(name: str, kind: str | None = None) -> "tuple[str, Iterator[Finding]]":
+    """Checks an attack or a defense against the rules of its kind.
+
+    Args:
+        name: `NAME` or `NAME:KEY=VALUE,...`, registered in this process or by an entry point of an installed package.
+        kind: `attack` or `defense`, where both have the name.
+
+    Returns:
+        The kind, and what each rule comes to, checked as the iterator is asked.
+
+    Raises:
+        UserError: There is no such component, two have the name, or it cannot be imported or configured.
+    """
+    from privbench.conformance import check_component
+
+    return check_component(name, kind)
+
+
+def json_schema(kind: str) -> str:
+    """The JSON Schema (draft 2020-12) of the files of one kind, such as `record`.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    from privbench.analysis.schema import json_schema as schema
+
+    return schema(kind)
