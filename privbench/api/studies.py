@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from privbench.sweep.status import CaseStatus
     from privbench.sweep.study import Study
 
-__all__ = ["LoadedStudy", "load_study"]
+__all__ = ["LoadedStudy", "load_study", "require_launcher"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,11 @@ class LoadedStudy:
             StoreError: The place cannot be written.
             Interrupted: Stopped by a signal; what is done is kept.
         """
-        from privbench.core.packages import require_packages
         from privbench.plots.drawing import draw_case
         from privbench.sweep.launch import Launch, compute_study
 
         launch = Launch(**how)
-        if launch.launcher == "ray":
-            require_packages("--launcher ray", ["ray"], "ray")
+        require_launcher(launch.launcher)
         return compute_study(self.study, self.place, launch, draw_case, watch)
 
     def outcome(self) -> "StudyOutcome":
@@ -111,6 +109,18 @@ def load_study(
         if not found.cases:
             raise UserError(f"shard {shard[0]}/{shard[1]} of {path} has no case; choose fewer shards")
     return LoadedStudy(found, store_at(output or FOLDER_OF_RUNS / found.name))
+
+
+def require_launcher(launcher: str) -> None:
+    """Refuses a launcher whose package is not installed.
+
+    Raises:
+        UserError: It is not.
+    """
+    from privbench.core.packages import require_packages
+
+    if launcher == "ray":
+        require_packages("--launcher ray", ["ray"], "ray")
 
 
 def _pair(text: str) -> tuple[str, str]:

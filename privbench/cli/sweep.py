@@ -101,7 +101,9 @@ def sweep(
     With a URL, cases are computed in a working folder of this machine and published when they are finished, the record last.
     """
     from privbench.api import store_at
+    from privbench.api.studies import require_launcher
 
+    require_launcher(how["launcher"])
     loaded = None
     try:
         place = None if output is None else store_at(output, scratch)
