@@ -9,6 +9,7 @@ the scale of pixels are those of the re-implementation by the authors of MJP. At
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -134,13 +135,14 @@ class GradViT(GroupAttack):
     ) -> list[Reconstruction | Failure]:
         """Recovers the labels where they are unknown, then inverts."""
         clients = Clients.of(observations, self.label_recovery)
-        model = clients.simulation.model
+        model, first = clients.simulation.model, observations[0]
         starts = [_uniform(model, self.trials, *pair) for pair in zip(observations, generators, strict=True)]
         priors = self._prior_terms(model, clients.device)
         left_out = self.bn_prior > 0 and all(term.name != "bn" for term in priors)
         together = self.trials > 1 and self.registration > 0
         # Adam does not care for the scale of a gradient: in [0, 1] a step is shorter by the deviation of pixels.
-        rate = self.learning_rate * float(model.std.mean())
+        scales = first.normalisation.std if first.normalisation is not None else model.std.flatten().tolist()
+        rate = self.learning_rate * fmean(scales)
         inversion = Inversion(
             simulate=mean_cross_entropy(clients.simulation),
             parameters={name: value for name, value in clients.parameters.items() if self._matched(name)},

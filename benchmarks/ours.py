@@ -22,7 +22,7 @@ from privbench.inversion import (
     Target,
 )
 
-__all__ = ["WARM_UP", "Problem", "WholeCosine", "run_ours"]
+__all__ = ["WARM_UP", "Problem", "WholeCosine", "plain_inversion", "run_ours"]
 
 WARM_UP = 20
 """Steps that are not timed: the graph is recorded and compiled in the first of them."""
@@ -76,6 +76,31 @@ class _Clock(Progress):
         return (ended - began) / (last - first)
 
 
+def plain_inversion(model: nn.Module, *, steps: int, learning_rate: float, variation: float) -> Inversion:
+    """The baseline's objective as a declaration for the engine.
+
+    Args:
+        model: Images in [0, 1] to logits; left as found.
+        steps: Number of steps.
+        learning_rate: Adam's learning rate.
+        variation: Weight of the total variation.
+    """
+    network = second_order_copy(model).requires_grad_(False)
+
+    def simulate(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        logits = torch.func.functional_call(network, dict(parameters), (images,))
+        return nn.functional.cross_entropy(logits, context["labels"])
+
+    return Inversion(
+        simulate=simulate,
+        parameters=dict(network.named_parameters()),
+        matching=[MatchingTerm("gradient", Constant(1.0), WholeCosine())],
+        priors=[PriorTerm("variation", Constant(variation), _Variation())],
+        steps=steps,
+        parametrisation=Pixels(Adam(Constant(learning_rate))),
+    )
+
+
 def run_ours(
     model: nn.Module,
     problems: Sequence[Problem],
@@ -99,20 +124,7 @@ def run_ours(
         One run for each problem. `seconds` is `steps` times the time of a step after the warm-up, of the whole group, reports
         included; `losses` is empty.
     """
-    network = second_order_copy(model).requires_grad_(False)
-
-    def simulate(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        logits = torch.func.functional_call(network, dict(parameters), (images,))
-        return nn.functional.cross_entropy(logits, context["labels"])
-
-    inversion = Inversion(
-        simulate=simulate,
-        parameters=dict(network.named_parameters()),
-        matching=[MatchingTerm("gradient", Constant(1.0), WholeCosine())],
-        priors=[PriorTerm("variation", Constant(variation), _Variation())],
-        steps=steps,
-        parametrisation=Pixels(Adam(Constant(learning_rate))),
-    )
+    inversion = plain_inversion(model, steps=steps, learning_rate=learning_rate, variation=variation)
     targets = [Target(one.gradients, one.start[None], {"labels": one.labels}) for one in problems]
     watch = _Clock(problems[0].start.device)
     outcomes = inversion.run(targets, watch, ComputeOptions(compile=compile))

@@ -91,7 +91,7 @@ def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Fre
     present = sizes > 0
     if hidden is not None:
         present = present & ~torch.nn.functional.pad(hidden, (len(rows) - len(hidden), 0))
-    typical = sizes[present].median() if present.any() else sizes.new_ones(())
+    typical = _median_where(present, sizes)
     scale = torch.where(present, sizes, typical)[:, None]
     return FreeAdjoint(scale, (rows / scale)[None])
 
@@ -118,10 +118,13 @@ def patch_sizes(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Tens
     lengths = patch_rows(simulation.model, gradients).norm(dim=1)
     hidden = hidden_patches(simulation, lengths.device)
     known = lengths > 0 if hidden is None else ~hidden & (lengths > 0)
-    if not known.any():
-        return torch.ones_like(lengths)
-    relative = lengths / lengths[known].median()
-    return relative if hidden is None else torch.where(hidden, torch.full_like(relative, 0.5), relative)
+    relative = torch.where(known.any(), lengths / _median_where(known, lengths), 1.0)
+    return relative if hidden is None else torch.where(hidden & known.any(), 0.5, relative)
+
+
+def _median_where(chosen: Tensor, values: Tensor) -> Tensor:
+    """The median of the chosen values, a scalar; 1 where none is. No value is read, so that nothing waits for a GPU."""
+    return torch.where(chosen, values, torch.nan).nanmedian().nan_to_num(1.0)
 
 
 def _prefix_rows(model: Victim, gradients: Mapping[str, Tensor]) -> Tensor:

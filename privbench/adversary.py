@@ -142,10 +142,10 @@ def simulate(observation: Observation) -> Simulation:
     server = build_server(observation.server)
     if server is not None:
         server.prepare_model(model)
-    model.load_state_dict(dict(observation.model_state))
+    model.to(observation.device).load_state_dict(dict(observation.model_state))
     if observation.normalisation is not None:
         model.normalise_by(observation.normalisation)
-    model.to(observation.device).requires_grad_(False)
+    model.requires_grad_(False)
     model.train(observation.threat_model.model_mode == "train")
     if model.training:
         # Running statistics take no part in train mode, and updating them in place is no pure function.

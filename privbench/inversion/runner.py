@@ -17,7 +17,7 @@ from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.step import Step
 from privbench.inversion.variables import Moving
 
-__all__ = ["CudaReplay", "Stepper", "matmul_precision", "worth_compiling"]
+__all__ = ["CudaReplay", "Stepper", "flat_step", "matmul_precision", "worth_compiling"]
 
 _StepFunction = Callable[..., tuple[Tensor, ...]]
 """Of the tensors of the variables and moments and of a row of settings, to the new tensors and the losses."""
@@ -90,6 +90,33 @@ class CudaReplay:
         return self._outputs
 
 
+def flat_step(
+    step: Step, moving: Moving, layout: SettingsLayout, data: Sequence[Mapping[str, Tensor]]
+) -> tuple[_StepFunction, list[Tensor]]:
+    """A step as a function of tensors alone, which recorders and compilers take.
+
+    Args:
+        step: The step.
+        moving: Variables and moments; their names count, their values do not.
+        layout: Where the settings stand in a row.
+        data: Observed gradients, context and parameters by name.
+
+    Returns:
+        The function of `(*constants, *variables and moments, row)`, and the constants.
+    """
+    names = [list(group) for group in data]
+    constants = [tensor for group in data for tensor in group.values()]
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors[: len(constants)])
+        observed, context, parameters = ({name: next(rest) for name in group} for group in names)
+        *state, chosen = tensors[len(constants) :]
+        following, losses = step(moving.like(state), layout.settings(chosen), observed, context, parameters)
+        return *following.tensors, losses
+
+    return flat, constants
+
+
 class Stepper:
     """Runs the steps of a group, each set of active terms in its own way.
 
@@ -140,18 +167,9 @@ class Stepper:
     def _way(self, step: Step, moving: Moving, layout: SettingsLayout, row: Tensor) -> _StepFunction:
         if not self._record:
             return self._one_by_one(step, moving, layout)
-        names = [list(group) for group in self._data]
-        constants = [tensor for group in self._data for tensor in group.values()]
-
-        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            rest = iter(tensors[: len(constants)])
-            observed, context, parameters = ({name: next(rest) for name in group} for group in names)
-            *state, chosen = tensors[len(constants) :]
-            following, losses = step(moving.like(state), layout.settings(chosen), observed, context, parameters)
-            return *following.tensors, losses
-
+        function, constants = flat_step(step, moving, layout, self._data)
         try:
-            recorded = record(flat, constants, [*moving.tensors, row])
+            recorded = record(function, constants, [*moving.tensors, row])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
