@@ -9,7 +9,7 @@ from pathlib import Path
 from privbench.analysis.leaderboard import read_record
 from privbench.analysis.reference_files import IDENTIFICATION
 from privbench.core import Calibration, FailedCase, Identification, Price, UserError
-from privbench.store.layout import FAILURE, MEMBERS, RECORD, WORK
+from privbench.store.layout import FAILURE, LOGS, MEMBERS, RECORD, WORK
 
 __all__ = ["sound_view"]
 
@@ -57,7 +57,7 @@ def _damaged(folder: Path) -> dict[Path, str]:
     """The damaged files, sorted by path, and what is wrong with each."""
     found: dict[Path, str] = {}
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in {MEMBERS, WORK}]
+        folders[:] = [name for name in folders if name not in {LOGS, MEMBERS, WORK}]
         if RECORD in folders:
             found[Path(place, RECORD)] = f"{Path(place, RECORD)} is a folder"
         for name in names:

@@ -1,5 +1,6 @@
-"""What can be named: attacks, ensembles, defenses, models, metrics and data sets, with their parameters and cards."""
+"""What can be named: attacks, ensembles, defenses, models, metrics, data sets and loggers, with their parameters and cards."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Entry", "Kind", "Parameter", "check", "component_card", "components", "json_schema"]
 
-Kind = Literal["attacks", "ensembles", "defenses", "models", "metrics", "datasets"]
+Kind = Literal["attacks", "ensembles", "defenses", "models", "metrics", "datasets", "loggers"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -55,7 +56,7 @@ def components(kind: Kind) -> list[Entry]:
     """What is registered of a kind, with what installed packages add; what cannot be imported says why.
 
     Args:
-        kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics` or `datasets`.
+        kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics`, `datasets` or `loggers`.
     """
     return [_entry_or_reason(name, describe) for name, describe in _ENTRIES[kind]()]
 
@@ -124,6 +125,14 @@ def _datasets() -> _Described:
     return [(name, lambda name: Entry(name, _first_line(DATASETS.get(name)))) for name in DATASETS.names()]
 
 
+def _loggers() -> _Described:
+    from privbench.core import LOGGERS
+
+    return [
+        (name, lambda name: Entry(name, _first_line(sys.modules[LOGGERS.get(name).__module__]))) for name in LOGGERS.names()
+    ]
+
+
 _ENTRIES: Mapping[str, Callable[[], _Described]] = {
     "attacks": _attacks,
     "ensembles": _ensembles,
@@ -131,6 +140,7 @@ _ENTRIES: Mapping[str, Callable[[], _Described]] = {
     "models": _models,
     "metrics": _metrics,
     "datasets": _datasets,
+    "loggers": _loggers,
 }
 
 

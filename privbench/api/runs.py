@@ -40,7 +40,8 @@ def run(
     download: bool = True,
     force: bool = False,
     isolate: bool = False,
-    live: bool = False,
+    live: bool | None = None,
+    log: str | Sequence[str] = (),
     listener: "Listener | None" = None,
     **options: Unpack[CaseOptions],
 ) -> "Results":
@@ -69,8 +70,10 @@ def run(
         force: Compute finished cases again.
         isolate: Run each attack in a process of its own, which has the saved observation and nothing else; without progress
             and checkpoints.
-        live: Keep a page in each case's folder, `live.html`, that shows the attack while it runs.
-        listener: Who watches.
+        live: Keep a page in each case's folder, `live.html`, that shows the attack while it runs. In a notebook that is the
+            default, and the cell shows it too.
+        log: Experiment trackers to report to, by name: `tensorboard`, `wandb`, `mlflow` or a plug-in's.
+        listener: Who watches; in a notebook where nobody does, a line of progress.
         **options: What to run: `defense`, `attack`, `preset`, `weights`, `data`, `split`, `limit`, `indices`, `batch_size`,
             `labels`, `model_mode`, `adversary`, `local`, `training`, `lpips_net`, `seed`, ... as the options of
             `privbench run`; comma lists of defenses and attacks make one case each.
@@ -85,14 +88,16 @@ def run(
     """
     from privbench.core import ComputeOptions
     from privbench.plots.drawing import draw_case, draw_defenses
-    from privbench.plots.live import LivePage
     from privbench.results import Results
-    from privbench.runner.listener import Listener
+    from privbench.runner.logs import require_loggers
     from privbench.runner.machine import cpu_threads, resolve_devices
     from privbench.runner.series import CaseSeries
     from privbench.runner.suites import Suites
     from privbench.store.places import store_at
+    from privbench.watch import watching
 
+    loggers = (log,) if isinstance(log, str) else tuple(log)
+    require_loggers(loggers)
     devices = tuple(resolve_devices(device))
     cases = _cases(model, config, settings, options)
     place = store_at(output)
@@ -108,9 +113,9 @@ def run(
     )
     suites = Suites(None if lpips_weights is None else Path(lpips_weights), download=download)
     series = CaseSeries(cases, place, compute, suites, draw_case)
-    with cpu_threads(threads, max(case.victim.model.image_size for case in cases)):
-        watcher = LivePage(place.working, listener or Listener()) if live else listener or Listener()
-        records = series.run(force=force, listener=watcher)
+    watched = watching(place.working, listener, live=live, loggers=loggers)
+    with cpu_threads(threads, max(case.victim.model.image_size for case in cases)), watched as everyone:
+        records = series.run(force=force, listener=everyone)
         results = Results(place, tuple((record.case.folder, record) for record in records))
         if len(records) == 1:
             return results

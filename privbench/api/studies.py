@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from privbench.sweep.status import CaseStatus
     from privbench.sweep.study import Study
 
-__all__ = ["LoadedStudy", "load_study", "require_launcher"]
+__all__ = ["LoadedStudy", "load_study", "require_launcher", "require_loggers"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class LoadedStudy:
 
         launch = Launch(**how)
         require_launcher(launch.launcher)
+        require_loggers(launch.log)
         return compute_study(self.study, self.place, launch, draw_case, watch)
 
     def outcome(self) -> "StudyOutcome":
@@ -121,6 +122,17 @@ def require_launcher(launcher: str) -> None:
 
     if launcher == "ray":
         require_packages("--launcher ray", ["ray"], "ray")
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Refuses a logger that there is not, or whose package is not installed.
+
+    Raises:
+        UserError: As said.
+    """
+    from privbench.runner.logs import require_loggers as require
+
+    require(names)
 
 
 def _pair(text: str) -> tuple[str, str]:

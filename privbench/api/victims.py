@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "train"]
 
+_UNSAID = {"output", "device", "report", "log", "note"}
+"""Arguments of `train` that change nothing of a victim, and are not in its card."""
 _TEST_IMAGES = 1000
 """So many at most are measured where nobody says how many."""
 
@@ -41,6 +43,8 @@ def train(
     limit: int | None = None,
     output: Path | str = Path("checkpoints"),
     report: "Callable[[EpochReport], None] | None" = None,
+    log: str | Sequence[str] = (),
+    note: Callable[[str], None] = lambda _: None,
 ) -> "VictimCard":
     """Trains a victim under a defense; writes `MODEL.DEFENSE.safetensors` and its card.
 
@@ -65,20 +69,25 @@ def train(
         limit: Only the first so many training images.
         output: Folder for weights, card and checkpoint; an interrupted run found there goes on.
         report: Told every few batches where training stands.
+        log: Experiment trackers to report to, by name.
+        note: Told where a tracker shows the run, and what goes wrong with it.
 
     Raises:
         UserError: A name or a number is not accepted, the data has no labels, or training diverges.
     """
-    given = {name: value for name, value in locals().items() if name not in {"output", "device", "report"}}
+    given = {name: value for name, value in locals().items() if name not in _UNSAID}
     from privbench.core import resolve_defense
     from privbench.data import select
     from privbench.models import default_spec
+    from privbench.runner.logs import RunLogs, require_loggers
     from privbench.runner.machine import resolve_device
     from privbench.store.files import check_output
     from privbench.training import LabelledImages, TrainingPlan
     from privbench.training import train as run_training
     from privbench.training.sources import labelled_splits, teacher_of
 
+    loggers = (log,) if isinstance(log, str) else tuple(log)
+    require_loggers(loggers)
     check_output(Path(output))
     chosen_device = resolve_device(device)
     specs = resolve_defense(defense)
@@ -109,17 +118,26 @@ def train(
     )
     training, test = (LabelledImages(*images.as_tensors(spec.image_size)) for images in sets)
     training = LabelledImages(training.images[:count], training.labels[:count])
-    return run_training(
-        plan,
-        training,
-        test,
-        output=Path(output),
-        device=chosen_device,
-        command=_command(given),
-        report=report or (lambda _: None),
-        teacher=network,
-        compiled=chosen_device.type == "cuda",
-    )
+    with RunLogs(loggers, f"{model}.{defense}", Path(output), plan.model_dump(mode="json"), note) as logs:
+
+        def reported(now: "EpochReport") -> None:
+            logs.values("training", (now.epoch - 1) * now.batches + now.batch, {"loss": now.loss})
+            if report is not None:
+                report(now)
+
+        card = run_training(
+            plan,
+            training,
+            test,
+            output=Path(output),
+            device=chosen_device,
+            command=_command(given),
+            report=reported,
+            teacher=network,
+            compiled=chosen_device.type == "cuda",
+        )
+        logs.end({"accuracy": card.accuracy, "defended_accuracy": card.defended_accuracy, "seconds": card.seconds})
+    return card
 
 
 def _command(given: "dict[str, Any]") -> str:

@@ -13,7 +13,10 @@ _COMMANDS = {
     "sweep": ("privbench.cli.sweep:sweep", "Compute all cases of a study; resumes, shards, spreads over machines."),
     "status": ("privbench.cli.status:status", "Say where the cases of a folder stand."),
     "show": ("privbench.cli.show:show", "Show one case: numbers, flags, pictures, or why it failed."),
-    "list": ("privbench.cli.listing:list_components", "List attacks, ensembles, defenses, models, metrics or datasets."),
+    "list": (
+        "privbench.cli.listing:list_components",
+        "List attacks, ensembles, defenses, models, metrics, datasets or loggers.",
+    ),
     "check": ("privbench.cli.check:check", "Check a plug-in, an attack or a defense, against the rules of its kind."),
     "leaderboard": ("privbench.cli.leaderboard:leaderboard", "Make a leaderboard of all records below a folder."),
     "site": ("privbench.cli.site:site", "Write the report as a static site, with a guide for rows of others."),

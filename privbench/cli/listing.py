@@ -17,11 +17,11 @@ __all__ = ["list_components"]
 
 
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(["attacks", "ensembles", "defenses", "models", "metrics", "datasets"]))
+@click.argument("kind", type=click.Choice(["attacks", "ensembles", "defenses", "models", "metrics", "datasets", "loggers"]))
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, with all parameters.")
 def list_components(kind: str, name: str | None, as_json: bool) -> None:
-    """List what can be named, a line each: attacks, ensembles of attacks, defenses, models, metrics or datasets.
+    """List what can be named, a line each: attacks, ensembles of attacks, defenses, models, metrics, datasets or loggers.
 
     With NAME, such as `privbench list attacks gradvit`: its card and its parameters.
     """

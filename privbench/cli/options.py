@@ -9,7 +9,7 @@ import click
 from privbench.cli.numeric import THREADS, Number, WholeNumber
 from privbench.runner.options import OPTIONS, choices_of, is_whole_number
 
-__all__ = ["case_options", "machine_options", "trunk_options"]
+__all__ = ["case_options", "log_option", "machine_options", "trunk_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +29,26 @@ def trunk_options(command: Command) -> Command:
         "--download/--no-download", default=True, show_default=True, help="Fetch the trunk of LPIPS where it is not cached."
     )(command)
     return click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")(command)
+
+
+class _Names(click.ParamType):
+    """Names between commas, as a tuple."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def log_option(command: Command) -> Command:
+    """Adds the option for experiment trackers, a tuple of names."""
+    return click.option(
+        "--log",
+        type=_Names(),
+        default=(),
+        metavar="NAME,...",
+        help="Report settings, losses, guesses and scores to tensorboard, wandb, mlflow or a plug-in's logger.",
+    )(command)
 
 
 def machine_options(command: Command) -> Command:

@@ -7,11 +7,9 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from privbench.api.watching import Listener, Position, StepReport, clock
+from privbench.api.watching import Listener, Position, StepReport, case_label, clock, progress_line
 from privbench.core import Case, Record
 from privbench.core.labels import defense_label
 
@@ -19,14 +17,6 @@ __all__ = ["LiveProgress", "PlainProgress", "QuietProgress", "display"]
 
 _PLAIN_INTERVAL = 10.0
 _LIVE_INTERVAL = 0.2
-_WIDE = 110
-"""A terminal of fewer columns gets a shorter line."""
-_SHORT_NAME = 24
-_SHORT_BAR = 10
-
-
-def _full_label(case: Case) -> str:
-    return f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"
 
 
 class _Display(Listener):
@@ -42,11 +32,11 @@ class _Display(Listener):
     def planned(self, cases: Sequence[Case]) -> None:
         """Learns what tells the cases apart: their defenses, and where there are several attacks, these too."""
         several = len({case.attack.name for case in cases}) > 1
-        self._planned = {case.identity: _full_label(case) if several else defense_label(case) for case in cases}
+        self._planned = {case.identity: case_label(case) if several else defense_label(case) for case in cases}
 
     def _label(self, case: Case) -> str:
         """What a case is called; the member of an ensemble, which nobody planned, also by its attack."""
-        return self._planned.get(case.identity) or _full_label(case)
+        return self._planned.get(case.identity) or case_label(case)
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         """Begins a new position."""
@@ -153,50 +143,13 @@ class LiveProgress(_Display):
         now = time.perf_counter()
         if now - self._shown >= _LIVE_INTERVAL:
             self._shown = now
-            self._live.update(self._line(self.position), refresh=True)
+            self._live.update(progress_line(self.position, self.console.width), refresh=True)
 
     def finished(self, record: Record) -> None:
         """Leaves a line of what was done."""
         label = self.label(record.case)
         self._live.update("")
         self._print(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}")
-
-    def _line(self, where: Position) -> Table:
-        if self.console.width < _WIDE:
-            return self._short_line(where)
-        line = Table.grid(padding=(0, 1), expand=True)
-        line.add_column(no_wrap=True)
-        line.add_column(width=20)
-        for _ in range(3):
-            line.add_column(no_wrap=True)
-        line.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
-        line.add_row(
-            Text(where.label, style="bold"),
-            ProgressBar(total=1.0, completed=where.fraction, width=20),
-            where.place,
-            where.time_text,
-            where.loss_text,
-            Text(where.phase, style="cyan"),
-        )
-        return line
-
-    def _short_line(self, where: Position) -> Table:
-        """What must be seen first: which case, how far, how long; then losses and phase as far as there is room."""
-        line = Table.grid(padding=(0, 1), expand=True)
-        line.add_column(no_wrap=True, overflow="ellipsis", max_width=_SHORT_NAME)
-        line.add_column(width=_SHORT_BAR)
-        line.add_column(no_wrap=True)
-        line.add_column(no_wrap=True)
-        line.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
-        remaining = where.remaining
-        line.add_row(
-            Text(where.label, style="bold"),
-            ProgressBar(total=1.0, completed=where.fraction, width=_SHORT_BAR),
-            f"{where.step}/{where.total}",
-            f"{clock(remaining)} left" if remaining is not None else clock(where.elapsed),
-            Text.assemble(where.loss_text, "  ", (where.phase, "cyan")),
-        )
-        return line
 
 
 def display(console: Console, *, quiet: bool) -> QuietProgress | LiveProgress | PlainProgress:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from privbench.cli.grouped import GroupedCommand
-from privbench.cli.options import case_options, machine_options, trunk_options
+from privbench.cli.options import case_options, log_option, machine_options, trunk_options
 from privbench.runner.options import OPTIONS
 
 __all__ = ["run"]
@@ -30,7 +30,7 @@ _GROUPS = {
     "What is attacked": (*(name for name in OPTIONS if name not in _ATTACKER), "config", "settings"),
     "By whom": _ATTACKER,
     "How it is computed": ("device", "compile", "group", "precision", "threads", "checkpoint_interval"),
-    "Where results go": ("output", "scratch", "force", "dry_run", "quiet", "live"),
+    "Where results go": ("output", "scratch", "force", "dry_run", "quiet", "live", "log"),
 }
 
 
@@ -53,6 +53,7 @@ _GROUPS = {
 @click.option("--force", is_flag=True, help="Compute finished cases again.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved cases as YAML and where they would go; compute nothing.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@log_option
 @click.option("--live", is_flag=True, help="Keep a page in the case's folder that shows the attack while it runs.")
 def run(
     output: str,

@@ -8,6 +8,7 @@ import click
 
 import privbench
 from privbench.cli.numeric import THREADS, Number, WholeNumber
+from privbench.cli.options import log_option
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -82,6 +83,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch the trunk where it is not cached.")
 @click.option("--checkpoint-interval", type=Number(min=0), default=20.0, show_default=True, help="Seconds between checkpoints.")
+@log_option
 @click.option("--dry-run", is_flag=True, help="List the cases and where they stand; compute nothing.")
 def sweep(
     study: Path,
@@ -101,9 +103,10 @@ def sweep(
     With a URL, cases are computed in a working folder of this machine and published when they are finished, the record last.
     """
     from privbench.api import store_at
-    from privbench.api.studies import require_launcher
+    from privbench.api.studies import require_launcher, require_loggers
 
     require_launcher(how["launcher"])
+    require_loggers(how["log"])
     loaded = None
     try:
         place = None if output is None else store_at(output, scratch)

@@ -7,17 +7,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from privbench.api.watching import CaseState, Position, StepReport, SweepListener, SweepProgress, clock
+from privbench.api.watching import CaseState, Position, StepReport, SweepListener, SweepProgress, case_label, clock
 from privbench.core import Case
-from privbench.core.labels import defense_label
 
 __all__ = ["sweep_progress"]
 
 _PLAIN_INTERVAL = 10.0
-
-
-def _label(case: Case) -> str:
-    return f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"
 
 
 class _Display(SweepListener):
@@ -35,7 +30,7 @@ class _Display(SweepListener):
 
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         if case.identity in self.cases.states:
-            self.positions[case.identity] = Position(case, _label(case), batches, finished)
+            self.positions[case.identity] = Position(case, case_label(case), batches, finished)
 
     def step(self, case: Case, at: StepReport) -> None:
         if (position := self.positions.get(case.identity)) is not None:
@@ -54,7 +49,7 @@ class _Display(SweepListener):
         self.cases.ended(case, state, reason)
         self.positions.pop(case.identity, None)
         if state is CaseState.FAILED and before is not CaseState.FAILED:
-            self.note(f"{_label(case)} failed: {reason}")
+            self.note(f"{case_label(case)} failed: {reason}")
 
     def note(self, message: str) -> None:
         if message not in self._noted:
@@ -97,7 +92,7 @@ class _Plain(_Display):
         before = self.cases.states.get(case.identity)
         super().ended(case, state, reason)
         if state is CaseState.DONE and before is not CaseState.DONE:
-            self._say(f"{_label(case)}: done; {self.text}")
+            self._say(f"{case_label(case)}: done; {self.text}")
 
     def _moved(self, position: Position) -> None:
         if time.monotonic() - self._last_printed >= _PLAIN_INTERVAL:
@@ -121,7 +116,7 @@ class _Live(_Display):
     def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
         super().started(case, batches, finished)
         if case.identity in self.positions:
-            self._bars[case.identity] = self._progress.add_task(_label(case), total=1.0, detail="")
+            self._bars[case.identity] = self._progress.add_task(case_label(case), total=1.0, detail="")
         self._draw()
 
     def _moved(self, position: Position) -> None:

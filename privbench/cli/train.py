@@ -7,6 +7,7 @@ import click
 
 import privbench
 from privbench.cli.numeric import SEED, Number, WholeNumber
+from privbench.cli.options import log_option
 
 if TYPE_CHECKING:
     from privbench.api.watching import EpochReport
@@ -50,6 +51,7 @@ INSIDE = Number(min=0, max=1, min_open=True, max_open=True)
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for weights, card and checkpoint; an interrupted run found there goes on.",
 )
+@log_option
 def train(defense: str, model: str, output: Path, **options: Any) -> None:
     """Trains a victim under a defense; writes MODEL.DEFENSE.safetensors and its card."""
     from rich.console import Console
@@ -66,7 +68,10 @@ def train(defense: str, model: str, output: Path, **options: Any) -> None:
             if now.batch == now.batches and not console.is_terminal:
                 console.print(f"{model} under {defense}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}", highlight=False)
 
-        card = privbench.train(defense=defense, model=model, output=output, report=report, **options)
+        def note(line: str) -> None:
+            console.print(line, markup=False, soft_wrap=True)
+
+        card = privbench.train(defense=defense, model=model, output=output, report=report, note=note, **options)
     click.echo(
         f"{card.model} trained with {defense}: top-1 {card.accuracy:.2%} on {card.test_images} test images "
         f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"

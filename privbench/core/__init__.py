@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
     from privbench.core.feature_observation import FeatureObservation
     from privbench.core.local_training import LocalTraining, UpdateDtype
+    from privbench.core.logger import Logger
     from privbench.core.metric import Metric
     from privbench.core.model_input import ModelInput, Normalisation
     from privbench.core.model_spec import ModelSpec
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
     from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
     from privbench.core.reference_scores import Calibration, Identification
-    from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, SERVERS, Registry
+    from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, LOGGERS, METRICS, MODELS, SERVERS, Registry
     from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
     from privbench.core.threat_model import Adversary, ThreatModel
@@ -39,6 +40,7 @@ __all__ = [
     "DATASETS",
     "DEFENSES",
     "ENSEMBLES",
+    "LOGGERS",
     "METRICS",
     "MODELS",
     "SERVERS",
@@ -69,6 +71,7 @@ __all__ = [
     "InputTransform",
     "Interval",
     "LocalTraining",
+    "Logger",
     "MemberResult",
     "Metric",
     "ModelInput",
@@ -124,6 +127,7 @@ _NAMES = {
     "errors": ("AttackError", "BusyError", "ImageError", "StoreError", "UserError", "unknown_name"),
     "feature_observation": ("FeatureObservation",),
     "local_training": ("LocalTraining", "UpdateDtype"),
+    "logger": ("Logger",),
     "metric": ("Metric",),
     "model_input": ("ModelInput", "Normalisation"),
     "model_spec": ("ModelSpec",),
@@ -132,7 +136,7 @@ _NAMES = {
     "price": ("Price", "Training"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
     "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"),
-    "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "SERVERS", "Registry"),
+    "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"),
     "server": ("Server", "build_server"),
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),
     "threat_model": ("Adversary", "ThreatModel"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from privbench.core.errors import UserError, unknown_name
 
-__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "METRICS", "MODELS", "SERVERS", "Registry"]
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"]
 
 
 class Registry:
@@ -111,3 +111,4 @@ METRICS = Registry("metric", "privbench.metrics", "privbench.scoring")
 MODELS = Registry("model", "privbench.models", "privbench.models")
 SERVERS = Registry("server", "privbench.servers", "privbench.servers")
 DATASETS = Registry("dataset", "privbench.datasets", "privbench.data")
+LOGGERS = Registry("logger", "privbench.loggers", "privbench.loggers")

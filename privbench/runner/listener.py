@@ -7,7 +7,7 @@ from torch import Tensor
 
 from privbench.core import Case, Record
 
-__all__ = ["Listener", "StepReport"]
+__all__ = ["Broadcast", "Listener", "StepReport"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,59 @@ class Listener:
 
     def finished(self, record: Record) -> None:
         """The record is written."""
+
+
+class Broadcast(Listener):
+    """Tells several listeners, in order.
+
+    Args:
+        listeners: Who watches.
+    """
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def planned(self, cases: Sequence[Case]) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.planned(cases)
+
+    def started(self, case: Case, batches: int, finished: Sequence[int]) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.started(case, batches, finished)
+
+    def reused(self, record: Record) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.reused(record)
+
+    def group(self, case: Case, batches: Sequence[int]) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.group(case, batches)
+
+    def step(self, case: Case, at: StepReport) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.step(case, at)
+
+    def picture(self, case: Case, batches: Sequence[int], guesses: Sequence[Tensor]) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.picture(case, batches, guesses)
+
+    def batch(self, case: Case, batch: int) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.batch(case, batch)
+
+    def note(self, message: str) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.note(message)
+
+    def finished(self, record: Record) -> None:
+        """Tells all."""
+        for one in self.listeners:
+            one.finished(record)

@@ -5,9 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from privbench.core import Case
+from privbench.core.labels import defense_label
 from privbench.runner.listener import StepReport
 
-__all__ = ["Position", "clock"]
+__all__ = ["Position", "case_label", "clock"]
 
 
 def clock(seconds: float) -> str:
@@ -108,3 +109,8 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def case_label(case: Case) -> str:
+    """A case by defense, attack and adversary."""
+    return f"{defense_label(case)}, {case.attack.name} ({case.threat_model.adversary})"

@@ -11,6 +11,7 @@ __all__ = [
     "EVOLUTION",
     "FAILURE",
     "LOCK",
+    "LOGS",
     "MEMBERS",
     "RECONSTRUCTIONS",
     "RECORD",
@@ -35,6 +36,8 @@ MEMBERS = "members"
 WORK = ".work"
 """What is kept between interruptions; a finished case no longer has it."""
 LOCK = ".lock"
+LOGS = "experiment-logs"
+"""Beside the cases: what experiment trackers keep, whose JSON files are none of ours."""
 TEMPORARY = ".privbench-"
 """How the names of files begin that are being written."""
 
@@ -42,7 +45,7 @@ TEMPORARY = ".privbench-"
 def walk_results(folder: Path) -> list[Path]:
     """All JSON files below a folder in one walk, sorted by path: of finished and failed cases and of what is made of them.
 
-    The parts of ensembles are left out, and so is what is kept of a case in progress.
+    The parts of ensembles are left out, and so is what is kept of a case in progress and what trackers keep.
 
     Raises:
         UserError: There is no such folder.
@@ -51,7 +54,7 @@ def walk_results(folder: Path) -> list[Path]:
         raise UserError(f"there is no folder {folder}; give one that `privbench run --output` wrote to")
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in {MEMBERS, WORK, RECONSTRUCTIONS}]
+        folders[:] = [name for name in folders if name not in {LOGS, MEMBERS, WORK, RECONSTRUCTIONS}]
         if RECORD in folders:
             raise UserError(f"{Path(place, RECORD)} is a folder where a file is expected; move it away")
         found += [Path(place, name) for name in names if name.endswith(".json")]

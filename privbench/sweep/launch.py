@@ -42,6 +42,7 @@ class Launch:
         retry_failed: Whether failed cases are tried again.
         lpips_weights: File with the trunk of LPIPS.
         download: Whether a missing trunk may be fetched.
+        log: Registered loggers that every case is reported to.
     """
 
     launcher: Literal["local", "ray"] = "local"
@@ -55,6 +56,7 @@ class Launch:
     retry_failed: bool = False
     lpips_weights: Path | None = None
     download: bool = True
+    log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def compute_study(study: Study, store: Store, how: Launch, draw: Draw, watch: Wa
         lpips_weights=how.lpips_weights,
         download=how.download,
         draw=draw,
+        loggers=tuple(how.log),
     )
     todo = [case for case in study.cases if progress.states[case.identity] not in {CaseState.DONE, CaseState.FAILED}]
     count = min(how.jobs or len(devices), max(len(todo), 1))

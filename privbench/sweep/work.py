@@ -14,7 +14,8 @@ import torch
 
 from privbench.core import BusyError, Case, ComputeOptions, FailedCase, StoreError, UserError
 from privbench.runner.ensemble import run
-from privbench.runner.listener import Listener
+from privbench.runner.listener import Broadcast, Listener
+from privbench.runner.logs import LogListener
 from privbench.runner.pictures import Draw
 from privbench.runner.suites import Suites
 from privbench.store.base import Store
@@ -37,6 +38,7 @@ class SweepOptions:
         lpips_weights: As of `Suites`.
         download: As of `Suites`.
         draw: As of `run_case`.
+        loggers: Registered loggers that each worker reports its cases to.
     """
 
     store: Store
@@ -44,6 +46,7 @@ class SweepOptions:
     lpips_weights: Path | None = None
     download: bool = True
     draw: Draw | None = None
+    loggers: tuple[str, ...] = ()
 
 
 class SweepListener(Listener):
@@ -110,11 +113,12 @@ def _compute_here(case: Case, options: SweepOptions, suites: Suites, listener: S
     """Computes a case in the working folder; the reason where that cannot be done, which is kept there."""
     listener.claimed(case)
     output = options.store.working
+    logs = LogListener(options.loggers, output, listener.note)
     try:
         run(
             case,
             output=output,
-            listener=listener,
+            listener=Broadcast(listener, logs) if options.loggers else listener,
             suites=suites,
             draw=options.draw,
             compute=options.compute,
@@ -125,6 +129,8 @@ def _compute_here(case: Case, options: SweepOptions, suites: Suites, listener: S
         reason = one_line_of(error)
         CaseFolder(output, case).fail(reason)
         return reason
+    finally:
+        logs.close()
     return None
 
 

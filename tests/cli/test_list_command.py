@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from privbench.core import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, METRICS, MODELS, Registry
+from privbench.core import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, LOGGERS, METRICS, MODELS, Registry
 
 KINDS = {
     "attacks": ATTACKS,
@@ -17,6 +17,7 @@ KINDS = {
     "models": MODELS,
     "metrics": METRICS,
     "datasets": DATASETS,
+    "loggers": LOGGERS,
 }
 
 

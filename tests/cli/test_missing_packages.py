@@ -15,6 +15,9 @@ from click.testing import Result
     [
         ("foolbox", ("evaluate", "--data", "nowhere"), "measuring a price needs foolbox; install it with pip install"),
         ("sklearn", ("evaluate", "--measure", "accuracy", "--data", "nowhere"), "needs sklearn; install it with pip install"),
+        ("tensorboard", ("run", "--log", "tensorboard"), "--log tensorboard needs tensorboard; install it with pip install"),
+        ("wandb", ("train", "--log", "wandb", "--data", "nowhere"), "pip install 'privbench[wandb]'"),
+        ("mlflow", ("sweep", "study.yaml", "--log", "mlflow"), "pip install 'privbench[mlflow]'"),
         ("ray", ("sweep", "nowhere.yaml", "--launcher", "ray"), "--launcher ray needs ray; install it with pip install"),
     ],
 )

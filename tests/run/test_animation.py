@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privbench.watch.live_page import LIVE, LivePage
 from privbench.core import Case, Record, UserError
-from privbench.plots.live import LIVE, LivePage
 from privbench.plots.registry import draw_figure
 from privbench.plots.request import FigureRequest
 from privbench.plots.style import COLUMN_WIDTH, Paper
 from privbench.runner.animation import animation_frames, comparison_animation
-from privbench.runner.listener import Listener, StepReport
+from privbench.runner.listener import Broadcast, Listener, StepReport
 from privbench.runner.pictures import read_picture
 from privbench.store.layout import EVOLUTION
 
@@ -65,23 +65,25 @@ def test_an_attack_that_shows_nothing_has_none(
 def test_the_live_page_is_loaded_again_until_the_case_is_finished(
     small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privbench.plots.live._INTERVAL", 0.0)
+    monkeypatch.setattr("privbench.watch.live_page._INTERVAL", 0.0)
     case = small_case(attack="adjoint-matching:steps=30,adjoint=free", defense="none", limit=2)
     file = tmp_path / case.folder / LIVE
     pages: list[str] = []
+    notes: list[str] = []
 
     class Reader(Listener):
         def step(self, case: Case, at: StepReport) -> None:
             pages.append(file.read_text(encoding="utf-8"))
 
     reader = Reader()
-    compute(case, output=tmp_path, group=2, listener=LivePage(tmp_path, reader))
+    compute(case, output=tmp_path, group=2, listener=Broadcast(reader, LivePage(tmp_path, notes.append)))
     assert all('http-equiv="refresh"' in page for page in pages)
     assert pages[-1].count("data:image/webp;base64,") == 2
     assert "step 20/30" in pages[-1]
     assert 'aria-label="loss ' in pages[-1]
     last = file.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last
+    assert notes == [f"live view: {file}"]
     assert "finished" in last
 
 
