@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privbench.watch.live_page import LIVE, LivePage
 from privbench.core import Case, Record, UserError
 from privbench.plots.registry import draw_figure
 from privbench.plots.request import FigureRequest
@@ -15,6 +14,7 @@ from privbench.runner.animation import animation_frames, comparison_animation
 from privbench.runner.listener import Broadcast, Listener, StepReport
 from privbench.runner.pictures import read_picture
 from privbench.store.layout import EVOLUTION
+from privbench.watch.live_page import LIVE, LivePage
 
 
 def blocks(side: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
