@@ -31,7 +31,7 @@ def trunk_options(command: Command) -> Command:
     return click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")(command)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType[tuple[str, ...]]):
     """Names between commas, as a tuple."""
 
     name = "names"
