@@ -31,24 +31,18 @@ def trunk_options(command: Command) -> Command:
     return click.option("--lpips-weights", type=click.Path(path_type=Path), help="File with the trunk's weights.")(command)
 
 
-class _Names(click.ParamType[tuple[str, ...]]):
-    """Names between commas, as a tuple."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
 def log_option(command: Command) -> Command:
     """Adds the option for experiment trackers, a tuple of names."""
     return click.option(
         "--log",
-        type=_Names(),
-        default=(),
+        callback=_names,
         metavar="NAME,...",
         help="Report settings, losses, guesses and scores to tensorboard, wandb, mlflow or a plug-in's logger.",
     )(command)
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
 
 
 def machine_options(command: Command) -> Command:

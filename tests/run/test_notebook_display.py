@@ -16,7 +16,7 @@ ATTACK = "adjoint-matching:steps=30,adjoint=free"
 
 def executed(folder: Path, *lines: str) -> list[dict[str, Any]]:
     """The outputs of a notebook of one cell, and of what every output was before it was replaced."""
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code",
         "id": "run",
         "metadata": {},
