@@ -12,21 +12,55 @@ from privbench.conformance import ATTACK_RULES
 from privbench.conformance.attack_rules import MEETS, meets, small
 from privbench.conformance.rules import NotApplicableError, Rule
 from privbench.core import ATTACKS, DEFENSES, UserError
-from tests.conformance import client_update, holds_image, reachable
+from tests.conformance import client_update, holds_image, reachable, small_clients
+
+__all__ = ["small_clients"]
 
 SLOW = {"idlg", "dlg"}
 """Attacks that share all code but a label rule with another one, or run L-BFGS for most of a minute."""
+NEEDS_WIDTH = {"subspace", "token-search"}
+"""Attacks that refuse the small victim of the other ones, whose width is less than its tokens."""
 NAMES = ATTACKS.names()
-EACH = [pytest.param(name, marks=pytest.mark.nightly if name in SLOW else []) for name in NAMES]
 
 
-@pytest.mark.parametrize("rule", ATTACK_RULES, ids=lambda rule: rule.text.partition(",")[0].replace(" ", "-"))
-@pytest.mark.parametrize("name", EACH)
-def test_every_attack_keeps_every_rule(name: str, rule: Rule) -> None:
+def _rules() -> list[Any]:
+    """Each attack with each rule; what takes long by default is tested by a part of itself below."""
+    slow = {("subspace", "meets defenses and adversaries, or refuses them in one line")}
+    return [
+        pytest.param(
+            name,
+            rule,
+            marks=pytest.mark.nightly if name in SLOW or (name, rule.text) in slow else [],
+            id=f"{name}-{rule.text.partition(',')[0].replace(' ', '-')}",
+        )
+        for name in NAMES
+        for rule in ATTACK_RULES
+    ]
+
+
+@pytest.mark.parametrize(("name", "rule"), _rules())
+def test_every_attack_keeps_every_rule(name: str, rule: Rule, request: pytest.FixtureRequest) -> None:
+    if name not in NEEDS_WIDTH:
+        request.getfixturevalue("small_clients")
     try:
         rule.check(name)
     except NotApplicableError as reason:
         pytest.skip(str(reason))
+
+
+# Without positions it meets clients in test_subspace_without_positions.py.
+@pytest.mark.parametrize(
+    ("defense", "adversary"),
+    [
+        ("none", "unaware"),
+        ("naive-shuffle", "aware"),
+        ("naive-shuffle", "oracle"),
+        ("mjp:mask_ratio=0.5", "aware"),
+        ("mjp:mask_ratio=0.5", "oracle"),
+    ],
+)
+def test_subspace_meets_what_it_solves_in_different_ways(defense: str, adversary: str) -> None:
+    meets("subspace", defense, adversary)
 
 
 def test_every_attack_applies_to_the_plain_client_but_those_that_say_why_not_in_their_cards() -> None:
@@ -50,6 +84,7 @@ def _others() -> list[Any]:
     ]
 
 
+@pytest.mark.usefixtures("small_clients")
 @pytest.mark.parametrize("adversary", ["unaware", "aware", "oracle"])
 @pytest.mark.parametrize(("name", "defense"), _others())
 def test_every_defense_and_adversary_can_be_attacked(name: str, defense: str, adversary: str) -> None:

@@ -8,20 +8,16 @@ import torch
 from click.testing import CliRunner, Result
 
 from privbench.cli import main
-from privbench.core import ATTACKS
-from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import registered
 
 
 @pytest.fixture(autouse=True)
 def test_attacks() -> Iterator[None]:
-    """The test attacks are registered, and one thread is used, as long as a test runs."""
+    """The test attacks and their victim are registered, and one thread is used, as long as a test runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for attack in TEST_ATTACKS:
-        ATTACKS.register(attack.name, attack)
-    yield
-    for attack in TEST_ATTACKS:
-        ATTACKS.unregister(attack.name)
+    with registered():
+        yield
     torch.set_num_threads(threads)
 
 
@@ -38,10 +34,11 @@ def privbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
 @pytest.fixture
 def small_run(privbench: Callable[..., Result]) -> Callable[..., Result]:
-    """`privbench run` with a fast attack on a random victim, two photos, into the folder `out`."""
+    """`privbench run` with a fast attack on a small random victim, two photos, into the folder `out`."""
 
     def run(*arguments: str) -> Result:
-        fast = ("--attack", "test-walk", "--weights", "random", "--limit", "2", "--no-download", "--device", "cpu")
+        victim = ("--model", "test-vit", "--weights", "random")
+        fast = ("--attack", "test-walk", *victim, "--limit", "2", "--no-download", "--device", "cpu")
         return privbench("run", *fast, "--output", "out", *arguments)
 
     return run

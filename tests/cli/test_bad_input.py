@@ -145,7 +145,7 @@ def test_weights_that_do_not_fit_the_model(
     small_run: Callable[..., Result], nothing_written: Callable[[], None], tmp_path: Path
 ) -> None:
     save_file({"network.head.weight": torch.zeros(3, 3)}, str(tmp_path / "weights.safetensors"))
-    refused(small_run("--weights", "weights.safetensors"), "weights.safetensors", "do not fit vit_mini_patch4_32")
+    refused(small_run("--weights", "weights.safetensors"), "weights.safetensors", "do not fit test-vit")
     nothing_written()
 
 

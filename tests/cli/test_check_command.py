@@ -25,6 +25,9 @@ from privbench.core import (
     UserError,
 )
 from privbench.core.registry import Registry
+from tests.conformance import small_clients
+
+__all__ = ["small_clients"]
 
 
 class Tint(Defense):
@@ -78,7 +81,7 @@ def wrong_way(model: nn.Module, observation: Observation) -> AttackerView:
 
 
 @pytest.fixture
-def checked() -> Iterator[Callable[..., Result]]:
+def checked(small_clients: None) -> Iterator[Callable[..., Result]]:
     """Checks a component of the given class under a name, as the command does."""
     registered: list[tuple[Registry, str]] = []
 

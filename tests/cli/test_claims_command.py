@@ -20,7 +20,7 @@ claims:
     comparisons:
       - name: a walk on both
         metric: psnr
-        higher: &walk {attack: test-walk, weights: random, data: photos}
+        higher: &walk {attack: test-walk, model: test-vit, weights: random, data: photos}
         lower: {<<: *walk, defense: naive-shuffle}
 """
 

@@ -11,7 +11,7 @@ Cli = Callable[..., Result]
 
 STUDY = """
 name: small
-settings: {attack: test-walk, weights: random, limit: 2}
+settings: {attack: test-walk, model: test-vit, weights: random, limit: 2}
 grid:
   - {defense: [none, mjp], seed: [0, 1]}
 """

@@ -15,7 +15,7 @@ URL = "memory://bucket/runs"
 
 STUDY = """
 name: small
-settings: {attack: test-walk, weights: random, limit: 1}
+settings: {attack: test-walk, model: test-vit, weights: random, limit: 1}
 grid:
   - {defense: [none, mjp]}
 """

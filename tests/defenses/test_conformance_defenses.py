@@ -8,6 +8,11 @@ import pytest
 from privbench.conformance import DEFENSE_RULES
 from privbench.conformance.rules import NotApplicableError, Rule
 from privbench.core import DEFENSES
+from tests.conformance import small_clients
+
+__all__ = ["small_clients"]
+
+pytestmark = pytest.mark.usefixtures("small_clients")
 
 SPECS = [
     *DEFENSES.names(),

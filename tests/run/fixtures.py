@@ -1,4 +1,4 @@
-"""Fixtures of all tests that compute cases: small, fast ones with test attacks, a random victim and two photos."""
+"""Fixtures of all tests that compute cases: small, fast ones with test attacks, a small random victim and two photos."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,22 +7,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from privbench.core import ATTACKS, Case, ComputeOptions, Record
+from privbench.core import Case, ComputeOptions, Record
 from privbench.runner.execute import run_case
 from privbench.runner.options import RunOptions
 from privbench.runner.resolve import resolve_cases
 from privbench.runner.suites import Suites
-from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import registered
 
 
 @pytest.fixture(autouse=True)
 def test_attacks() -> Iterator[None]:
-    """The test attacks are registered as long as a test runs."""
-    for attack in TEST_ATTACKS:
-        ATTACKS.register(attack.name, attack)
-    yield
-    for attack in TEST_ATTACKS:
-        ATTACKS.unregister(attack.name)
+    """The test attacks and their small victim are registered as long as a test runs."""
+    with registered():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +36,7 @@ def small_case() -> Callable[..., Case]:
     """Resolves one small case; keywords are those of `RunOptions`."""
 
     def resolve(**options: Any) -> Case:
-        defaults = {"attack": "test-walk", "defense": "none", "weights": "random", "limit": 2}
+        defaults = {"attack": "test-walk", "defense": "none", "model": "test-vit", "weights": "random", "limit": 2}
         (case,) = resolve_cases(cast(RunOptions, {**defaults, **options}))
         return case
 

@@ -49,11 +49,17 @@ def test_a_group_attack_asks_for_its_size_and_makes_no_update_more(
 
 def test_several_attacks_and_defenses_share_the_client_of_each_defense(tmp_path: Path, counted: dict[str, int]) -> None:
     results = privbench.run(
-        defense="none,mjp", attack="test-walk,test-group-walk", weights="random", limit=8, output=tmp_path, download=False
+        defense="none,mjp",
+        attack="test-walk,test-group-walk",
+        model="test-vit",
+        weights="random",
+        limit=3,
+        output=tmp_path,
+        download=False,
     )
     assert len(results) == 4
-    # Two defenses of eight batches each; checking, attacking, scoring and both kinds of picture ask for nothing again.
-    assert counted == {"updates": 16, "victims": 2}
+    # Two defenses of three batches each; checking, attacking, scoring and both kinds of picture ask for nothing again.
+    assert counted == {"updates": 6, "victims": 2}
 
 
 def test_another_adversary_sees_the_same_update_and_what_it_is_told(small_case: Callable[..., Case]) -> None:

@@ -91,9 +91,8 @@ def ensemble() -> Iterator[Callable[..., str]]:
 
 
 def resolved(attack: str, defense: str = "none", **options: Any) -> Case:
-    (case,) = resolve_cases(
-        cast(RunOptions, {"attack": attack, "defense": defense, "weights": "random", "limit": 2, **options})
-    )
+    model = {} if options.get("weights") == "embedded" else {"model": "test-vit", "weights": "random"}
+    (case,) = resolve_cases(cast(RunOptions, {"attack": attack, "defense": defense, "limit": 2, **model, **options}))
     return case
 
 

@@ -215,7 +215,9 @@ def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Cal
     for label, colour in (("cat", "teal"), ("dog", "orange")):
         (data / label).mkdir(parents=True)
         Image.new("RGB", (40, 48), colour).save(data / label / "a b.png")
-    (case,) = resolve_cases(RunOptions(defense="none", attack="test-walk", weights="random", data=str(data), limit=2))
+    (case,) = resolve_cases(
+        RunOptions(defense="none", attack="test-walk", model="test-vit", weights="random", data=str(data), limit=2)
+    )
     record = compute(case)
     assert [image.image for image in record.images] == ["cat/a b.png", "dog/a b.png"]
     assert [image.reconstruction for image in record.images] == [
@@ -234,7 +236,7 @@ def test_names_that_would_be_the_same_file_are_told_apart() -> None:
 def test_a_defense_that_changes_trained_weights_is_a_flag(
     tmp_path: Path, small_case: Callable[..., Case], compute: Callable[..., Record]
 ) -> None:
-    torch.save(build_model(default_spec("vit_mini_patch4_32")).state_dict(), tmp_path / "plain.pth")
+    torch.save(build_model(default_spec("test-vit")).state_dict(), tmp_path / "plain.pth")
     flags = [compute(small_case(weights=str(tmp_path / "plain.pth"), defense=one)).flags for one in ("none", "mjp")]
     assert ["defense-added-after-training" in found for found in flags] == [False, True]
     assert "random-weights" not in flags[1]
@@ -475,7 +477,9 @@ def test_images_that_changed_since_the_case_was_made_are_refused(compute: Callab
     data = tmp_path / "data"
     data.mkdir()
     Image.new("RGB", (40, 40), "teal").save(data / "a.png")
-    (case,) = resolve_cases(RunOptions(defense="none", attack="test-walk", weights="random", data=str(data), limit=1))
+    (case,) = resolve_cases(
+        RunOptions(defense="none", attack="test-walk", model="test-vit", weights="random", data=str(data), limit=1)
+    )
     Image.new("RGB", (40, 40), "orange").save(data / "a.png")
     with pytest.raises(UserError, match="are not those of the case"):
         compute(case)

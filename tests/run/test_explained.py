@@ -24,7 +24,7 @@ def truth(secret: Secret, **fields: InferredChoices) -> Reconstruction:
 
 
 def test_the_truth_explains_all_and_noise_nothing(small_case: Callable[..., Case]) -> None:
-    observation, secret = seen(small_case())
+    observation, secret = seen(small_case(model="vit_mini_patch4_32"))
     assert share_of(truth(secret), observation) == pytest.approx(1, abs=1e-6)
     noise = torch.rand(secret.images.shape, generator=torch.Generator().manual_seed(0))
     share = share_of(Reconstruction(noise, labels=secret.labels), observation)
@@ -61,7 +61,7 @@ def test_without_labels_there_is_no_share(small_case: Callable[..., Case]) -> No
 
 
 def test_an_update_that_is_not_of_this_client_is_not_explained(small_case: Callable[..., Case]) -> None:
-    observation, secret = seen(small_case())
+    observation, secret = seen(small_case(model="vit_mini_patch4_32"))
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(value.shape, generator=generator) for name, value in observation.update.items()}
     random = with_explained_share(truth(secret), replace(observation, update=noise))

@@ -11,7 +11,7 @@ from privbench.runner.components import split_names
 from privbench.runner.options import RunOptions
 from privbench.runner.resolve import parse_indices, resolve_cases
 
-SMALL = {"attack": "test-walk", "weights": "random"}
+SMALL = {"attack": "test-walk", "model": "test-vit", "weights": "random"}
 
 
 def cases(**options: object) -> list[Case]:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from privbench.cli import main
-from privbench.core import ATTACKS
-from tests.run.plugin.privbench_test_plugin import ATTACKS as TEST_ATTACKS
+from tests.run.plugin.privbench_test_plugin import registered
 
 PLUGIN = Path(__file__).parents[1] / "run" / "plugin"
 
@@ -33,11 +32,10 @@ def _main(arguments: Sequence[str], where: str, environment: dict[str, str]) -> 
         os.dup2(os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     torch.set_num_threads(1)
-    for attack in TEST_ATTACKS:
-        ATTACKS.register(attack.name, attack)
-    # Workers are no forks: they find the test attacks as a third party's.
-    sys.path.insert(0, str(PLUGIN))
-    main(list(arguments), prog_name="privbench")
+    with registered():
+        # Workers are no forks: they find the test attacks as a third party's.
+        sys.path.insert(0, str(PLUGIN))
+        main(list(arguments), prog_name="privbench")
 
 
 class Sweep:

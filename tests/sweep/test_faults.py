@@ -38,7 +38,7 @@ SHARES = [pytest.param(0.0, marks=pytest.mark.nightly), 0.5, pytest.param(0.99, 
 
 STUDY = """
 name: faults
-settings: {attack: test-walk, weights: random, limit: 1, attack.steps: 12, attack.pause: 0.03}
+settings: {attack: test-walk, model: test-vit, weights: random, limit: 1, attack.steps: 12, attack.pause: 0.03}
 grid:
   - {defense: [none, mjp], seed: [0, 1]}
 """
@@ -163,7 +163,7 @@ def test_a_signal_stops_a_sweep_which_then_continues(
 def test_a_signal_while_the_study_is_read_is_no_different(number: signal.Signals, code: int, tmp_path: Path) -> None:
     # So many cases that reading the study takes seconds.
     grid = f"{{defense: [none], attack.steps: [1, 2, 3], seed: {list(range(15_000))}}}"
-    settings = "{attack: test-walk, weights: random, limit: 1}"
+    settings = "{attack: test-walk, model: test-vit, weights: random, limit: 1}"
     (tmp_path / "study.yaml").write_text(f"name: large\nsettings: {settings}\ngrid: {grid}\n", encoding="utf-8")
     with Sweep(tmp_path) as sweep:
         sweep.wait_for(lambda: used(sweep.process.pid) > 1.0)
@@ -518,7 +518,7 @@ def test_an_image_that_is_damaged_while_a_sweep_runs_fails_its_case_alone(
 
 IMAGES = """
 name: images
-settings: {attack: test-walk, weights: random, defense: none, data: DATA}
+settings: {attack: test-walk, model: test-vit, weights: random, defense: none, data: DATA}
 grid:
   - {indices: ["0", "1", "2"]}
 """

@@ -18,14 +18,14 @@ pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 STUDY = """
 name: faults
-settings: {attack: test-walk, weights: random, limit: 1, attack.steps: 60, attack.pause: 0.05}
+settings: {attack: test-walk, model: test-vit, weights: random, limit: 1, attack.steps: 60, attack.pause: 0.05}
 grid:
   - {defense: [none, mjp], seed: [0, 1, 2, 3]}
 """
 
 LETHAL = """
 name: lethal
-settings: {weights: random, limit: 1, defense: none}
+settings: {model: test-vit, weights: random, limit: 1, defense: none}
 grid:
   - {attack: test-failing, attack.how: kill}
   - {attack: test-walk, seed: [0, 1, 2]}

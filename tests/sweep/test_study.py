@@ -10,7 +10,7 @@ from privbench.data import ImageSet
 from privbench.runner.resolve import resolve_cases
 from privbench.sweep.study import Study, read_study
 
-BASE = "settings: {attack: test-walk, weights: random, limit: 1}\n"
+BASE = "settings: {attack: test-walk, model: test-vit, weights: random, limit: 1}\n"
 
 
 def study(tmp_path: Path, text: str, **overrides: str | int) -> Study:
@@ -105,7 +105,9 @@ def test_what_cases_have_in_common_is_resolved_once_and_alike(tmp_path: Path, mo
 
     monkeypatch.setattr(ImageSet, "fingerprint", noting)
     grid = "{defense.mask_ratio: [0.1], attack.steps: [2, 3], limit: [1, 2], seed: [0, 1, 2]}"
-    found = study(tmp_path, f"name: s\nsettings: {{attack: test-walk, weights: random, defense: mjp}}\ngrid: {grid}\n")
+    found = study(
+        tmp_path, f"name: s\nsettings: {{attack: test-walk, model: test-vit, weights: random, defense: mjp}}\ngrid: {grid}\n"
+    )
     assert len(found.cases) == 12
     assert sorted(hashed) == [(0,), (0, 1)]
     for case in found.cases:
@@ -114,6 +116,7 @@ def test_what_cases_have_in_common_is_resolved_once_and_alike(tmp_path: Path, mo
             {
                 "attack": f"test-walk:steps={steps}",
                 "defense": f"mjp:mask_ratio={ratio}",
+                "model": "test-vit",
                 "weights": "random",
                 "limit": len(case.data.indices),
                 "seed": case.seed,

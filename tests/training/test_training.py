@@ -31,7 +31,8 @@ def _easy(count: int) -> LabelledImages:
 
 def _plan(defense: str = "none", **changes: object) -> TrainingPlan:
     fields: dict[str, object] = {
-        "model": "vit_mini_patch4_32",
+        "model": "test-vit",
+        "learning_rate": 1e-2,
         "defense": resolve_defense(defense),
         "dataset": "easy",
         "num_classes": 2,
@@ -52,7 +53,7 @@ def _train(plan: TrainingPlan, output: Path, stop_after: int | None = None) -> N
 @pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0", "gradient-noise:deviation=0.001"])
 def test_training_learns_and_an_interrupted_run_ends_with_the_same_weights(defense: str, tmp_path: Path) -> None:
     plan = _plan(defense)
-    stem = f"vit_mini_patch4_32.{plan.defense_name}"
+    stem = f"test-vit.{plan.defense_name}"
     _train(plan, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         _train(plan, tmp_path / "broken", stop_after=1)
@@ -69,10 +70,8 @@ def test_training_learns_and_an_interrupted_run_ends_with_the_same_weights(defen
 def test_what_is_shipped_loads_as_a_victim_and_has_the_cards_accuracy(tmp_path: Path) -> None:
     _train(_plan("mjp"), tmp_path)
     defense = build_defense(resolve_defense("mjp"))
-    path = tmp_path / "vit_mini_patch4_32.mjp.safetensors"
-    victim = load_victim(
-        resolve_victim("vit_mini_patch4_32", str(path), defense, num_classes=2), defense, generator=torch.Generator()
-    )
+    path = tmp_path / "test-vit.mjp.safetensors"
+    victim = load_victim(resolve_victim("test-vit", str(path), defense, num_classes=2), defense, generator=torch.Generator())
     test = _easy(40)
     card = json.loads(path.with_suffix(".json").read_text())
     assert accuracy(victim, test.images, test.labels) == card["accuracy"]
@@ -84,7 +83,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         _train(_plan(), tmp_path, stop_after=1)
     with pytest.raises(UserError, match="belongs to other settings"):
         _train(_plan(learning_rate=5e-4), tmp_path)
-    checkpoint = tmp_path / "vit_mini_patch4_32.none.checkpoint.pt"
+    checkpoint = tmp_path / "test-vit.none.checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(UserError, match="is broken"):
         _train(_plan(), tmp_path)
@@ -117,7 +116,7 @@ def test_a_checkpoint_of_other_images_is_refused_and_leaves_what_was_published(s
 def test_a_checkpoint_that_does_not_name_its_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(_plan(), tmp_path, stop_after=1)
-    checkpoint = tmp_path / "vit_mini_patch4_32.none.checkpoint.pt"
+    checkpoint = tmp_path / "test-vit.none.checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)
     torch.save({key: value for key, value in state.items() if key != "images"}, checkpoint)
     with pytest.raises(UserError, match=r"belongs to training images that it does not name .* delete it"):
@@ -160,7 +159,7 @@ def test_too_few_images_and_too_few_classes_are_one_line(tmp_path: Path) -> None
 
 
 def test_accuracy_counts_and_leaves_the_mode_alone(generator: torch.Generator) -> None:
-    victim = build_model(default_spec("vit_mini_patch4_32")).train()
+    victim = build_model(default_spec("test-vit")).train()
     images = torch.randint(0, 255, (7, 3, 32, 32), generator=generator, dtype=torch.uint8)
     predicted = victim.eval()(images.float() / 255).argmax(1)
     victim.train()
@@ -185,7 +184,8 @@ def test_calibrated_statistics_are_those_of_the_images(generator: torch.Generato
 
 
 def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
-    run = TrainingLoop(_plan("nog:layers=mlp,olr=true", learning_rate=1.0), CPU, total_steps=8)
+    plan = _plan("nog:layers=mlp,olr=true", model="vit_mini_patch4_32", learning_rate=1.0)
+    run = TrainingLoop(plan, CPU, total_steps=8)
     weights = dict(run.victim.named_parameters())
     names = set(run.rule_groups)
     assert names == {name for name in weights if ".mlp." in name and name.endswith(".weight")}
@@ -218,7 +218,7 @@ def test_a_defenses_rules_reach_the_optimiser(tmp_path: Path) -> None:
 def test_defenses_without_an_embedded_victim_can_be_trained(defense: str, tmp_path: Path) -> None:
     plan = _plan(defense)
     _train(plan, tmp_path)
-    card = json.loads((tmp_path / f"vit_mini_patch4_32.{plan.defense_name}.json").read_text())
+    card = json.loads((tmp_path / f"test-vit.{plan.defense_name}.json").read_text())
     assert card["defended_accuracy"] > 0.9
 
 
@@ -301,9 +301,9 @@ def test_under_dpsgd_an_interrupted_run_ends_with_the_same_weights_and_its_own_e
     with pytest.raises(KeyboardInterrupt):
         _train(plan, tmp_path / "broken", stop_after=1)
     _train(plan, tmp_path / "broken")
-    weights = [load_file(tmp_path / folder / "vit_mini_patch4_32.dpsgd.safetensors") for folder in ("whole", "broken")]
+    weights = [load_file(tmp_path / folder / "test-vit.dpsgd.safetensors") for folder in ("whole", "broken")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    card = json.loads((tmp_path / "whole" / "vit_mini_patch4_32.dpsgd.json").read_text())
+    card = json.loads((tmp_path / "whole" / "test-vit.dpsgd.json").read_text())
     # 64 images in batches of 16 for two epochs.
     counted = build_defense(resolve_defense("dpsgd:noise_multiplier=0.7,steps=8,sample_rate=0.25"))
     assert card["claim"] == counted.guarantee()
@@ -344,7 +344,7 @@ def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
 
 def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Generator) -> None:
     data = _easy(6)
-    teacher = build_model(default_spec("vit_mini_patch4_32", num_classes=2)).eval()
+    teacher = build_model(default_spec("test-vit", num_classes=2)).eval()
     plan = _plan(smoothing=0.2, teacher="some network", teacher_weight=0.25)
     views, targets = Views(plan, teacher).of(data.images, data.labels, generator)
     with torch.no_grad():
@@ -358,8 +358,8 @@ def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Genera
 def test_a_student_follows_a_teacher_that_knows_better_than_the_labels(tmp_path: Path) -> None:
     _train(_plan(), tmp_path / "teacher")
     none = build_defense(resolve_defense("none"))
-    path = str(tmp_path / "teacher" / "vit_mini_patch4_32.none.safetensors")
-    spec = resolve_victim("vit_mini_patch4_32", path, none, num_classes=2)
+    path = str(tmp_path / "teacher" / "test-vit.none.safetensors")
+    spec = resolve_victim("test-vit", path, none, num_classes=2)
     teacher = load_victim(spec, none, generator=torch.Generator()).requires_grad_(False)
     data = _easy(64)
     wrong = LabelledImages(data.images, torch.zeros_like(data.labels))
@@ -383,7 +383,7 @@ def test_what_mixes_images_is_refused_where_single_samples_are_protected(change:
 def test_snapshots_are_the_weights_of_their_epochs(tmp_path: Path) -> None:
     data = _easy(64)
     train(_plan(), data, data, output=tmp_path, device=CPU, command="", report=lambda _: None, snapshots=(1, 2))
-    stem = tmp_path / "vit_mini_patch4_32.none"
+    stem = tmp_path / "test-vit.none"
     early, late, shipped = (load_file(f"{stem}{end}.safetensors") for end in (".epoch1", ".epoch2", ""))
     assert all(torch.equal(late[name], shipped[name]) for name in shipped)
     assert not torch.equal(early["network.head.weight"], late["network.head.weight"])

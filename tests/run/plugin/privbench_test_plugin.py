@@ -1,16 +1,21 @@
-"""Attacks for tests, registered through entry points as a third party's would be; no gradient is matched, nothing is learnt."""
+"""Attacks and a victim for tests, registered through entry points as a third party's would be; nothing is matched or learnt."""
 
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
+from privbench import core
 from privbench.core import Attack, ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.models import Architecture
 
 
 class Walk(Attack):
@@ -137,4 +142,31 @@ class Failing(Attack):
         return Reconstruction(images=images, losses={"mean": float("inf")})
 
 
+def _vit(num_classes: int, image_size: int) -> nn.Module:
+    network: Any = VisionTransformer(
+        img_size=image_size, patch_size=4, embed_dim=32, depth=1, num_heads=1, num_classes=num_classes
+    )
+    # So large that it matters where a patch stands, as in a trained victim.
+    for weight in (network.pos_embed, network.blocks[0].attn.qkv.weight):
+        nn.init.normal_(weight, std=0.3)
+    return network  # type: ignore[no-any-return]
+
+
+vit = Architecture("test-vit", "a transformer whose pass costs next to nothing", image_size=32, num_classes=10, build=_vit)
+
 ATTACKS: tuple[type[Attack], ...] = (Walk, GroupWalk, Failing)
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Registers all of it in this process, as long as the outermost context lasts."""
+    if vit.name in core.MODELS.names():
+        yield
+        return
+    for attack in ATTACKS:
+        core.ATTACKS.register(attack.name, attack)
+    core.MODELS.register(vit.name, vit)
+    yield
+    for attack in ATTACKS:
+        core.ATTACKS.unregister(attack.name)
+    core.MODELS.unregister(vit.name)
