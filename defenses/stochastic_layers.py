@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, ModelInput, Observation, ProtectedInput, UserError
@@ -63,6 +62,8 @@ class StochasticLayers(Defense):
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Puts a layer behind every MLP's activation; names and number of weights stay what they are."""
+        from timm.layers.mlp import Mlp
+
         blocks = getattr(cast(Victim, model).network, "blocks", None)
         perceptrons = [getattr(block, "mlp", None) for block in blocks] if blocks is not None else []
         if not perceptrons or not all(isinstance(one, Mlp) and isinstance(one.fc2, nn.Linear) for one in perceptrons):

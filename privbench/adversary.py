@@ -26,6 +26,7 @@ from privbench.core import (
     build_server,
     resolve_defense,
 )
+from privbench.core.flags import LOWER_BOUND
 from privbench.inversion import (
     Adam,
     Constant,
@@ -45,7 +46,7 @@ from privbench.label_recovery import LabelRule, recover_labels
 from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
 from privbench.models.svd_layers import DecorrelatedBatchNorm
-from privbench.undo import LOWER_BOUND, undone
+from privbench.undo import undone
 
 __all__ = [
     "Clients",

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from privbench.core import AttackerView, ModelInput
 
-__all__ = ["LOWER_BOUND", "Undone", "explains_input", "undone"]
+__all__ = ["Undone", "explains_input", "undone"]
 
-LOWER_BOUND = "input-not-undone"
-"""Flag of a row whose adversary could not get from what the client fed its model to the private image."""
 _ITERATIONS = 400
 _SAME = 0.5 / 255
 """Root mean square of pixels below which two batches look the same with 8 bits."""

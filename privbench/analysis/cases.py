@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from privbench.analysis.leaderboard import leaderboard_with_folders
-from privbench.core import Case, Interval, Price, Record, UserError, resolve_defense
+from privbench.core import Case, Interval, Price, Record, UserError
 from privbench.core.labels import attack_label, defense_label
 from privbench.store.layout import RECORD, find_results
 
@@ -70,6 +70,8 @@ def price_table(folder: Path) -> pd.DataFrame:
 
 
 def _price_rows(price: Price) -> list[dict[str, Any]]:
+    from privbench.core import resolve_defense  # takes torch with it
+
     victim = {
         "victim": "+".join(part.name for part in price.defense),
         "model": price.victim.model.name,

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-from privbench.runner.ensemble import FLAGS
-from privbench.runner.explained import NOT_EXPLAINED
-from privbench.undo import LOWER_BOUND
+from privbench.core.flags import ENSEMBLE_FLAGS, LOWER_BOUND, NOT_EXPLAINED
 
 __all__ = ["FLAG_MEANINGS", "is_lower_bound", "marked"]
 
 FLAG_MEANINGS: Mapping[str, str] = {
-    **FLAGS,
+    **ENSEMBLE_FLAGS,
     "failed-images": "the attack failed on some image, which gets the worst scores",
     "random-weights": "the victim is untrained: a baseline, and no deployed model",
     "defense-added-after-training": "the victim's weights were trained without the defense, which changed the model afterwards",

@@ -107,7 +107,9 @@ def leaderboard_csv(rows: pd.DataFrame) -> str:
     Text that a spreadsheet would take for a formula stands behind an apostrophe.
     """
     text = rows.select_dtypes(["object", "string"]).columns
-    safe = rows.assign(**{name: rows[name].map(_no_formula) for name in text})
+    # Few cells differ, and hardly any is a formula.
+    unsafe = [name for name in text if any(_no_formula(cell) != cell for cell in rows[name].dropna().unique())]
+    safe = rows.assign(**{name: rows[name].map(_no_formula) for name in unsafe})
     return safe.to_csv(index=False, lineterminator="\n", na_rep="")
 
 
@@ -189,6 +191,8 @@ _PRICE: Mapping[str, Callable[[Price], float | None]] = {
 
 def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | None]:
     """The columns of the price; empty where nobody evaluated this victim under this defense."""
+    if not prices:
+        return dict.fromkeys(_PRICE)
     price = prices.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
     return dict.fromkeys(_PRICE) if price is None else {name: read(price) for name, read in _PRICE.items()}
 
@@ -220,6 +224,8 @@ class _Retrained:
         Else, of several recipes that have an undefended victim, the longest, and of those the one with most test images;
         empty where nobody trained this model so.
         """
+        if not self._under:
+            return dict.fromkeys(_RETRAINED)
         under = self._under.get((case.victim.model.name, case.defense_text), [])
         own = [pair for pair in under if pair[0].victim.weights_sha256 == case.victim.weights_sha256]
         beside = [

@@ -1,20 +1,24 @@
-"""The result tables of `privbench run`."""
+"""The result tables of `privbench run`.
+
+What computes is imported by the table that is about it: a record is shown without torch.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from privbench.analysis.compare import Comparison
 from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
 from privbench.core import Calibration, ImageResult, Interval, Price, Record
+from privbench.core.flags import ENSEMBLE_FLAGS, NOT_EXPLAINED
 from privbench.core.labels import defense_label
-from privbench.runner.ensemble import FLAGS
-from privbench.runner.explained import NOT_EXPLAINED
-from privbench.runner.external import Scores
-from privbench.runner.verify import CAP, Check
-from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST
+
+if TYPE_CHECKING:
+    from privbench.analysis.compare import Comparison
+    from privbench.runner.external import Scores
+    from privbench.runner.verify import Check
 
 __all__ = [
     "METRICS",
@@ -178,7 +182,7 @@ def price_table(price: Price, label: str) -> Table:
     return table
 
 
-def score_table(scored: Scores) -> Table:
+def score_table(scored: "Scores") -> Table:
     """One row per picture of another tool, their mean and its interval.
 
     Args:
@@ -205,6 +209,8 @@ def calibration_table(calibration: Calibration) -> Table:
     Args:
         calibration: Their scores.
     """
+    from privbench.scoring import CALIBRATION_ROWS
+
     n = len(calibration.data.indices)
     table = _table(
         f"calibration, {calibration.data.source}, {calibration.image_size} pixels; mean [95 % interval] over n = {n}"
@@ -218,7 +224,7 @@ def calibration_table(calibration: Calibration) -> Table:
     return table
 
 
-def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: str) -> Table:
+def comparisons_table(comparisons: "Sequence[Comparison]", metric: str, baseline: str) -> Table:
     """One row per defense and attack: the paired difference from the baseline.
 
     Args:
@@ -226,6 +232,8 @@ def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: 
         metric: Whose differences.
         baseline: The defense that they are from.
     """
+    from privbench.scoring import PAIRED_TEST
+
     table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
     for heading in ("defense", "attack", "adversary", "data"):
         table.add_column(heading)
@@ -247,7 +255,7 @@ def comparisons_table(comparisons: Sequence[Comparison], metric: str, baseline: 
     return table
 
 
-def checks_table(record: Record, checks: Sequence[Check], label: str) -> Table:
+def checks_table(record: Record, checks: "Sequence[Check]", label: str) -> Table:
     """One row per metric: recorded, computed again, and whether that agrees.
 
     Args:
@@ -255,6 +263,8 @@ def checks_table(record: Record, checks: Sequence[Check], label: str) -> Table:
         checks: What came out.
         label: What to call its defense.
     """
+    from privbench.runner.verify import CAP
+
     table = _table(_title(record, label))
     for heading in ("metric", "recorded", "now", "difference", "tolerance", ""):
         table.add_column(heading, justify="left" if heading in {"metric", ""} else "right")
@@ -312,7 +322,7 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
             if member.skipped:
                 lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
         for flag in record.flags:
-            if flag in FLAGS or flag == NOT_EXPLAINED or is_lower_bound([flag]):
+            if flag in ENSEMBLE_FLAGS or flag == NOT_EXPLAINED or is_lower_bound([flag]):
                 lines[f"{label}: {flag}: {FLAG_MEANINGS[flag]}"] = None
         failed = [image for image in record.images if image.failure]
         if failed:

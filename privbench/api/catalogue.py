@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from privbench.core.errors import UserError, unknown_name
+
 if TYPE_CHECKING:
     from privbench.conformance import Finding
+    from privbench.core import Registry
 
-__all__ = ["KINDS", "Entry", "Kind", "Parameter", "check", "component_card", "components", "json_schema"]
+__all__ = ["KINDS", "Entry", "Kind", "Parameter", "check", "component", "component_card", "components", "json_schema", "summaries"]
 
 Kind = Literal["attacks", "ensembles", "defenses", "models", "metrics", "datasets", "loggers"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -58,89 +61,98 @@ def components(kind: Kind) -> list[Entry]:
     Args:
         kind: `attacks`, `ensembles`, `defenses`, `models`, `metrics`, `datasets` or `loggers`.
     """
-    return [_entry_or_reason(name, describe) for name, describe in _ENTRIES[kind]()]
+    return [_entry_or_reason(kind, name) for name in _registry(kind).names()]
 
 
-def _entry_or_reason(name: str, describe: Callable[[str], Entry]) -> Entry:
+def component(kind: Kind, name: str) -> Entry:
+    """One of them; where it cannot be imported its summary says why.
+
+    Raises:
+        UserError: There is no such name.
+    """
+    names = _registry(kind).names()
+    if name not in names:
+        raise unknown_name(kind.removesuffix("s"), name, names)
+    return _entry_or_reason(kind, name)
+
+
+def summaries(kind: Kind) -> dict[str, str]:
+    """Every name of a kind and what it is in one line; built-in attacks, defenses and so on are not imported for it."""
+    return {name: _summary(kind, name) for name in _registry(kind).names()}
+
+
+def _summary(kind: Kind, name: str) -> str:
+    registry = _registry(kind)
+    if kind in {"ensembles", "loggers"} or not registry.is_built_in(name):
+        return _entry_or_reason(kind, name).summary
+    said = registry.declared(name)
+    return _metric_line(**said.values) if kind == "metrics" else said.summary
+
+
+def _entry_or_reason(kind: Kind, name: str) -> Entry:
     """A component; one that cannot be imported is a line that says why, and not the end of the list."""
-    from privbench.core import UserError
-
     try:
-        return describe(name)
+        return _DESCRIBED[kind](name)
     except UserError as error:
         return Entry(name, f"not available: {error}")
 
 
-_Described = list[tuple[str, Callable[[str], Entry]]]
+def _registry(kind: str) -> "Registry":
+    from privbench import core
+
+    registry: Registry = getattr(core, kind.upper())
+    return registry
 
 
-def _attacks() -> _Described:
-    from privbench.core import ATTACKS
-
-    return [(name, lambda name: _component(name, ATTACKS.get(name))) for name in ATTACKS.names()]
+def _attack(name: str) -> Entry:
+    return _component(name, _registry("attacks").get(name))
 
 
-def _ensembles() -> _Described:
-    from privbench.core import ENSEMBLES
-
-    def describe(name: str) -> Entry:
-        ensemble = ENSEMBLES.get(name)
-        members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.given_away:g} dB of PSNR on."
-        return Entry(name, f"{ensemble.summary} Attacks, in this order: {members}")
-
-    return [(name, describe) for name in ENSEMBLES.names()]
+def _ensemble(name: str) -> Entry:
+    ensemble = _registry("ensembles").get(name)
+    members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.given_away:g} dB of PSNR on."
+    return Entry(name, f"{ensemble.summary} Attacks, in this order: {members}")
 
 
-def _defenses() -> _Described:
-    from privbench.core import DEFENSES, ComponentSpec
+def _defense(name: str) -> Entry:
+    from privbench.core import ComponentSpec
     from privbench.core.labels import guarantee_text
 
-    def describe(name: str) -> Entry:
-        return replace(_component(name, DEFENSES.get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
-
-    return [(name, describe) for name in DEFENSES.names()]
+    return replace(_component(name, _registry("defenses").get(name)), guarantee=guarantee_text([ComponentSpec(name=name)]))
 
 
-def _models() -> _Described:
-    from privbench.core import MODELS
-
-    return [(name, lambda name: Entry(name, MODELS.get(name).summary)) for name in MODELS.names()]
+def _model(name: str) -> Entry:
+    return Entry(name, _registry("models").get(name).summary)
 
 
-def _metrics() -> _Described:
-    from privbench.core import METRICS
+def _metric(name: str) -> Entry:
     from privbench.scoring import registered_metric
 
-    def describe(name: str) -> Entry:
-        metric = registered_metric(name)
-        direction = "Higher means leakier." if metric.higher_is_leakier else "Lower means leakier."
-        return Entry(name, " ".join(filter(None, (metric.summary, f"[{metric.unit}]" if metric.unit else "", direction))))
-
-    return [(name, describe) for name in METRICS.names()]
+    metric = registered_metric(name)
+    return Entry(name, _metric_line(metric.summary, higher_is_leakier=metric.higher_is_leakier, unit=metric.unit))
 
 
-def _datasets() -> _Described:
-    from privbench.core import DATASETS
-
-    return [(name, lambda name: Entry(name, _first_line(DATASETS.get(name)))) for name in DATASETS.names()]
-
-
-def _loggers() -> _Described:
-    from privbench.core import LOGGERS
-
-    return [
-        (name, lambda name: Entry(name, _first_line(sys.modules[LOGGERS.get(name).__module__]))) for name in LOGGERS.names()
-    ]
+def _metric_line(summary: str, *, higher_is_leakier: bool, unit: str = "", **_: Any) -> str:
+    direction = "Higher means leakier." if higher_is_leakier else "Lower means leakier."
+    return " ".join(filter(None, (summary, f"[{unit}]" if unit else "", direction)))
 
 
-_ENTRIES: Mapping[str, Callable[[], _Described]] = {
-    "attacks": _attacks,
-    "ensembles": _ensembles,
-    "defenses": _defenses,
-    "models": _models,
-    "metrics": _metrics,
-    "datasets": _datasets,
-    "loggers": _loggers,
+def _dataset(name: str) -> Entry:
+    return Entry(name, _first_line(_registry("datasets").get(name)))
+
+
+def _logger(name: str) -> Entry:
+    return Entry(name, _first_line(sys.modules[_registry("loggers").get(name).__module__]))
+
+
+_DESCRIBED: Mapping[str, Callable[[str], Entry]] = {
+    "attacks": _attack,
+    "ensembles": _ensemble,
+    "defenses": _defense,
+    "models": _model,
+    "metrics": _metric,
+    "datasets": _dataset,
+    "loggers": _logger,
 }
 
 
@@ -189,7 +201,7 @@ def component_card(kind: str, name: str) -> str | None:
     """The card of an attack or a defense, which lies in `cards/` beside its module; None where there is none."""
     from importlib.resources import files
 
-    from privbench.core import ATTACKS, DEFENSES, UserError
+    from privbench.core import ATTACKS, DEFENSES
 
     registry = {"attacks": ATTACKS, "defenses": DEFENSES}.get(kind)
     if registry is None:

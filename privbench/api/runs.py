@@ -153,12 +153,20 @@ def plan(
     Raises:
         UserError: A name or a value is not accepted, or something does not fit.
     """
-    from privbench.runner.series import CaseSeries
     from privbench.store.places import store_at
 
     cases = _cases(model, config, settings, options)
-    series = CaseSeries(cases, store_at(output))
-    return [PlannedCase(case, str(series.output / case.folder), series.state(case)) for case in cases]
+    place = store_at(output)
+    return [PlannedCase(case, str(place / case.folder), _state(place, case)) for case in cases]
+
+
+def _state(place: "Store", case: "Case") -> str:
+    from privbench.core import Record
+    from privbench.store.case_folder import CaseFolder
+
+    if isinstance(place.find(case), Record):
+        return "finished"
+    return "begun" if CaseFolder(place.working, case).has_progress() else "new"
 
 
 def _cases(

@@ -1,14 +1,11 @@
 """`privbench list`: what can be named on the command line, with its parameters."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import click
-
-import privbench
-from privbench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from privbench.api.catalogue import Entry, Kind
@@ -25,31 +22,31 @@ def list_components(kind: str, name: str | None, as_json: bool) -> None:
 
     With NAME, such as `privbench list attacks gradvit`: its card and its parameters.
     """
-    every = privbench.components(cast("Kind", kind))
-    listed = every if name is None else [entry for entry in every if entry.name == name]
-    if name is not None and not listed:
-        raise unknown_name(kind.removesuffix("s"), name, [entry.name for entry in every])
+    from privbench.api.catalogue import component, components, summaries
+
+    meant = cast("Kind", kind)
     if as_json:
+        listed = components(meant) if name is None else [component(meant, name)]
         click.echo(json.dumps([asdict(entry) for entry in listed], indent=2))
     elif name is None:
-        _print_lines(kind, listed)
+        _print_lines(kind, summaries(meant))
     else:
-        _print_card(kind, listed[0])
+        _print_card(kind, component(meant, name))
 
 
-def _print_lines(kind: str, listed: "Sequence[Entry]") -> None:
+def _print_lines(kind: str, listed: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from privbench.cli.console import results_console
 
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True, min_width=max(len(entry.name) for entry in listed))
+    table.add_column(style="bold", no_wrap=True, min_width=max(map(len, listed)))
     table.add_column(no_wrap=True, overflow="ellipsis")
-    for entry in listed:
-        table.add_row(entry.name, Text(entry.summary))
+    for name, summary in listed.items():
+        table.add_row(name, Text(summary))
     results_console().print(table)
-    if any(entry.parameters or entry.presets for entry in listed):
+    if kind in {"attacks", "defenses"}:
         click.echo(f"privbench list {kind} NAME shows a card with parameters")
 
 

@@ -1,24 +1,28 @@
 """What `privbench run` and `privbench show` print of finished cases."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table
-from privbench.api import PlannedCase
 from privbench.cli.console import results_console
-from privbench.results import Results
+
+if TYPE_CHECKING:
+    from privbench.api import PlannedCase
+    from privbench.results import Results
 
 __all__ = ["show_plan", "show_results"]
 
 
-def show_plan(planned: Sequence[PlannedCase]) -> None:
+def show_plan(planned: "Sequence[PlannedCase]") -> None:
     """Prints resolved cases as YAML documents, each after a comment that says where it would go."""
     click.echo("---\n".join(f"# {one.place} ({one.state})\n{one.case.to_yaml()}" for one in planned), nl=False)
 
 
-def show_results(results: Results) -> None:
+def show_results(results: "Results") -> None:
     """Prints the table, what must be known about it, and what was written."""
+    from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table
+
     records, labels = results.records, results.labels
     console = results_console()
     several = len(records) > 1

@@ -76,7 +76,6 @@ def run(
     at_work("loading", quiet=quiet)
     from privbench import api
     from privbench.cli.console import notes_console
-    from privbench.cli.progress import display
     from privbench.cli.results_shown import show_plan, show_results
 
     place = api.store_at(output, scratch)
@@ -85,6 +84,8 @@ def run(
         if dry_run:
             show_plan(api.plan(output=place, **what))
             return
+        from privbench.cli.progress import display
+
         with display(notes_console(), quiet=quiet) as listener:
             results = api.run(output=place, force=force, isolate=isolate, live=live, listener=listener, **what, **options)
         show_results(results)

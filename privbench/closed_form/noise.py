@@ -8,7 +8,6 @@ everything behind its first singular values is noise.
 import math
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 __all__ = ["noise_deviation", "rows_without_signal"]
@@ -44,6 +43,8 @@ def rows_without_signal(rows: Tensor, deviation: float) -> Tensor:
     Returns:
         `[rows]` bool.
     """
+    from scipy.stats import chi2  # takes a second
+
     longest = deviation**2 * float(chi2.ppf(1 - _MISSED, rows.shape[1]))
     without: Tensor = rows.double().square().sum(dim=1) <= longest
     return without

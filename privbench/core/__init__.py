@@ -3,8 +3,9 @@
 A name is imported when it is first used, so that what only reads records does not wait for torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from privbench.core.lazy import imported_on_use
 
 if TYPE_CHECKING:
     from privbench.core.attack import Attack, GroupAttack
@@ -144,15 +145,6 @@ _NAMES = {
     "reference_scores": ("Calibration", "Identification"),
 }
 """Module to what it holds; a test compares it with the imports above."""
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
-
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Imports the module of a name."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
+    __getattr__ = imported_on_use(__name__, _NAMES)

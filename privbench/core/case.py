@@ -132,6 +132,8 @@ _ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary", "train
 
 _LATER_THREATS = {"training": "known", "server": "honest"}
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 _SELECTION = {"indices", "sha256"}
 """Which other images a case has, on which nothing random may depend."""
 
@@ -146,7 +148,7 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
         for name, default in defaults.items():
             if part.get(name, default) == default:
                 part.pop(name, None)
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(content)
 
 
 def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> "torch.Generator":

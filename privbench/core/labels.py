@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence, Set
 
 from privbench.core.case import Case
-from privbench.core.composition import build_defense
 from privbench.core.ensemble import is_ensemble
 from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, DEFENSES, Registry
@@ -33,6 +32,8 @@ def attack_label(case: Case) -> str:
 
 def guarantee_text(defense: Sequence[ComponentSpec]) -> str:
     """What the composed defense promises, in one line; or why that cannot be said, such as a package that is not installed."""
+    from privbench.core.composition import build_defense  # takes torch with it, which nothing else here needs
+
     try:
         return build_defense(defense).guarantee()
     except UserError as error:
@@ -43,8 +44,8 @@ def _changed(part: ComponentSpec, registry: Registry) -> ComponentSpec:
     if part.name not in registry.names():
         # Of a package that is not installed here: nobody knows its defaults.
         return part
-    fields = registry.get(part.name).model_fields
-    return _only(part, {key for key, value in part.parameters.items() if key not in fields or value != fields[key].default})
+    defaults = registry.declared(part.name).values
+    return _only(part, {key for key, value in part.parameters.items() if key not in defaults or value != defaults[key]})
 
 
 def _only(part: ComponentSpec, keys: Set[str]) -> ComponentSpec:

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from privbench.core.declared import Declared, declared
 from privbench.core.errors import UserError, unknown_name
 
 __all__ = ["ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"]
@@ -69,6 +70,15 @@ class Registry:
         """Where a component comes from, as `module:attribute`."""
         return self._entry(name)[0]
 
+    def declared(self, name: str) -> Declared:
+        """What a component says of itself; a built-in is not imported for it, where its source tells.
+
+        Raises:
+            UserError: As `get`.
+        """
+        found = declared(self.origin(name)) if self.is_built_in(name) else None
+        return found or _said_by(self.get(name))
+
     def get(self, name: str) -> Any:
         """The component registered under a name.
 
@@ -97,6 +107,12 @@ class Registry:
         if name not in table:
             raise unknown_name(self.kind, name, table)
         return table[name]
+
+
+def _said_by(component: Any) -> Declared:
+    fields = getattr(component, "model_fields", {})
+    summary = getattr(component, "summary", None) or (component.__doc__ or "").strip().partition("\n")[0]
+    return Declared(str(summary), {key: info.default for key, info in fields.items() if not info.is_required()})
 
 
 def _load(target: str) -> Any:

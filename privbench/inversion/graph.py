@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch._inductor
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
 __all__ = ["Recorded", "compile_recorded", "is_compiled", "record"]
 
@@ -76,6 +73,8 @@ def record(function: Callable[..., tuple[Tensor, ...]], constants: Sequence[Tens
     Returns:
         The same function of the variables.
     """
+    from torch.fx.experimental.proxy_tensor import make_fx  # what it takes with it is a second
+
     with torch.no_grad(), _ALONE:
         module = make_fx(torch.func.functionalize(function))(*constants, *variables)
         module = _cleaned(module)
@@ -86,6 +85,8 @@ def record(function: Callable[..., tuple[Tensor, ...]], constants: Sequence[Tens
 
 def _cleaned(module: fx.GraphModule) -> fx.GraphModule:
     """Without identities, repetitions and dead ends."""
+    from torch.fx.passes.dialect.common.cse_pass import CSEPass
+
     for node in list(module.graph.nodes):
         if node.target in (_aten.alias.default, _aten.detach.default):
             node.replace_all_uses_with(node.args[0])
@@ -259,11 +260,11 @@ def compile_recorded(recorded: Recorded, variables: Sequence[Tensor]) -> Callabl
 
 
 def _compiled(recorded: Recorded, variables: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    import torch._inductor as inductor
+
     with torch.no_grad(), _kept_cache():
         try:
-            compiled: Callable[..., Sequence[Tensor]] = torch._inductor.compile(
-                recorded.module, [*recorded.constants, *variables]
-            )
+            compiled: Callable[..., Sequence[Tensor]] = inductor.compile(recorded.module, [*recorded.constants, *variables])
             compiled(*recorded.constants, *variables)
         except torch.OutOfMemoryError:
             raise

@@ -1,22 +1,27 @@
 """Victims and priors: timm models and the embedded ones behind one [0, 1] input contract."""
 
-from privbench.models.checkpoints import load_state
-from privbench.models.loading import (
-    VictimCard,
-    card_beside,
-    embedded_name,
-    file_sha256,
-    load_victim,
-    position_rows,
-    read_card,
-    resolve_victim,
-    victim_card,
-)
-from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
-from privbench.models.own import register_module
-from privbench.models.prior import PRIOR_OFF, load_prior, prior_for
-from privbench.models.victim import TransformerParts, Victim
-from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
+from typing import TYPE_CHECKING
+
+from privbench.core.lazy import imported_on_use
+
+if TYPE_CHECKING:
+    from privbench.models.checkpoints import load_state
+    from privbench.models.loading import (
+        VictimCard,
+        card_beside,
+        embedded_name,
+        file_sha256,
+        load_victim,
+        position_rows,
+        read_card,
+        resolve_victim,
+        victim_card,
+    )
+    from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
+    from privbench.models.own import register_module
+    from privbench.models.prior import PRIOR_OFF, load_prior, prior_for
+    from privbench.models.victim import TransformerParts, Victim
+    from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
 
 BUILT_IN = {
     "vit_mini_patch4_32": "privbench.models.zoo:vit_mini_patch4_32",
@@ -53,3 +58,44 @@ __all__ = [
     "tokens_after",
     "victim_card",
 ]
+
+_NAMES = {
+    "checkpoints": ("load_state",),
+    "loading": (
+        "VictimCard",
+        "card_beside",
+        "embedded_name",
+        "file_sha256",
+        "load_victim",
+        "position_rows",
+        "read_card",
+        "resolve_victim",
+        "victim_card",
+    ),
+    "loss": (
+        "PenalisedLayer",
+        "client_loss",
+        "forward",
+        "tokens_after",
+    ),
+    "own": ("register_module",),
+    "prior": (
+        "PRIOR_OFF",
+        "load_prior",
+        "prior_for",
+    ),
+    "victim": (
+        "TransformerParts",
+        "Victim",
+    ),
+    "zoo": (
+        "DEFAULT_MODEL",
+        "Architecture",
+        "build_model",
+        "default_spec",
+    ),
+}
+"""Module to what it holds; a test compares it with the imports above."""
+
+if not TYPE_CHECKING:
+    __getattr__ = imported_on_use(__name__, _NAMES)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from privbench.core import UserError
@@ -121,6 +120,8 @@ def resampled_positions(state: Mapping[str, Tensor], wanted: Mapping[str, torch.
         wanted: The model's shapes.
         prefix_tokens: Rows before the patches', which stay as they are.
     """
+    from timm.layers.pos_embed import resample_abs_pos_embed  # importing timm takes a second
+
     fitted = dict(state)
     for name, value in state.items():
         shape = wanted.get(name)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -265,6 +264,8 @@ def pretrained_state(spec: ModelSpec) -> dict[str, Tensor]:
     Raises:
         UserError: They cannot be had.
     """
+    import timm  # takes a second
+
     try:
         network = timm.create_model(spec.name, pretrained=True, num_classes=spec.num_classes)
     except Exception as error:  # the hub client raises its own and the network's errors

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from torch import Tensor, nn
@@ -116,6 +115,8 @@ def _built(spec: _PriorSpec) -> Victim:
     if not arguments:
         shell = build_model(default_spec(spec.name))
         return Victim(shell.network, image_size=size, mean=mean, std=std)
+    import timm
+
     try:
         network = timm.create_model(spec.name, **arguments)
     except Exception as error:  # a builder raises whatever it likes about arguments

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from privbench.analysis.flags import is_lower_bound
 from privbench.core import Ensemble, UserError
+from privbench.core.flags import LOWER_BOUND
 from privbench.plots.strengths import by_strength
-from privbench.undo import LOWER_BOUND
 
 __all__ = ["AWAY", "ENOUGH", "FRONT_SETTING", "front_points", "share_interval"]
 

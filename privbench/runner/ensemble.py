@@ -5,7 +5,7 @@ They are parts of its row and no rows of their own: the images that they attacke
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from privbench.core import (
@@ -31,17 +31,7 @@ from privbench.store.case_folder import CaseFolder
 from privbench.store.files import check_output
 from privbench.store.layout import CASE, COMPARISON
 
-__all__ = ["FLAGS", "run"]
-
-FLAGS: Mapping[str, str] = {
-    "only-unaware-attackers": "no attacker who knows of the defense was run; --adversary aware runs them",
-    "randomised-defense-once": "the defense is random and was drawn once; --attack rand draws it three times",
-    "zero-gradient": "some parameter's gradient is zero in every entry: attacks that need it see nothing",
-    "weaker-beat-stronger": "an attack that knows less ended at least 0.5 dB above the same attack that knows more",
-    "loss-fell-score-did-not": "an attack matched the gradient, and its images are no nearer to the truth than mid-grey",
-    "every-attack-failed": "no attack returned anything for some image, which gets the worst scores",
-}
-"""Reliability flags of an ensemble's record, and what they mean."""
+__all__ = ["run"]
 
 
 def run(

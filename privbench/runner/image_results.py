@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from privbench.core import Failure, ImageResult, Observation, Reconstruction, Secret
+from privbench.core.flags import LOWER_BOUND
 from privbench.runner.context import CaseContext
 from privbench.runner.explained import with_explained_share
 from privbench.runner.pictures import picture_names, png
 from privbench.scoring import MetricSuite, failed_scores, score_batch, score_choices, to_uint8
-from privbench.undo import LOWER_BOUND, explains_input
+from privbench.undo import explains_input
 
 __all__ = ["ResultScorer", "ScoredBatch"]
 

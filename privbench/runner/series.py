@@ -10,7 +10,6 @@ from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw, ShownCase, shown_results
 from privbench.runner.suites import Suites
 from privbench.store.base import Store
-from privbench.store.case_folder import CaseFolder
 
 __all__ = ["CaseSeries"]
 
@@ -33,12 +32,6 @@ class CaseSeries:
     suites: Suites = field(default_factory=Suites)
     draw: Draw | None = None
     _contexts: dict[str, CaseContext] = field(default_factory=dict, init=False)
-
-    def state(self, case: Case) -> str:
-        """Whether a case is `finished`, `begun` or `new`."""
-        if self._record(case) is not None:
-            return "finished"
-        return "begun" if CaseFolder(self.output.working, case).has_progress() else "new"
 
     def run(self, *, force: bool, listener: Listener) -> list[Record]:
         """Computes what is not finished.

@@ -4,20 +4,38 @@ A third party adds a metric as a `privbench.core.Metric` (or a `MetricFactory`) 
 `privbench.metrics`; `metric_suite` then includes it.
 """
 
-from privbench.scoring.calibration import CALIBRATION_ROWS, calibration_pictures
-from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accuracy, score_choices
-from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
-from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
-from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim, ssim_zero_padded
-from privbench.scoring.paired import PAIRED_TEST, PairedDifference, holm, paired_difference
-from privbench.scoring.pairing import pair
-from privbench.scoring.patches import best_placement
-from privbench.scoring.perceptual import LPIPS_MINIMUM
-from privbench.scoring.pixels import from_uint8, to_uint8
-from privbench.scoring.positions import POSITION_FOLDS, pairwise_position_error, position_errors
-from privbench.scoring.score import ImageScores, failed_scores, score_batch
-from privbench.scoring.suite import BUILT_IN, MetricSuite, metric_suite, registered_metric
-from privbench.scoring.summary import bootstrap_interval, summarise
+from typing import TYPE_CHECKING
+
+from privbench.core.lazy import imported_on_use
+
+if TYPE_CHECKING:
+    from privbench.scoring.calibration import CALIBRATION_ROWS, calibration_pictures
+    from privbench.scoring.choices import ChoiceScores, mask_accuracy, order_accuracy, score_choices
+    from privbench.scoring.factory import Compute, MetricFactory, MetricUnavailable, SuiteOptions
+    from privbench.scoring.fourier import fft2d_cosine, fft2d_mse
+    from privbench.scoring.metrics import PSNR_CAP, SSIM_WINDOW, mse, psnr, ssim, ssim_zero_padded
+    from privbench.scoring.paired import PAIRED_TEST, PairedDifference, holm, paired_difference
+    from privbench.scoring.pairing import pair
+    from privbench.scoring.patches import best_placement
+    from privbench.scoring.perceptual import LPIPS_MINIMUM
+    from privbench.scoring.pixels import from_uint8, to_uint8
+    from privbench.scoring.positions import POSITION_FOLDS, pairwise_position_error, position_errors
+    from privbench.scoring.score import ImageScores, failed_scores, score_batch
+    from privbench.scoring.suite import MetricSuite, metric_suite, registered_metric
+    from privbench.scoring.summary import bootstrap_interval, summarise
+
+BUILT_IN = {
+    "psnr": "privbench.scoring.metrics:PSNR",
+    "ssim": "privbench.scoring.metrics:SSIM",
+    "lpips": "privbench.scoring.perceptual:LPIPS",
+    "mse": "privbench.scoring.metrics:MSE",
+    "psnr_patch": "privbench.scoring.patches:PSNR_PATCH",
+    "ssim_patch": "privbench.scoring.patches:SSIM_PATCH",
+    "fft2d_cosine": "privbench.scoring.fourier:FFT2D_COSINE",
+    "fft2d_mse": "privbench.scoring.fourier:FFT2D_MSE",
+    "ssim_zero_padded": "privbench.scoring.metrics:SSIM_ZERO_PADDED",
+}
+"""The metrics of the suite as `module:attribute`, in the order of the columns."""
 
 __all__ = [
     "BUILT_IN",
@@ -60,3 +78,70 @@ __all__ = [
     "summarise",
     "to_uint8",
 ]
+
+_NAMES = {
+    "calibration": (
+        "CALIBRATION_ROWS",
+        "calibration_pictures",
+    ),
+    "choices": (
+        "ChoiceScores",
+        "mask_accuracy",
+        "order_accuracy",
+        "score_choices",
+    ),
+    "factory": (
+        "Compute",
+        "MetricFactory",
+        "MetricUnavailable",
+        "SuiteOptions",
+    ),
+    "fourier": (
+        "fft2d_cosine",
+        "fft2d_mse",
+    ),
+    "metrics": (
+        "PSNR_CAP",
+        "SSIM_WINDOW",
+        "mse",
+        "psnr",
+        "ssim",
+        "ssim_zero_padded",
+    ),
+    "paired": (
+        "PAIRED_TEST",
+        "PairedDifference",
+        "holm",
+        "paired_difference",
+    ),
+    "pairing": ("pair",),
+    "patches": ("best_placement",),
+    "perceptual": ("LPIPS_MINIMUM",),
+    "pixels": (
+        "from_uint8",
+        "to_uint8",
+    ),
+    "positions": (
+        "POSITION_FOLDS",
+        "pairwise_position_error",
+        "position_errors",
+    ),
+    "score": (
+        "ImageScores",
+        "failed_scores",
+        "score_batch",
+    ),
+    "suite": (
+        "MetricSuite",
+        "metric_suite",
+        "registered_metric",
+    ),
+    "summary": (
+        "bootstrap_interval",
+        "summarise",
+    ),
+}
+"""Module to what it holds; a test compares it with the imports above."""
+
+if not TYPE_CHECKING:
+    __getattr__ = imported_on_use(__name__, _NAMES)

@@ -7,22 +7,10 @@ from pathlib import Path
 from privbench.core.errors import UserError
 from privbench.core.metric import Metric
 from privbench.core.registry import METRICS
+from privbench.scoring import BUILT_IN
 from privbench.scoring.factory import MetricFactory, MetricUnavailable, SuiteOptions
 
-__all__ = ["BUILT_IN", "MetricSuite", "metric_suite", "registered_metric"]
-
-BUILT_IN: dict[str, str] = {
-    "psnr": "privbench.scoring.metrics:PSNR",
-    "ssim": "privbench.scoring.metrics:SSIM",
-    "lpips": "privbench.scoring.perceptual:LPIPS",
-    "mse": "privbench.scoring.metrics:MSE",
-    "psnr_patch": "privbench.scoring.patches:PSNR_PATCH",
-    "ssim_patch": "privbench.scoring.patches:SSIM_PATCH",
-    "fft2d_cosine": "privbench.scoring.fourier:FFT2D_COSINE",
-    "fft2d_mse": "privbench.scoring.fourier:FFT2D_MSE",
-    "ssim_zero_padded": "privbench.scoring.metrics:SSIM_ZERO_PADDED",
-}
-"""The metrics of the suite as `module:attribute`, in the order of the columns."""
+__all__ = ["MetricSuite", "metric_suite", "registered_metric"]
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,84 @@
-"""The vocabulary is imported name by name: who reads results does not wait for torch."""
+"""Names are imported one by one, and components read without importing them: who reads results does not wait for torch."""
 
 import ast
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-import privbench.core
+from privbench.core import ATTACKS, DEFENSES, METRICS, MODELS, SERVERS, Defense, Registry
+from privbench.core.declared import Declared, declared
 
 ROOT = Path(__file__).parents[2]
 PACK = "results/mixing.jsonl.gz"
+CASE = "eaec0305d697"
 
 
-def test_every_name_is_found_where_the_type_checker_finds_it() -> None:
-    tree = ast.parse((ROOT / "privbench" / "core" / "__init__.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("room", ["core", "data", "models", "scoring"])
+def test_every_name_is_found_where_the_type_checker_finds_it(room: str) -> None:
+    package = importlib.import_module(f"privbench.{room}")
+    tree = ast.parse((ROOT / "privbench" / room / "__init__.py").read_text(encoding="utf-8"))
     imported = {
         name.name: node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("privbench.")
+        for block in tree.body
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
         for name in node.names
     }
-    assert {name: f"privbench.core.{module}" for name, module in privbench.core._MODULES.items()} == imported
-    assert set(privbench.core.__all__) == set(imported)
+    found = {name: f"privbench.{room}.{module}" for module, names in package._NAMES.items() for name in names}
+    assert imported
+    assert found == imported
+    assert set(package.__all__) == {*imported, *(["BUILT_IN"] if hasattr(package, "BUILT_IN") else [])}
     for name in imported:
-        assert getattr(privbench.core, name) is not None
+        assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        getattr(privbench.core, "Nothing")  # noqa: B009 (a type checker would refuse the plain way)
+        getattr(package, "Nothing")  # noqa: B009 (a type checker would refuse the plain way)
+
+
+@pytest.mark.parametrize("registry", [ATTACKS, DEFENSES, SERVERS], ids=lambda registry: registry.kind)
+def test_the_source_of_a_component_says_what_the_class_says(registry: Registry) -> None:
+    for name in registry.names():
+        component = registry.get(name)
+        said = declared(registry.origin(name))
+        assert said is not None, f"{name} is imported where its source should do"
+        assert said.summary == component.__doc__.partition("\n")[0]
+        required = {key: info.default for key, info in component.model_fields.items() if not info.is_required()}
+        assert dict(said.values) == required
+        assert registry.declared(name) == said
+
+
+@pytest.mark.parametrize("registry", [METRICS, MODELS], ids=lambda registry: registry.kind)
+def test_the_source_of_an_object_says_its_summary(registry: Registry) -> None:
+    for name in registry.names():
+        said = declared(registry.origin(name))
+        assert said is not None
+        assert said.summary == registry.get(name).summary
+
+
+def test_what_the_source_does_not_tell_is_asked_of_the_component() -> None:
+    class Computed(Defense):
+        """Summary.
+
+        More.
+        """
+
+        name: ClassVar[str] = "computed"
+        rate: float = sum([0.25, 0.25])
+
+        def guarantee(self) -> str:
+            return ""
+
+    DEFENSES.register("computed", Computed)
+    try:
+        assert DEFENSES.declared("computed") == Declared("Summary.", {"rate": 0.5})
+    finally:
+        DEFENSES.unregister("computed")
+    assert declared("privbench.core.defense:Nothing") is None
 
 
 @pytest.mark.parametrize(
@@ -34,11 +86,14 @@ def test_every_name_is_found_where_the_type_checker_finds_it() -> None:
     [
         ("status", PACK),
         ("leaderboard", PACK, "-o", "{folder}/a.csv"),
+        ("leaderboard", PACK, "-o", "{folder}/a.md"),
         ("pack", PACK, "-o", "{folder}/b.jsonl.gz"),
+        ("show", CASE, "--output", PACK),
+        *(("list", kind) for kind in ("attacks", "ensembles", "defenses", "models", "metrics", "datasets")),
     ],
-    ids=lambda arguments: arguments[0],
+    ids=" ".join,
 )
-def test_reading_results_imports_no_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_reading_results_and_listing_import_no_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
     words = [word.format(folder=tmp_path) for word in arguments]
     lines = (
         "import sys",
@@ -47,3 +102,13 @@ def test_reading_results_imports_no_torch(arguments: tuple[str, ...], tmp_path: 
         "assert 'torch' not in sys.modules",
     )
     subprocess.run([sys.executable, "-c", "; ".join(lines)], cwd=ROOT, check=True, capture_output=True, timeout=120)
+
+
+def test_a_case_is_resolved_without_what_only_attacks_need(tmp_path: Path) -> None:
+    code = (
+        f"import os, sys; os.chdir({str(tmp_path)!r}); from privbench.cli import main; "
+        "main(['run', '--defense', 'none,mjp', '--dry-run'], standalone_mode=False); "
+        "slow = {'timm', 'torchvision', 'pandas', 'matplotlib', 'scipy.stats', 'torch._dynamo'} & sys.modules.keys(); "
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=120)

@@ -10,7 +10,8 @@ import torch
 
 from privbench.analysis.leaderboard import leaderboard
 from privbench.core import ATTACKS, ENSEMBLES, Attack, Case, Ensemble, Observation, Progress, Reconstruction, Record, UserError
-from privbench.runner.ensemble import FLAGS, run
+from privbench.core.flags import ENSEMBLE_FLAGS
+from privbench.runner.ensemble import run
 from privbench.runner.listener import Listener
 from privbench.runner.options import RunOptions
 from privbench.runner.resolve import resolve_cases
@@ -189,7 +190,7 @@ def test_flags_say_what_a_number_is_not_worth(
 ) -> None:
     name = ensemble("test-flat")
     calm = compute(resolved(name))
-    assert not set(calm.flags) & FLAGS.keys() - {"zero-gradient"}
+    assert not set(calm.flags) & ENSEMBLE_FLAGS.keys() - {"zero-gradient"}
     assert {"only-unaware-attackers", "randomised-defense-once"} <= set(
         compute(resolved(name, "mjp", adversary="unaware")).flags
     )
