@@ -11,6 +11,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "failed-images": "the attack failed on some image, which gets the worst scores",
     "random-weights": "the victim is untrained: a baseline, and no deployed model",
     "defense-added-after-training": "the victim's weights were trained without the defense, which changed the model afterwards",
+    "classifier-drawn": "the victim's trained weights have no classifier, and this one was drawn at random",
     "labels-recovered": "the attack was not told the labels and read them off the update",
     "solver-diverged": "the optimiser did not converge on some image",
     "mask-inferred": "the client did not tell which patches it masked; the attack inferred them",

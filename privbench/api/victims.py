@@ -281,5 +281,5 @@ def evaluate(
             positions = folder / f"positions--{name}.safetensors"
             atomic_write(positions, save(position_rows(victim)))
     relative = None if compared is None else found.mean_corruption_error(compared)
-    flags = ["defense-added-after-training"] if victim.changed_after_training else []
-    return Evaluation(found, path, positions, tuple(f"{flag}: {FLAG_MEANINGS[flag]}" for flag in flags), relative)
+    remarks = tuple(f"{flag}: {FLAG_MEANINGS[flag]}" for flag in victim.flags)
+    return Evaluation(found, path, positions, remarks, relative)

@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["imported_on_use"]
 
 
-def imported_on_use(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """A package's `__getattr__`.
+def imported_on_use(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`.
 
     Args:
         package: Its name.
@@ -24,4 +24,4 @@ def imported_on_use(package: str, names: Mapping[str, Sequence[str]]) -> Callabl
         setattr(sys.modules[package], name, found)
         return found
 
-    return attribute
+    return attribute, lambda: sorted({*vars(sys.modules[package]), *modules})

@@ -17,7 +17,7 @@ from torch import Tensor
 from privbench.core import Defense, ModelSpec, UserError, VictimSpec
 from privbench.models.checkpoints import RESAMPLED, fitted_names, load_state, resampled_positions
 from privbench.models.victim import Victim
-from privbench.models.zoo import build_model, default_spec, has_classifier, require_classifies
+from privbench.models.zoo import architecture, build_model, default_spec, has_classifier, require_classifies
 
 __all__ = [
     "VictimCard",
@@ -220,8 +220,13 @@ def _fitted(victim: Victim, state: Mapping[str, Tensor], spec: VictimSpec) -> di
         named = resampled_positions(named, _shapes(own), victim.parts().prefix_tokens if victim.patch_size else 0)
     if not has_classifier(spec.model.name):
         # Such weights have no classifier: it stays as it was drawn.
-        weight, bias = victim.classifier_names()
-        named = {**{name: own[name] for name in (weight, bias)}, **named}
+        drawn = {name: own[name] for name in victim.classifier_names() if name not in named}
+        victim.classifier_drawn = bool(drawn)
+        named = {**drawn, **named}
+    if spec.weights == "pretrained":
+        # Timm itself draws one where its weights have none, or one of another size.
+        native = architecture(spec.model.name).num_classes
+        victim.classifier_drawn = not has_classifier(spec.model.name) or spec.model.num_classes != native
     return dict(named)
 
 

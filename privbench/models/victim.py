@@ -84,8 +84,16 @@ class Victim(nn.Module):
         self.has_index_embedding = False
         self.changed_after_training = False
         """Whether a defense added or removed parameters of weights that were trained without it."""
+        self.classifier_drawn = False
+        """Whether the trained weights had no classifier, so that this one was drawn at random."""
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a reader of any number of this victim must know of its weights."""
+        found = {"defense-added-after-training": self.changed_after_training, "classifier-drawn": self.classifier_drawn}
+        return tuple(flag for flag, is_set in found.items() if is_set)
 
     def forward(
         self,

@@ -194,6 +194,14 @@ def require_classifies(spec: ModelSpec) -> None:
         )
 
 
+def _without_cached_biases(module: nn.Module, _: object) -> None:
+    """Clears what a layer of LeViT, EfficientFormer or TinyViT keeps of its parameters in eval mode, before each pass.
+
+    It is of an earlier pass: of other parameters, and of a derivative that is over.
+    """
+    cast(Any, module).attention_bias_cache.clear()
+
+
 def _native(spec: ModelSpec) -> str:
     size = architecture(spec.name).image_size
     return "" if size == spec.image_size else f"; its own size is {size}"
@@ -218,6 +226,8 @@ def build_model(spec: ModelSpec) -> Victim:
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             cast(Any, module).fused_attn = False
+        if hasattr(module, "attention_bias_cache"):
+            module.register_forward_pre_hook(_without_cached_biases)
     victim = Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)
     if victim.patch_size and spec.image_size % victim.patch_size:
         raise UserError(

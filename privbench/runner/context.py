@@ -106,11 +106,9 @@ class CaseContext:
     @property
     def flags(self) -> frozenset[str]:
         """What a reader of the scores must know of images and victim."""
-        flags = set(self.images.flags)
+        flags = {*self.images.flags, *self.victim.flags}
         if self.case.victim.weights == "random":
             flags.add("random-weights")
-        if self.victim.changed_after_training:
-            flags.add("defense-added-after-training")
         return frozenset(flags)
 
     def observe(self, batch: int) -> tuple[Observation, Secret]:

@@ -144,4 +144,4 @@ _NAMES = {
 """Module to what it holds; a test compares it with the imports above."""
 
 if not TYPE_CHECKING:
-    __getattr__ = imported_on_use(__name__, _NAMES)
+    __getattr__, __dir__ = imported_on_use(__name__, _NAMES)

@@ -34,6 +34,7 @@ def test_every_name_is_found_where_the_type_checker_finds_it(room: str) -> None:
     assert imported
     assert found == imported
     assert set(package.__all__) == {*imported, *(["BUILT_IN"] if hasattr(package, "BUILT_IN") else [])}
+    assert imported.keys() <= set(dir(package))
     for name in imported:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

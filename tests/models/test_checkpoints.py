@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from privbench.core import UserError, VictimSpec, build_defense, resolve_defense
-from privbench.models import build_model, default_spec, load_state, load_victim, resolve_victim
+from privbench.models import build_model, default_spec, load_state, load_victim, loading, resolve_victim
 from privbench.models.checkpoints import RESAMPLED, fitted_names
 
 NONE = build_defense(resolve_defense("none"))
@@ -108,3 +108,20 @@ def test_an_architecture_without_a_classifier_gets_one(tmp_path: Path) -> None:
     victim = load_victim(VictimSpec(model=spec, weights=str(tmp_path / "w.pth")), NONE, generator=torch.Generator())
     assert torch.equal(victim.state_dict()["network.cls_token"], bare["cls_token"])
     assert victim(torch.zeros(1, 3, 28, 28)).shape == (1, 1000)
+    assert victim.classifier_drawn
+    torch.save(network.state_dict(), tmp_path / "whole.pth")
+    whole = VictimSpec(model=spec, weights=str(tmp_path / "whole.pth"))
+    assert not load_victim(whole, NONE, generator=torch.Generator()).classifier_drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "drawn"),
+    [("deit_tiny_patch16_224", 1000, False), ("deit_tiny_patch16_224", 10, True), ("vit_small_patch14_dinov2", 1000, True)],
+)
+def test_a_classifier_that_timm_draws_is_said(
+    name: str, num_classes: int, drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "pretrained_state", lambda spec: build_model(spec).network.state_dict())
+    spec = default_spec(name, num_classes=num_classes, image_size=28 if "patch14" in name else 32)
+    victim = load_victim(VictimSpec(model=spec, weights="pretrained"), NONE, generator=torch.Generator())
+    assert victim.classifier_drawn == drawn

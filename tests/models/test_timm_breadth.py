@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 import torch
+from torch.func import grad
 
 from benchmarks.model_table import Answer, answer, transformers
-from privbench.core import UserError, build_defense, resolve_defense
-from privbench.models import build_model, default_spec, load_victim, resolve_victim
+from privbench.core import ModelInput, UserError, build_defense, resolve_defense
+from privbench.models import build_model, client_loss, default_spec, load_victim, resolve_victim
 
 SAMPLE = (
     "vit_tiny_patch16_224",
@@ -57,6 +58,41 @@ def test_a_model_is_taken_or_refused_in_a_line(name: str) -> None:
 @pytest.mark.parametrize("name", transformers())
 def test_every_model_is_taken_or_refused_in_a_line(name: str) -> None:
     _says_it_in_a_line(_asked(name))
+
+
+# Networks that keep tensors which they make of their parameters, in eval mode, from one pass to the next.
+CACHING = ("levit_128s", "tiny_vit_5m_224")
+OTHERS = sorted({"efficientformer_l1", "efficientformerv2_s0", "efficientvit_m0", *SAMPLE} - set(CACHING))
+
+
+@pytest.mark.parametrize("name", [*CACHING, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)])
+def test_two_steps_of_gradient_matching_go_through_every_model(name: str) -> None:
+    with torch.device("meta"), torch.no_grad():
+        spec = default_spec(name)
+        victim = build_model(spec).eval()
+        parameters = {key: value.detach() for key, value in victim.named_parameters()}
+        labels = torch.zeros(1, dtype=torch.int64)
+
+        def distance(images: torch.Tensor) -> torch.Tensor:
+            simulated = grad(lambda values: client_loss(victim, ModelInput(images), labels, values))(parameters)
+            return torch.stack([value.square().sum() for value in simulated.values()]).sum()
+
+        images = torch.rand(1, 3, spec.image_size, spec.image_size)
+        for _ in range(2):
+            assert grad(distance)(images).shape == images.shape
+
+
+def test_a_pass_does_not_use_biases_of_earlier_parameters() -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        victim = build_model(default_spec("levit_128s", num_classes=10)).eval()
+        images = torch.rand(1, 3, 224, 224)
+        # At random weights LeViT's blocks pass on what they are given.
+        own = {name: value + 1 if "bn.weight" in name else value for name, value in victim.named_parameters()}
+        changed = {name: torch.randn_like(value) if "attention_biases" in name else value for name, value in own.items()}
+        before = torch.func.functional_call(victim, own, (images,))
+        assert not torch.allclose(torch.func.functional_call(victim, changed, (images,)), before)
+        assert torch.allclose(torch.func.functional_call(victim, own, (images,)), before)
 
 
 @pytest.mark.parametrize(

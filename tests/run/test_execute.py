@@ -26,7 +26,7 @@ from privbench.core import (
     UserError,
     generator_for,
 )
-from privbench.models import build_model, default_spec
+from privbench.models import build_model, default_spec, loading
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.interrupt import Interrupted
 from privbench.runner.listener import StepReport
@@ -240,6 +240,14 @@ def test_a_defense_that_changes_trained_weights_is_a_flag(
     flags = [compute(small_case(weights=str(tmp_path / "plain.pth"), defense=one)).flags for one in ("none", "mjp")]
     assert ["defense-added-after-training" in found for found in flags] == [False, True]
     assert "random-weights" not in flags[1]
+
+
+def test_a_classifier_that_was_drawn_is_a_flag(
+    small_case: Callable[..., Case], compute: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "pretrained_state", lambda spec: build_model(spec).network.state_dict())
+    cases = [small_case(weights="pretrained", num_classes=count) for count in (10, 12)]
+    assert ["classifier-drawn" in compute(case).flags for case in cases] == [False, True]
 
 
 def test_provenance_and_flags(small_case: Callable[..., Case], compute: Callable[..., Record]) -> None:
