@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from privbench.conformance import Finding
     from privbench.core import Registry
 
-__all__ = ["KINDS", "Entry", "Kind", "Parameter", "check", "component", "component_card", "components", "json_schema", "summaries"]
+__all__ = [
+    "KINDS",
+    "Entry",
+    "Kind",
+    "Parameter",
+    "check",
+    "component",
+    "component_card",
+    "components",
+    "json_schema",
+    "summaries",
+]
 
 Kind = Literal["attacks", "ensembles", "defenses", "models", "metrics", "datasets", "loggers"]
 KINDS: tuple[str, ...] = get_args(Kind)
