@@ -1,28 +1,34 @@
 """Orthogonal SVD conditioning in its own setting, small: two meta-layers, five ways to train, several seeds.
 
-    python -m benchmarks.svd_conditioning --data cifar10 -o benchmarks/svd-conditioning.csv
+    python -m benchmarks.svd_conditioning --data cifar10 -o benchmarks/svd-conditioning.csv [--keep FOLDER]
 
 A row is a network, a way and a seed: test accuracy, and the condition number of the meta-layer's covariance after each epoch.
 The ways act on the layer in front of the meta-layer alone, as published: `plain`; `orthogonal-weight`, the weight replaced by
 the nearest orthogonal one after every step; `nog`, its gradient replaced by the nearest orthogonal one; `olr`, its learning
-rate the optimal one where that is smaller; `nog+olr`. SGD with momentum, flips and shifts, a cosine.
+rate the optimal one where that is smaller; `nog+olr`. SGD with momentum, flips and shifts, a cosine. Rows of seeds that are in
+the file already stay, and further ones are added. At the end the accuracies' means stand with their intervals over seeds.
 """
 
 import csv
 import time
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, cast
 
 import click
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from privbench.core import UserError
 from privbench.data import open_images
 from privbench.defenses.nog import nearest_orthogonal, optimal_learning_rate
 from privbench.models.svd_cnn import SvdCnn
 from privbench.models.svd_layers import condition_number
 from privbench.models.zoo import CIFAR_MEAN, CIFAR_STD
+from privbench.scoring import student_interval
 
 __all__ = ["WAYS", "train"]
 
@@ -62,8 +68,8 @@ def train(
     training: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     epochs: int,
-) -> tuple[float, list[float]]:
-    """Test accuracy, and the mean condition number of the covariance in each epoch.
+) -> tuple[float, list[float], SvdCnn]:
+    """Test accuracy, the mean condition number of the covariance in each epoch, and the network.
 
     Args:
         meta: Which meta-layer.
@@ -109,7 +115,28 @@ def train(
     network.eval()
     with torch.no_grad():
         predicted = torch.cat([network(_normalised(part)).argmax(1) for part in torch.split(test[0], 500)])
-    return float((predicted == test[1]).double().mean()), conditions
+    return float((predicted == test[1]).double().mean()), conditions, network
+
+
+def _done(output: Path, header: Sequence[str]) -> list[list[str]]:
+    """The rows that a file has; a file of another shape is refused."""
+    if not output.exists():
+        return []
+    with output.open(encoding="utf-8", newline="") as file:
+        there, *rows = list(csv.reader(file))
+    if there != list(header):
+        raise UserError(f"{output} has other columns; name another file, or give the --epochs that it was made with")
+    return rows
+
+
+def _summary(rows: Sequence[Sequence[str]]) -> None:
+    """Prints what the seeds say together: accuracy, and the condition number in the last epoch."""
+    for meta in _METAS:
+        for way in WAYS:
+            chosen = [row for row in rows if row[:2] == [f"cnn_{meta}_32", way]]
+            found = student_interval([float(row[4]) for row in chosen])
+            last = ", ".join(row[-1] for row in chosen)
+            click.echo(f"{meta} {way}: {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}], {found.n} seeds, condition {last}")
 
 
 @click.command()
@@ -118,36 +145,34 @@ def train(
 @click.option("--test-images", default=2000, show_default=True, help="The first N test images.")
 @click.option("--epochs", default=4, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for the networks' weights.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV file.")
-def main(data: str, images: int, test_images: int, epochs: int, seeds: int, output: Path) -> None:
+def main(data: str, images: int, test_images: int, epochs: int, seeds: int, keep: Path | None, output: Path) -> None:
     """Train every network in every way with every seed, and write a row for each as it is done."""
-    sets = []
-    for split, count in (("train", images), ("test", test_images)):
-        pixels, labels = open_images(data, split).as_tensors(32)
-        sets.append((pixels[:count], labels[:count]))
+    names = ("network", "way", "seed", "images", "accuracy", "seconds")
+    header = [*names, *(f"condition_{number + 1}" for number in range(epochs))]
+    rows = _done(output, header)
+    sets = [open_images(data, split).as_tensors(32, most) for split, most in (("train", images), ("test", test_images))]
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            [
-                "network",
-                "way",
-                "seed",
-                "images",
-                "accuracy",
-                "seconds",
-                *(f"condition_{number + 1}" for number in range(epochs)),
-            ]
-        )
-        for seed in range(seeds):
-            for meta in _METAS:
-                for way in WAYS:
-                    started = time.perf_counter()
-                    accuracy, conditions = train(meta, way, seed, sets[0], sets[1], epochs)
-                    seconds = time.perf_counter() - started
-                    values = [f"{value:.5g}" for value in conditions]
-                    writer.writerow([f"cnn_{meta}_32", way, seed, images, f"{accuracy:.4f}", f"{seconds:.0f}", *values])
-                    file.flush()
-                    click.echo(f"{meta} {way} seed {seed}: {accuracy:.1%}, condition {', '.join(values)}, {seconds:.0f} s")
+        writer.writerows([header, *rows])
+        for seed, meta, way in product(range(seeds), _METAS, WAYS):
+            case = [f"cnn_{meta}_32", way, str(seed), str(images)]
+            if any(row[:4] == case for row in rows):
+                continue
+            started = time.perf_counter()
+            accuracy, conditions, network = train(meta, way, seed, sets[0], sets[1], epochs)
+            seconds = time.perf_counter() - started
+            values = [f"{value:.5g}" for value in conditions]
+            rows.append([*case, f"{accuracy:.4f}", f"{seconds:.0f}", *values])
+            writer.writerow(rows[-1])
+            file.flush()
+            if keep is not None:
+                save_file(network.state_dict(), keep / f"cnn_{meta}_32.{way}.seed{seed}.safetensors")
+            click.echo(f"{meta} {way} seed {seed}: {accuracy:.1%}, condition {', '.join(values)}, {seconds:.0f} s")
+    _summary([row for row in rows if row[3] == str(images)])
 
 
 if __name__ == "__main__":

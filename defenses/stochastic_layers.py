@@ -120,11 +120,12 @@ class StochasticLayers(Defense):
 
     def _transforms(self, width: int, batch: int, generator: torch.Generator) -> Tensor:
         full = self.form == "full"
-        uniform = 2 * torch.rand((batch, width, width) if full else (batch, width), generator=generator) - 1
-        if full:
-            noise = self.spread / math.sqrt(width) * uniform
-            return noise + torch.eye(width) if self.mean == "identity" else noise
-        return 1 + self.spread * uniform if self.mean == "identity" else self.spread * uniform
+        drawn = torch.rand((batch, width, width) if full else (batch, width), generator=generator)
+        # In place: matrices for a batch are the largest tensors there are.
+        noise = drawn.mul_(2).sub_(1).mul_(self.spread / math.sqrt(width) if full else self.spread)
+        if self.mean == "zero":
+            return noise
+        return noise.add_(torch.eye(width)) if full else noise.add_(1)
 
 
 def _layer_names(model: nn.Module) -> list[str]:

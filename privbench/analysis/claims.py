@@ -1,7 +1,8 @@
 """Claims of the field as they are written down: a text with its source, and comparisons that would bear it out.
 
 A comparison says that one side's score exceeds the other's by more than a margin. Sides are finished cases, paired image by
-image, or prices of victims. Nobody writes a verdict: `verdicts.py` has the rule.
+image, prices of victims, or rows of a benchmark's table (`claims_tables.py`). Nobody writes a verdict: `verdicts.py` has the
+rule.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
+from privbench.analysis.claims_tables import ClaimPart, TableComparison
 from privbench.core import (
     ATTACKS,
     METRICS,
@@ -53,16 +55,12 @@ PRICE_MEASURES: Mapping[str, Callable[[Price], float | Interval | None]] = {
 """Measure to what it is in a price; a bare number has no interval."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
 def _several(value: Any) -> Any:
     """One value is a list of one."""
     return [value] if isinstance(value, str) else value
 
 
-class Side(_Part):
+class Side(ClaimPart):
     """Which cases, or which price: what is not said is the default."""
 
     defense: str = "none"
@@ -95,7 +93,7 @@ class Side(_Part):
         return ", ".join([self.defense, *self.adversary, *rest])
 
 
-class Comparison(_Part):
+class Comparison(ClaimPart):
     """The claim that a measure of one side exceeds that of the other by more than a margin."""
 
     name: str
@@ -147,7 +145,12 @@ class Comparison(_Part):
         return self
 
 
-class Claim(_Part):
+def _kind(given: Any) -> str:
+    of_table = isinstance(given, TableComparison) or (isinstance(given, Mapping) and "table" in given)
+    return "table" if of_table else "cases"
+
+
+class Claim(ClaimPart):
     """One row of the table."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -158,7 +161,9 @@ class Claim(_Part):
     """Who claims it."""
     limits: str
     """At which scale it is tested here, and what that cannot settle."""
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[
+        Annotated[Annotated[Comparison, Tag("cases")] | Annotated[TableComparison, Tag("table")], Discriminator(_kind)], ...
+    ] = ()
     """All of them must hold."""
     unmeasured: str | None = None
     """Why there is no comparison."""
@@ -173,7 +178,7 @@ class Claim(_Part):
         return self
 
 
-class ClaimsFile(_Part):
+class ClaimsFile(ClaimPart):
     """The fields of a file of claims."""
 
     commands: tuple[str, ...] = ()
@@ -266,7 +271,7 @@ def read_claims(path: Path) -> ClaimsFile:
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)[:600]}") from None
     for claim in file.claims:
-        for comparison in claim.comparisons:
+        for comparison in (one for one in claim.comparisons if isinstance(one, Comparison)):
             for side in (comparison.higher, comparison.lower):
                 try:
                     ResolvedSide.of(side)

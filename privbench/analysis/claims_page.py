@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from privbench.analysis.claims import ClaimsFile, Comparison, read_claims
+from privbench.analysis.claims_tables import SEEDS, TableComparison
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 from privbench.core import METRICS, Interval, Metric, Price
@@ -16,6 +17,8 @@ from privbench.store.base import Store
 from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["claims_page", "write_claims"]
+
+AnyComparison = Comparison | TableComparison
 
 
 _RULE = f"""\
@@ -26,7 +29,8 @@ its comparisons hold, and does not hold where one does not; it holds only for un
 those who know the defense, and holds for others. Where several attacks are named, the worst case of each image counts; one
 that is missing leaves open what it could change at most. Prices are of victims that were trained by one recipe, but for the
 defense, and of the same test images, whose outcomes the files do not hold: the interval of their difference is that of
-independent samples, wider than a paired one would be.
+independent samples, wider than a paired one would be. Rows of a benchmark's table are paired by image, or by seed: then the
+interval is Student's over training runs, of which fewer than {SEEDS} decide nothing.
 """
 """How to read a verdict."""
 
@@ -45,7 +49,7 @@ def write_claims(definitions: Path, stores: Sequence[Store], target: Path) -> li
     file = read_claims(definitions)
     evidence = Evidence.of(stores)
     refuse_folder(target)
-    judgements = [judge(claim, evidence) for claim in file.claims]
+    judgements = [judge(claim, evidence, definitions.parent) for claim in file.claims]
     command = shlex.join(["privbench", "claims", _posix(definitions), *map(str, stores), "-o", _posix(target)])
     atomic_write(target, claims_page(file, judgements, evidence, command).encode())
     return judgements
@@ -156,7 +160,7 @@ def _finding_row(finding: Finding) -> str:
     return f"| {' | '.join(map(_cell, cells))} |"
 
 
-def _side(comparison: Comparison, text: str, attacks: Sequence[str], measured: Measured | None) -> str:
+def _side(comparison: AnyComparison, text: str, attacks: Sequence[str], measured: Measured | None) -> str:
     by = f" by {', '.join(attacks)}" if attacks else ""
     return f"{text}{by}" + ("" if measured is None else f": {_number(comparison, measured.mean)}")
 
@@ -170,23 +174,25 @@ def _change(finding: Finding) -> str:
     return f"{_number(comparison, difference.mean, signed=True)} {_bounds(comparison, difference)}"
 
 
-def _bounds(comparison: Comparison, interval: Interval) -> str:
+def _bounds(comparison: AnyComparison, interval: Interval) -> str:
     low, high = (_rounded(comparison, value, signed=True) for value in (interval.low, interval.high))
     return f"[{low}, {high}]"
 
 
-def _number(comparison: Comparison, value: float, *, signed: bool = False) -> str:
+def _number(comparison: AnyComparison, value: float, *, signed: bool = False) -> str:
     unit = _unit(comparison)
     return _rounded(comparison, value, signed=signed) + (f" {unit}" if unit else "")
 
 
-def _rounded(comparison: Comparison, value: float, *, signed: bool) -> str:
+def _rounded(comparison: AnyComparison, value: float, *, signed: bool) -> str:
     digits = 1 if _unit(comparison) == "dB" else 3
     value = round(value, digits) + 0.0  # no negative zero
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def _unit(comparison: Comparison) -> str:
+def _unit(comparison: AnyComparison) -> str:
+    if isinstance(comparison, TableComparison):
+        return comparison.unit
     if comparison.measure is not None:
         return ""
     metric: Metric = METRICS.get(comparison.metric)
@@ -197,7 +203,8 @@ def _commands(findings: Sequence[Finding], prices: dict[str, Price]) -> list[str
     """What computes the cases and prices of a claim again, each once."""
     sides = (side for finding in findings for side in (finding.higher, finding.lower) if side is not None)
     used = dict.fromkeys(name for side in sides for name in side.used)
-    return [_again(name, prices) for name in used]
+    written = dict.fromkeys(one.comparison.command for one in findings if isinstance(one.comparison, TableComparison))
+    return [*(_again(name, prices) for name in used), *written]
 
 
 def _again(name: str, prices: dict[str, Price]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from privbench.analysis.claims import Claim, Comparison, Side
+from privbench.analysis.claims_tables import TableComparison, table_difference
 from privbench.analysis.evidence import Evidence, PricedVictim, priced_victims, side_scores
 from privbench.core import METRICS, Interval, Metric, Price, UserError
 from privbench.scoring import paired_difference
@@ -52,7 +53,7 @@ class Finding:
         lower: The lower side; None where nothing was measured.
     """
 
-    comparison: Comparison
+    comparison: Comparison | TableComparison
     verdict: Literal["holds", "does not hold", "inconclusive", "not measured"]
     reason: str | None = None
     detail: str = ""
@@ -81,18 +82,23 @@ class Judgement:
     findings: tuple[Finding, ...]
 
 
-def judge(claim: Claim, evidence: Evidence) -> Judgement:
+def judge(claim: Claim, evidence: Evidence, tables: Path = Path()) -> Judgement:
     """Compares, and rules: a claim holds where every comparison does, and does not hold where one does not.
 
     Where comparisons name their attacker: a claim that holds against unaware attackers and does not against those who know the
     defense holds only for unaware attackers.
 
+    Args:
+        claim: The claim.
+        evidence: Records and prices.
+        tables: The folder from which comparisons of tables name their file: that of the claims.
+
     Raises:
-        UserError: A comparison means prices of different weights.
+        UserError: A comparison means prices of different weights, or a table does not have its columns.
     """
     if claim.unmeasured is not None:
         return Judgement(claim, "not measured", claim.unmeasured, None, ())
-    findings = tuple(_finding(comparison, evidence) for comparison in claim.comparisons)
+    findings = tuple(_finding(comparison, evidence, tables) for comparison in claim.comparisons)
     unaware, aware, other = (
         tuple(finding for finding in findings if finding.comparison.attacker == attacker)
         for attacker in ("unaware", "aware", None)
@@ -119,9 +125,20 @@ def _conjunction(findings: Sequence[Finding]) -> Finding:
     return min(findings, key=lambda finding: _ORDER.index(finding.verdict))
 
 
-def _finding(comparison: Comparison, evidence: Evidence) -> Finding:
+def _finding(comparison: Comparison | TableComparison, evidence: Evidence, tables: Path) -> Finding:
+    if isinstance(comparison, TableComparison):
+        return _of_table(comparison, tables)
     measure = comparison.measure
     return _of_records(comparison, evidence) if measure is None else _of_prices(comparison, measure, evidence)
+
+
+def _of_table(comparison: TableComparison, folder: Path) -> Finding:
+    found = table_difference(comparison, folder)
+    if found is None:
+        return Finding(comparison, "not measured", "rows are missing", f"{comparison.table}: {comparison.command}")
+    difference, higher, lower = found
+    verdict, reason = _verdict(difference, comparison.margin, comparison.smallest, comparison.over)
+    return Finding(comparison, verdict, reason, "", difference, True, Measured(higher, ()), Measured(lower, ()))
 
 
 def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
@@ -199,11 +216,13 @@ def _difference(first: Interval, second: Interval, n: int) -> Interval:
     return Interval(mean=mean, low=mean - below, high=mean + above, n=n)
 
 
-def _verdict(difference: Interval, margin: float) -> tuple[Literal["holds", "does not hold", "inconclusive"], str | None]:
-    if difference.n < SMALLEST:
-        return "inconclusive", f"only {difference.n} of at least {SMALLEST} images"
+def _verdict(
+    difference: Interval, margin: float, smallest: int = SMALLEST, over: str = "images"
+) -> tuple[Literal["holds", "does not hold", "inconclusive"], str | None]:
+    if difference.n < smallest:
+        return "inconclusive", f"only {difference.n} of at least {smallest} {over}"
     if difference.low > margin:
         return "holds", None
     if difference.high < margin:
         return "does not hold", None
-    return "inconclusive", f"the interval of {difference.n} images contains the margin"
+    return "inconclusive", f"the interval of {difference.n} {over} contains the margin"

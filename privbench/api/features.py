@@ -74,8 +74,8 @@ def invert_features(
         spec = resolve_victim(model, weights, built)
         victim = load_victim(spec, built, generator=torch.Generator().manual_seed(seed)).to(chosen)
         size = spec.model.image_size
-        images = open_images(data, "test").as_tensors(size)[0][:limit].to(chosen, torch.float32) / 255
-        learnt = None if public is None else open_images(public, "train").as_tensors(size)[0][:public_limit]
+        images = open_images(data, "test").as_tensors(size, limit)[0].to(chosen, torch.float32) / 255
+        learnt = None if public is None else open_images(public, "train").as_tensors(size, public_limit)[0]
         rows += feature_study(
             victim,
             spec.model,

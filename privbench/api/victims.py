@@ -116,8 +116,8 @@ def train(
         teacher_weight=teacher_weight,
         seed=seed,
     )
-    training, test = (LabelledImages(*images.as_tensors(spec.image_size)) for images in sets)
-    training = LabelledImages(training.images[:count], training.labels[:count])
+    training = LabelledImages(*sets[0].as_tensors(spec.image_size, count))
+    test = LabelledImages(*sets[1].as_tensors(spec.image_size))
     with RunLogs(loggers, f"{model}.{defense}", Path(output), plan.model_dump(mode="json"), note) as logs:
 
         def reported(now: "EpochReport") -> None:
@@ -247,15 +247,15 @@ def evaluate(
         training = Training(defense=card.defense, dataset=card.dataset, epochs=card.epochs, recipe=dict(card.recipe))
     victim = load_victim(spec, built, generator=torch.Generator().manual_seed(seed)).to(chosen_device)
     strange = None if unknown is None else open_images(unknown, "test")
-    pixels, labels = images.as_tensors(spec.model.image_size)
+    pixels, labels = images.as_tensors(spec.model.image_size, count)
     with cpu_threads(None, spec.model.image_size):
         found = measure_price(
             victim,
             spec,
             built,
             specs,
-            pixels[:count],
-            labels[:count],
+            pixels,
+            labels,
             dataset=images.name,
             options=MeasureOptions(
                 jigsaw_defense,
@@ -264,7 +264,7 @@ def evaluate(
                 seed,
                 measures,
                 draws,
-                None if strange is None else strange.as_tensors(spec.model.image_size)[0][:count],
+                None if strange is None else strange.as_tensors(spec.model.image_size, count)[0],
                 None if strange is None else strange.name,
             ),
             training=training,

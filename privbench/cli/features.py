@@ -24,7 +24,7 @@ __all__ = ["features"]
 @click.option("--public-limit", default=5000, show_default=True, type=WholeNumber(min=1), help="The first N of them.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file to write too.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file to write too, a row an image.")
 def features(output: Path | None, **options: Any) -> None:
     """Invert the features behind a block: by optimisation, and by a decoder trained on public images.
 

@@ -116,11 +116,12 @@ class ImageSet:
         pixels, labels = self._stack(indices, image_size)
         return pixels.to(torch.float32).div_(255), labels
 
-    def as_tensors(self, image_size: int) -> tuple[Tensor, Tensor]:
-        """Decodes the whole set, for training.
+    def as_tensors(self, image_size: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Decodes the whole set, or its first images, for training.
 
         Args:
             image_size: Height and width that the model takes, in pixels.
+            limit: How many images at most; None: all.
 
         Returns:
             Images `[n, 3, image_size, image_size]` uint8 and labels `[n]` int64.
@@ -128,7 +129,7 @@ class ImageSet:
         Raises:
             UserError: An image is damaged or smaller than `image_size`.
         """
-        return self._stack(range(len(self)), image_size)
+        return self._stack(range(len(self))[:limit], image_size)
 
     def fingerprint(self, indices: Sequence[int], image_size: int) -> str:
         """SHA-256 of the selected pixels as the model sees them (8 bits, resized) and of their labels.

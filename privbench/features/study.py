@@ -57,6 +57,7 @@ class FeatureRow:
         attack: Name of the attack.
         adversary: What it knows of the defense.
         scores: Metric to mean with its 95 % interval over images.
+        values: Metric to the value of each image.
         images: `[n, 3, height, width]`, what it found.
         flags: Remarks on what it believed.
     """
@@ -66,6 +67,7 @@ class FeatureRow:
     attack: str
     adversary: Adversary
     scores: Mapping[str, Interval]
+    values: Mapping[str, tuple[float, ...]]
     images: Tensor
     flags: tuple[str, ...]
 
@@ -100,15 +102,32 @@ class FeatureResults:
             ]
         )
 
+    def by_image(self) -> pd.DataFrame:
+        """One row for each image: what was attacked by whom, and the value of every metric."""
+        return pd.DataFrame(
+            [
+                {
+                    "defense": row.defense,
+                    "block": row.block,
+                    "attack": row.attack,
+                    "adversary": row.adversary,
+                    "image": number,
+                    **{name: values[number] for name, values in row.values.items()},
+                }
+                for row in self.rows
+                for number in range(len(row.images))
+            ]
+        )
+
     def save(self, path: Path | str) -> Path:
-        """Writes the table as CSV, six digits each.
+        """Writes a row for each image as CSV, six digits each.
 
         Raises:
             UserError: The file cannot be written.
         """
         path = Path(path)
         try:
-            path.write_text(self.table().to_csv(index=False, lineterminator="\n", float_format="%.6g"), encoding="utf-8")
+            path.write_text(self.by_image().to_csv(index=False, lineterminator="\n", float_format="%.6g"), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from None
         return path
@@ -179,9 +198,10 @@ def feature_study(
                 score_batch(guess[None], image[None].float().cpu(), suite)[0]
                 for guess, image in zip(guesses, images, strict=True)
             ]
-            scores = {name: bootstrap_interval([one.scores[name] for one in scored], seed=seed) for name in scored[0].scores}
+            values = {name: tuple(one.scores[name] for one in scored) for name in scored[0].scores}
+            scores = {name: bootstrap_interval(each, seed=seed) for name, each in values.items()}
             text = "+".join(map(str, declared)) or "none"
-            rows.append(FeatureRow(text, block, attack.name, adversary, scores, guesses, found[0].flags))
+            rows.append(FeatureRow(text, block, attack.name, adversary, scores, values, guesses, found[0].flags))
     return rows
 
 

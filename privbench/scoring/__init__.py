@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from privbench.scoring.positions import POSITION_FOLDS, pairwise_position_error, position_errors
     from privbench.scoring.score import ImageScores, failed_scores, score_batch
     from privbench.scoring.suite import MetricSuite, metric_suite, registered_metric
-    from privbench.scoring.summary import bootstrap_interval, summarise
+    from privbench.scoring.summary import bootstrap_interval, student_interval, summarise
 
 BUILT_IN = {
     "psnr": "privbench.scoring.metrics:PSNR",
@@ -75,6 +75,7 @@ __all__ = [
     "score_choices",
     "ssim",
     "ssim_zero_padded",
+    "student_interval",
     "summarise",
     "to_uint8",
 ]

@@ -21,6 +21,7 @@ from privbench.core import Defense, Interval, ModelInput, UserError
 from privbench.models import Victim
 from privbench.scoring import POSITION_FOLDS, bootstrap_interval, pairwise_position_error, position_errors
 from privbench.training.corruptions import SEVERITIES, corrupt
+from privbench.training.evaluate import images_at_once
 from privbench.training.reliability import area_under_response_rate, detection_precision, rms_calibration_error
 
 __all__ = ["MEASURES", "Measure", "MeasureOptions"]
@@ -100,6 +101,7 @@ class Measure:
         self.options = options
         self.device = victim.mean.device
         self.draws = options.draws if defense.draws_at_inference() else 1
+        self.at_once = images_at_once(victim, defense, _BATCH)
 
     def share(self, values: Tensor) -> Interval:
         """The mean of one value per image, with its interval."""
@@ -121,7 +123,7 @@ class Measure:
         *,
         draw: int = 0,
     ) -> Tensor:
-        """`[n, classes]` on the CPU, the images fed in batches of 250 through `feed`.
+        """`[n, classes]` on the CPU, the images fed in batches of 250 (fewer where layers draw matrices) through `feed`.
 
         Args:
             feed: From a batch to what the model is fed.
@@ -132,8 +134,8 @@ class Measure:
         generator = torch.Generator().manual_seed(self.options.seed + draw)
         found = []
         with self._seeded():
-            for start in range(0, len(images), _BATCH):
-                fed = feed(ModelInput(_pixels(images[start : start + _BATCH], self.device)), generator)
+            for start in range(0, len(images), self.at_once):
+                fed = feed(ModelInput(_pixels(images[start : start + self.at_once], self.device)), generator)
                 found.append(self.victim(*fed.arguments).float().cpu())
         return torch.cat(found)
 
@@ -210,9 +212,10 @@ class Measure:
         )
         attacked: list[list[Tensor]] = [[], []]
         with self._seeded():
-            for start in range(0, len(self.images), _BATCH):
-                batch = _pixels(self.images[start : start + _BATCH], self.device)
-                labels = self.labels[start : start + _BATCH].to(self.device)
+            at_once = images_at_once(self.victim, self.defense, _BATCH, self.draws)
+            for start in range(0, len(self.images), at_once):
+                batch = _pixels(self.images[start : start + at_once], self.device)
+                labels = self.labels[start : start + at_once].to(self.device)
                 for attack, results in zip(attacks, attacked, strict=True):
                     results.append(attack(model, batch, labels, epsilons=self.options.epsilon)[1].cpu())
         # Draws that the attack did not see.

@@ -177,6 +177,14 @@ def test_labels_are_recovered_unless_known() -> None:
     assert "labels-recovered" in result.flags
 
 
+def test_labels_that_repeat_in_a_batch_are_recovered() -> None:
+    images, _ = open_images("photos").load([0, 1, 2, 3], 32)
+    observation, _ = _observe(images=images, labels=[3, 3, 8, 3])
+    result = GradViT(steps=1, label_recovery="bias-counts")(observation, generator=_generator())
+    assert result.labels is not None
+    assert sorted(result.labels.tolist()) == [3, 3, 3, 8]
+
+
 def test_known_labels_are_used_as_given() -> None:
     images, labels = open_images("photos").load([0], 32)
     observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})

@@ -27,9 +27,11 @@ def test_every_way_trains_and_repeats(way: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (128, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.randint(10, (128,), generator=generator)
-    accuracy, conditions = train("covariance", way, 0, (images, labels), (images[:20], labels[:20]), 2)
+    accuracy, conditions, network = train("covariance", way, 0, (images, labels), (images[:20], labels[:20]), 2)
     assert 0 <= accuracy <= 1
     assert len(conditions) == 2
     assert min(conditions) > 1
     again = train("covariance", way, 0, (images, labels), (images[:20], labels[:20]), 2)
-    assert again == (accuracy, conditions)
+    assert again[:2] == (accuracy, conditions)
+    images = images[:4].float() / 255
+    assert torch.equal(network(images), again[2](images))

@@ -64,6 +64,20 @@ def test_as_tensors_is_the_whole_set_in_order(images: ImageSet) -> None:
     assert labels.tolist() == [2, 0, 1, 1, 0]
 
 
+def test_as_tensors_decodes_no_more_than_is_asked_for(images: ImageSet) -> None:
+    seen: list[int] = []
+
+    def counted(index: int) -> Image.Image:
+        seen.append(index)
+        return images.read(index)
+
+    pixels, labels = replace(images, read=counted).as_tensors(16, 2)
+    assert seen == [0, 1]
+    assert torch.equal(pixels, images.as_tensors(16)[0][:2])
+    assert labels.tolist() == [2, 0]
+    assert len(images.as_tensors(16, 99)[0]) == len(images)
+
+
 def test_training_and_attack_see_the_same_pixels(images: ImageSet) -> None:
     loaded, _ = images.load(range(5), 8)
     assert torch.equal(images.as_tensors(8)[0] / 255, loaded)

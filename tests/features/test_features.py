@@ -125,7 +125,11 @@ def test_the_command_prints_a_row_for_each_attacker(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = table.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 2 * 3
-    assert lines[0].startswith("defense,block,attack,adversary,n,psnr_mean,psnr_low,psnr_high")
+    assert lines[0].startswith("defense,block,attack,adversary,image,psnr,")
+    first = [line.split(",")[:5] for line in lines[1:3]]
+    assert first == [["none", "1", "feature-matching", name, "0"] for name in ("unaware", "aware")]
+    shown = float(result.output.split("PSNR")[1].split()[0])
+    assert float(lines[1].split(",")[5]) == pytest.approx(shown, abs=0.06)
     refused = CliRunner().invoke(main, ["features", "--attack", "feature-decoder"])
     assert refused.exit_code == 2
     assert "--public" in refused.output

@@ -11,6 +11,7 @@ from privbench.data import open_images
 from privbench.models import load_victim, resolve_victim
 from privbench.scoring import pairwise_position_error, position_errors
 from privbench.training import MeasureOptions, measure_price
+from privbench.training.evaluate import images_at_once
 from privbench.training.reliability import area_under_response_rate, detection_precision, rms_calibration_error
 
 
@@ -111,3 +112,21 @@ def test_the_mean_corruption_error_is_relative_to_a_reference(photos: tuple[torc
         price.mean_corruption_error(whole)
     with pytest.raises(UserError, match="4 images of made against 9"):
         half.mean_corruption_error(whole.model_copy(update={"images": 9}))
+
+
+def test_images_are_fed_in_smaller_batches_where_layers_draw_matrices_and_the_shares_stay_the_same(
+    photos: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_once(text: str, draws: int = 1) -> int:
+        built = build_defense(resolve_defense(text))
+        spec = resolve_victim("vit_mini_patch4_32", "random", built)
+        return images_at_once(load_victim(spec, built, generator=torch.Generator().manual_seed(0)), built, 250, draws)
+
+    assert at_once("none") == at_once("stochastic-layers", 10) == 250
+    # Three layers of 768 x 768 numbers an image, 64 million at once.
+    assert at_once("stochastic-layers:form=full") == 64_000_000 // (3 * 768**2) == 36
+    assert at_once("stochastic-layers:form=full", 10) == 3
+    assert at_once("stochastic-layers:form=full", 1000) == 1
+    whole = priced("none", *photos, draws=1, measures=frozenset())
+    monkeypatch.setattr("privbench.training.measure._BATCH", 3)
+    assert priced("none", *photos, draws=1, measures=frozenset()) == whole
