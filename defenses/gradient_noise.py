@@ -3,7 +3,7 @@
 Without a bound on what one image can move, noise of any size promises nothing; `dpsgd` is noise with that bound.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,10 +22,14 @@ class GradientNoise(Defense):
 
     deviation: Annotated[float, Field(gt=0)] = 1e-2
     """Standard deviation of the noise, in units of the gradient's entries (of the mean loss over the batch)."""
+    scale: Literal["absolute", "relative"] = "absolute"
+    """`relative`: the deviation counts in root mean squares of the gradient's entries, so that it is the norm of the noise
+    over that of the gradient, whatever the training state."""
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Draws anew for every entry."""
-        return {name: value + gaussian(value, self.deviation, generator) for name, value in gradients.items()}
+        deviation = self.deviation * (_root_mean_square(gradients) if self.scale == "relative" else 1)
+        return {name: value + gaussian(value, deviation, generator) for name, value in gradients.items()}
 
     def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The plain gradient, which is the expected one, but no single entry is trusted.
@@ -38,9 +42,15 @@ class GradientNoise(Defense):
     def guarantee(self) -> str:
         """No epsilon."""
         return (
-            f"Hides what is smaller than Gaussian noise of deviation {self.deviation:g} in every entry; no epsilon of its own "
-            "(n/a): nothing here bounds how far one image moves the gradient (its sensitivity), so no noise level would do."
+            f"Hides what is smaller than Gaussian noise of {self.scale} deviation {self.deviation:g} in every entry; no "
+            "epsilon of its own (n/a): nothing here bounds how far one image moves the gradient (its sensitivity), so no noise "
+            "level would do."
         )
+
+
+def _root_mean_square(gradients: dict[str, Tensor]) -> float:
+    squares = sum(float(value.double().square().sum()) for value in gradients.values())
+    return (squares / max(1, sum(value.numel() for value in gradients.values()))) ** 0.5
 
 
 def gaussian(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

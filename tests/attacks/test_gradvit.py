@@ -306,3 +306,14 @@ def test_matching_alone_brings_the_gradient_nearer() -> None:
     trace = Trace()
     found = GradViT(steps=60, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
     assert found.losses["gradient"] < 0.5 * trace.rows[0][2]["gradient"]
+
+
+@pytest.mark.nightly
+def test_the_published_objective_ends_below_the_matching_loss_that_it_starts_from() -> None:
+    images, labels = open_images("photos").load(range(8), 32)
+    for number in range(8):
+        observation, _ = _observe(images=images[number : number + 1], labels=labels[number : number + 1].tolist())
+        # A rate of almost nothing: the loss of the start.
+        start = GradViT(steps=1, learning_rate=1e-9)(observation, generator=_generator())
+        end = GradViT(steps=60)(observation, generator=_generator())
+        assert end.losses["gradient"] < start.losses["gradient"], number

@@ -63,6 +63,17 @@ def test_noise_is_added_drawn_anew_for_every_entry_and_follows_the_seed(gradient
     assert len(torch.unique(first)) > 0.99 * len(first)
 
 
+def test_relative_noise_has_its_share_of_the_norm_whatever_the_size_of_the_gradient(gradients: dict[str, Tensor]) -> None:
+    text = "gradient-noise:deviation=0.2,scale=relative"
+    small = {name: 1e-6 * value for name, value in gradients.items()}
+    for given in (gradients, small):
+        noise = whole(sent(text, given)).double() - whole(given).double()
+        # Of 2999 entries: the deviation of the ratio is 0.2 / sqrt(2 n).
+        assert float(noise.norm() / whole(given).double().norm()) == pytest.approx(0.2, rel=5 / (2 * len(noise)) ** 0.5)
+        # The same deviation in every tensor: a small one drowns first.
+        assert float(noise[-999:].std() / noise[:-999].std()) == pytest.approx(1, rel=0.15)
+
+
 # Clipping
 
 

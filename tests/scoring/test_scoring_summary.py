@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from privbench.core import Interval
-from privbench.scoring import bootstrap_interval, summary
+from privbench.scoring import bootstrap_interval, student_interval, summary
 
 
 def test_it_is_deterministic_and_depends_on_the_seed() -> None:
@@ -67,3 +67,16 @@ def test_it_covers_the_true_mean_about_as_often_as_it_says(
 def test_what_has_no_mean_is_refused(values: Sequence[float]) -> None:
     with pytest.raises(ValueError, match="an interval over values"):
         bootstrap_interval(values, seed=0)
+
+
+def test_a_few_runs_have_students_interval() -> None:
+    # Quantiles of 2 and 4 degrees of freedom from printed tables.
+    three, five = student_interval([1.0, 2.0, 3.0]), student_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (three.mean, three.n, five.mean, five.n) == (2, 3, 3, 5)
+    assert three.high - three.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert five.mean - five.low == pytest.approx(2.776445 * math.sqrt(2.5) / math.sqrt(5), rel=1e-6)
+    alone = student_interval([0.5])
+    assert (alone.mean, alone.low, alone.high, alone.n) == (0.5, 0.5, 0.5, 1)
+    for wrong in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="finite values"):
+            student_interval(wrong)
