@@ -169,7 +169,7 @@ def main(
                 pools = []
                 for half, count in zip(halves, (clients, 1), strict=True):
                     pixels, labels = _half(training, half)
-                    order = torch.randperm(len(labels), generator=orders)[: count * images].split(images)
+                    order = torch.split(torch.randperm(len(labels), generator=orders)[: count * images], images)
                     pools.append([(pixels[part], labels[part]) for part in order])
                 trained, scratch = Federation.fresh(text, classes, seed), Federation.fresh(text, classes, seed + 1000)
                 phases = (

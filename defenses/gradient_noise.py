@@ -3,6 +3,7 @@
 Without a bound on what one image can move, noise of any size promises nothing; `dpsgd` is noise with that bound.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -50,7 +51,7 @@ class GradientNoise(Defense):
 
 def _root_mean_square(gradients: dict[str, Tensor]) -> float:
     squares = sum(float(value.double().square().sum()) for value in gradients.values())
-    return (squares / max(1, sum(value.numel() for value in gradients.values()))) ** 0.5
+    return math.sqrt(squares / max(1, sum(value.numel() for value in gradients.values())))
 
 
 def gaussian(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

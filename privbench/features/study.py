@@ -57,7 +57,7 @@ class FeatureRow:
         attack: Name of the attack.
         adversary: What it knows of the defense.
         scores: Metric to mean with its 95 % interval over images.
-        values: Metric to the value of each image.
+        per_image: Metric to the value of each image.
         images: `[n, 3, height, width]`, what it found.
         flags: Remarks on what it believed.
     """
@@ -67,7 +67,7 @@ class FeatureRow:
     attack: str
     adversary: Adversary
     scores: Mapping[str, Interval]
-    values: Mapping[str, tuple[float, ...]]
+    per_image: Mapping[str, tuple[float, ...]]
     images: Tensor
     flags: tuple[str, ...]
 
@@ -112,7 +112,7 @@ class FeatureResults:
                     "attack": row.attack,
                     "adversary": row.adversary,
                     "image": number,
-                    **{name: values[number] for name, values in row.values.items()},
+                    **{name: values[number] for name, values in row.per_image.items()},
                 }
                 for row in self.rows
                 for number in range(len(row.images))

@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from privbench.analysis.claims import Claim, ResolvedSide, Side, read_claims
+from privbench.analysis.claims import Claim, Comparison, ResolvedSide, Side, read_claims
 from privbench.analysis.claims_page import write_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.verdicts import Judgement, judge
@@ -495,7 +495,7 @@ def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
         side
         for claim in file.claims
         for comparison in claim.comparisons
-        if comparison.measure is None
+        if isinstance(comparison, Comparison) and comparison.measure is None
         for side in (comparison.higher, comparison.lower)
     }
     wanted = [ResolvedSide.of(side) for side in sides]
