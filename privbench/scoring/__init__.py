@@ -139,6 +139,7 @@ _NAMES = {
     ),
     "summary": (
         "bootstrap_interval",
+        "student_interval",
         "summarise",
     ),
 }
