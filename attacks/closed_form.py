@@ -95,7 +95,7 @@ class _Equations:
         gradients: Δ, `[patches, width]`; a masked patch has a row of zeros.
         target: ∂W, `[width, pixels]`.
         masked: `[patches]` bool.
-        exact: Whether the adversary takes both sides at their word.
+        entries_are_exact: Whether the adversary takes both sides at their word.
     """
 
     simulation: Simulation
@@ -103,7 +103,7 @@ class _Equations:
     gradients: Tensor
     target: Tensor
     masked: Tensor
-    exact: bool
+    entries_are_exact: bool
 
     @classmethod
     def of(cls, observation: Observation) -> "_Equations":
@@ -114,7 +114,14 @@ class _Equations:
         gradients = token_gradients(simulation.model, observation)
         target = observation.gradients[parts.patch_weight].double().flatten(1)
         masked = (gradients == 0).all(dim=1) & simulation.model.has_unknown_position
-        return cls(simulation, observation, gradients, target, masked, exact=simulation.view.entries_are_exact and not expected)
+        return cls(
+            simulation,
+            observation,
+            gradients,
+            target,
+            masked,
+            entries_are_exact=simulation.view.entries_are_exact and not expected,
+        )
 
     def can_fill_in(self) -> bool:
         """Whether several patches are masked, not all, the adversary knows, and equations are left to see what they add."""
@@ -130,7 +137,7 @@ class _Equations:
         """Masked patches are hidden; what surrounds them fills their places."""
         # What a known order moves is masked, and filled in where it is.
         in_place = _stands_as_it_is(self.simulation, self.observation, self.masked)
-        solve = patches_beside_hidden if self.exact else likely_patches
+        solve = patches_beside_hidden if self.entries_are_exact else likely_patches
         patches = solve(self.gradients, self.target, self._patch_size, whole=in_place)
         return _Solution(patches, self._misfit(self.gradients, patches), ("masked-patches-filled-in",), in_place)
 
@@ -142,7 +149,7 @@ class _Equations:
             flags.append("masked-patches-not-separated")
         if len(gradients) >= gradients.shape[1]:
             flags.append("more-patches-than-width")
-        if self.exact and len(gradients) < gradients.shape[1]:
+        if self.entries_are_exact and len(gradients) < gradients.shape[1]:
             solution = least_squares(gradients.T, self.target, cutoff=_CUTOFF)
         else:
             whole = not self.masked.any() and _stands_as_it_is(self.simulation, self.observation, self.masked)

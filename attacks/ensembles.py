@@ -8,7 +8,7 @@ _CLOSED_FORMS = ("april", "closed-form", "subspace", "token-search")
 _OPTIMISATION = ("adjoint-matching", "gradvit", "inverting-gradients", "gradinversion")
 
 STANDARD = Ensemble(
-    "Worst case over closed forms and optimisation attacks, the client's random choices drawn once.",
+    "Highest leakage over closed forms and optimisation attacks, the client's random choices drawn once.",
     (*_CLOSED_FORMS, *_OPTIMISATION),
 )
 FAST = Ensemble("The same with adjoint-matching as the only optimisation attack.", (*_CLOSED_FORMS, "adjoint-matching"))

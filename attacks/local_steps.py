@@ -46,7 +46,7 @@ from privbench.replay import explained_share, unrolled
 
 __all__ = ["LocalSteps"]
 
-Way = Literal["unrolled", "surrogate"]
+Point = Literal["unrolled", "surrogate"]
 
 
 class LocalSteps(Attack):
@@ -55,7 +55,7 @@ class LocalSteps(Attack):
     name: ClassVar[str] = "local-steps"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "standard": {"steps": 3000}}
 
-    point: Way | Literal["best"] = "best"
+    point: Point | Literal["best"] = "best"
     """Where the client is simulated: through all its steps, at one point between the weights, or both and the better one."""
     surrogate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Place of the surrogate point: 0 the weights before training, 1 those after."""
@@ -103,7 +103,7 @@ class LocalSteps(Attack):
                 best = Reconstruction(outcome.images, labels, losses, steps=self.steps, flags=(*flags, *said))
         return postprocess_reconstruction(cast(Reconstruction, best), simulation, generator=generator)
 
-    def _points(self, training: LocalTraining | None) -> list[Way]:
+    def _points(self, training: LocalTraining | None) -> list[Point]:
         if self.point != "best":
             return [self.point]
         return ["unrolled", "surrogate"] if training is not None and training.steps <= self.unrolled_steps else ["surrogate"]
@@ -113,7 +113,7 @@ class LocalSteps(Attack):
         observation: Observation,
         simulation: Simulation,
         labels: Tensor,
-        point: Way,
+        point: Point,
         generator: torch.Generator,
         progress: Progress,
     ) -> Outcome:

@@ -101,7 +101,7 @@ class TokenSearch(Attack):
             "missing": float(recovery.total - len(found)),
             "residual": float(activations.missed(found.directions).max()),
         }
-        return _concluded(simulation, pictures, masked, losses, agreed, generator)
+        return _postprocessed(simulation, pictures, masked, losses, agreed, generator)
 
     def _found(
         self, recovery: BatchRecovery, observation: Observation, generator: torch.Generator, progress: Progress
@@ -139,7 +139,7 @@ def _pictures(recovery: BatchRecovery, dealt: DealtTokens) -> Tensor:
     return torch.cat([recovery.embedding.images(image) for image in dealt.patches])
 
 
-def _concluded(
+def _postprocessed(
     simulation: Simulation,
     fed: Tensor,
     masked: Tensor,

@@ -187,9 +187,9 @@ def changed(observation: Observation, level: float, clipped: bool, seed: int) ->
     """The update with noise, or clipped."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.cat([value.flatten() for value in observation.gradients.values()])
-    deviation, factor = level * float(values.square().mean().sqrt()), 1e-3 / float(values.norm()) if clipped else 1.0
+    std, factor = level * float(values.square().mean().sqrt()), 1e-3 / float(values.norm()) if clipped else 1.0
     gradients = {
-        name: factor * (value + deviation * torch.randn(value.shape, generator=generator))
+        name: factor * (value + std * torch.randn(value.shape, generator=generator))
         for name, value in observation.gradients.items()
     }
     return observation.with_gradients(gradients)

@@ -74,8 +74,8 @@ def measure(text: str, state: str, data: str, indices: Sequence[int]) -> list[tu
 def main(data: str, images: int, absolute: float, relative: float, output: Path) -> None:
     """Measure both noises in both states."""
     noises = {
-        "absolute": f"gradient-noise:deviation={absolute:g}",
-        "relative": f"gradient-noise:deviation={relative:g},scale=relative",
+        "absolute": f"gradient-noise:std={absolute:g}",
+        "relative": f"gradient-noise:std={relative:g},scale=relative",
     }
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -1,9 +1,9 @@
-"""Trains the embedded victims and the victims behind every price, on one device, from parquet files.
+"""Trains the embedded victims and the victims behind every utility report, on one device, from parquet files.
 
-    python -m benchmarks.train_all --parts victims prices --train train-*.parquet --test test-*.parquet --budget 480
+    python -m benchmarks.train_all --parts victims utility --train train-*.parquet --test test-*.parquet --budget 480
 
 Jobs are ordered by what they are worth and run in several processes that share the device. What a job gives is written as soon
-as it is done: weights in half precision, a card, and the price (as `privbench evaluate --measure jigsaw,positions` has it). A
+as it is done: weights in half precision, a card, and the utility report (`privbench evaluate --measure jigsaw,positions`). A
 second call with the same output goes on with what is missing. At the end everything is packed in tar files of at most 15 MB.
 """
 
@@ -32,7 +32,7 @@ from PIL import Image
 
 from privbench.core import Training, UserError, build_defense, resolve_defense
 from privbench.models import file_sha256, load_victim, resolve_victim
-from privbench.training import EpochReport, LabelledImages, MeasureOptions, TrainingPlan, measure_price, train
+from privbench.training import EpochReport, LabelledImages, MeasureOptions, TrainingPlan, measure_utility, train
 
 VIT, CNN = "vit_mini_patch4_32", "cnn_mini_32"
 _LARGEST_PACK = 15_000_000
@@ -41,7 +41,7 @@ _JIGSAW = "mjp:mask_ratio=0.5"
 
 @dataclass(frozen=True)
 class Job:
-    """One victim: how it is trained and whether its price is measured."""
+    """One victim: how it is trained and whether its utility is measured."""
 
     name: str
     defense: str
@@ -50,7 +50,7 @@ class Job:
     has_teacher: bool = False
     snapshots: tuple[int, ...] = ()
     compiled: bool = False
-    is_priced: bool = True
+    has_report: bool = True
     is_large: bool = False
     """Whether it fills the device alone, so that it starts while no more than one other large one runs."""
 
@@ -62,7 +62,7 @@ def victim_jobs(epochs: int, prior_epochs: int, batch_size: int) -> list[Job]:
     vit = shared | {"epochs": epochs, "learning_rate": 1.5e-3, "mixing": 0.5, "teacher_weight": 0.5}
     early = max(1, epochs // 40)
     return [
-        Job("prior", "none", prior, CNN, compiled=True, is_priced=False, is_large=True),
+        Job("prior", "none", prior, CNN, compiled=True, has_report=False, is_large=True),
         *(
             Job(name, name, vit, has_teacher=True, compiled=True, is_large=True, snapshots=(early,) if name == "none" else ())
             for name in ("none", "mjp", "no-pe", "naive-shuffle")
@@ -71,15 +71,15 @@ def victim_jobs(epochs: int, prior_epochs: int, batch_size: int) -> list[Job]:
 
 
 _SEEDED = ("none", "mjp:mask_ratio=0.1", "dpsgd:noise_multiplier=1", "stochastic-layers")
-_PRICED = (
+_MEASURED = (
     "nog",
     "mjp:mask_ratio=0.9",
     "naive-shuffle",
     "naive-shuffle:ratio=0.1,selection=blocks",
     "no-pe",
     "dpsgd:noise_multiplier=0.1",
-    "gradient-noise:deviation=0.001",
-    "gradient-noise:deviation=0.01",
+    "gradient-noise:std=0.001",
+    "gradient-noise:std=0.01",
     "clipping:max_norm=1",
     "clipping:max_norm=0.1",
     "pruning:p=0.9",
@@ -110,16 +110,16 @@ _MORE = (
 )
 
 
-def price_jobs(epochs: int, batch_size: int) -> list[Job]:
+def utility_jobs(epochs: int, batch_size: int) -> list[Job]:
     """One short recipe for every defense that changes training, without teacher and mixtures; three seeds for four of them."""
     settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": 1.5e-3}
 
     def job(defense: str, seed: int) -> Job:
         short = "".join(one if one.isalnum() or one in ".-" else "_" for one in defense)
-        return Job(f"price-{short}-seed{seed}", defense, settings | {"seed": seed}, compiled=True)
+        return Job(f"utility-{short}-seed{seed}", defense, settings | {"seed": seed}, compiled=True)
 
     # The slowest goes first: it waits for a CPU, and everything else can be done meanwhile.
-    once = [job(one, 0) for one in (_PRICED[0], *_SEEDED, *_PRICED[1:])]
+    once = [job(one, 0) for one in (_MEASURED[0], *_SEEDED, *_MEASURED[1:])]
     return [*once, *(job(one, seed) for seed in (1, 2) for one in _SEEDED), *(job(one, 0) for one in _MORE)]
 
 
@@ -169,7 +169,7 @@ def _command(plan: TrainingPlan) -> str:
 
 
 def do(job: Job, data: tuple[LabelledImages, LabelledImages], device: torch.device) -> dict[str, Any]:
-    """Trains one victim in the folder of its name below the working folder, and measures its price."""
+    """Trains one victim in the folder of its name below the working folder, and measures its utility."""
     folder = Path(job.name)
     teacher, settings = None, dict(job.settings)
     generator = torch.Generator().manual_seed(0)
@@ -209,11 +209,11 @@ def do(job: Job, data: tuple[LabelledImages, LabelledImages], device: torch.devi
     speed = (len(ends) - 1) * len(data[0].images) / max(ends[-1] - ends[0], 1e-9) if ends else 0.0
     found |= {"epochs": plan.epochs, "images_per_second": round(speed)}
     found |= {"accuracy": card.accuracy, "defended": card.defended_accuracy, "training_accuracy": card.training_accuracy}
-    if job.is_priced:
+    if job.has_report:
         weights = folder / f"{plan.model}.{plan.defense_name}.safetensors"
         built = build_defense(specs)
         spec = resolve_victim(job.model, str(weights), built)
-        price = measure_price(
+        utility = measure_utility(
             load_victim(spec, built, generator=generator).to(device),
             spec,
             built,
@@ -225,9 +225,9 @@ def do(job: Job, data: tuple[LabelledImages, LabelledImages], device: torch.devi
             ),
             training=Training(defense=card.defense, dataset="cifar10", epochs=card.epochs, recipe=dict(card.recipe)),
         )
-        text = price.to_json()
+        text = utility.to_json()
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        (folder / f"price--{plan.defense_name}--{plan.model}--{digest}.json").write_text(text, encoding="utf-8")
+        (folder / f"utility--{plan.defense_name}--{plan.model}--{digest}.json").write_text(text, encoding="utf-8")
     next(folder.glob("*.checkpoint.pt")).unlink()
     (folder / "done.json").write_text(json.dumps(found | dataclasses.asdict(job), indent=1) + "\n", encoding="utf-8")
     return found
@@ -318,9 +318,9 @@ class Crew:
 
 
 def pack(output: Path, target: Path, most: int) -> None:
-    """Finished jobs in tar files `part0.tar`, ...: cards and prices of all, weights in order until `most` bytes are reached."""
+    """Finished jobs in tar files `part0.tar`, ...: cards, reports of all, weights in order until `most` bytes are reached."""
     target.mkdir(parents=True, exist_ok=True)
-    done = sorted(output.glob("*/done.json"), key=lambda path: (path.parent.name.startswith("price-"), path.stat().st_mtime))
+    done = sorted(output.glob("*/done.json"), key=lambda path: (path.parent.name.startswith("utility-"), path.stat().st_mtime))
     small = [path for one in done for path in sorted(one.parent.glob("*.json"))]
     large = [path for one in done for path in sorted(one.parent.glob("*.safetensors"))]
     groups: list[list[Path]] = []
@@ -344,7 +344,7 @@ def pack(output: Path, target: Path, most: int) -> None:
 def main() -> None:
     """Decodes, trains, packs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=[], choices=["victims", "prices"], help="nothing: decode alone")
+    parser.add_argument("--parts", nargs="+", default=[], choices=["victims", "utility"], help="nothing: decode alone")
     parser.add_argument("--train", nargs="+", type=Path, required=True)
     parser.add_argument("--test", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("victims"))
@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1e9, help="seconds for all jobs")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--prior-epochs", type=int, default=150)
-    parser.add_argument("--price-epochs", type=int, default=15)
+    parser.add_argument("--utility-epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--only", nargs="+", help="jobs by the beginning of their names")
     parser.add_argument("--limit", type=int, help="training images")
@@ -368,8 +368,8 @@ def main() -> None:
     jobs: list[Job] = []
     if "victims" in arguments.parts:
         jobs += victim_jobs(arguments.epochs, arguments.prior_epochs, arguments.batch_size)
-    if "prices" in arguments.parts:
-        jobs += price_jobs(arguments.price_epochs, arguments.batch_size)
+    if "utility" in arguments.parts:
+        jobs += utility_jobs(arguments.utility_epochs, arguments.batch_size)
     if arguments.only:
         jobs = [job for job in jobs if job.name.startswith(tuple(arguments.only))]
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -85,8 +85,8 @@ class DPSGD(Defense):
         update = {name: cast(Tensor, parameter.grad) for name, parameter in parameters.items()}
         if on_cpu:
             return update
-        deviation = self.noise_multiplier * self.max_grad_norm / count
-        return {name: value + gaussian(value, deviation, generator) for name, value in update.items()}
+        std = self.noise_multiplier * self.max_grad_norm / count
+        return {name: value + gaussian(value, std, generator) for name, value in update.items()}
 
     def accounted(self, *, steps: int, sample_rate: float) -> "DPSGD":
         """With the number of updates and the sampling rate of a run in place of the parameters."""

@@ -21,7 +21,7 @@ class GradientNoise(Defense):
     name: ClassVar[str] = "gradient-noise"
     effects: ClassVar[frozenset[Effect]] = frozenset({"noise-of-given-size"})
 
-    deviation: Annotated[float, Field(gt=0)] = 1e-2
+    std: Annotated[float, Field(gt=0)] = 1e-2
     """Standard deviation of the noise, in units of the gradient's entries (of the mean loss over the batch)."""
     scale: Literal["absolute", "relative"] = "absolute"
     """`relative`: the deviation counts in root mean squares of the gradient's entries, so that it is the norm of the noise
@@ -29,8 +29,8 @@ class GradientNoise(Defense):
 
     def protect_gradients(self, gradients: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Draws anew for every entry."""
-        deviation = self.deviation * (_root_mean_square(gradients) if self.scale == "relative" else 1)
-        return {name: value + gaussian(value, deviation, generator) for name, value in gradients.items()}
+        std = self.std * (_root_mean_square(gradients) if self.scale == "relative" else 1)
+        return {name: value + gaussian(value, std, generator) for name, value in gradients.items()}
 
     def aware(self, model: nn.Module, observation: Observation) -> AttackerView:
         """The plain gradient, which is the expected one, but no single entry is trusted.
@@ -43,7 +43,7 @@ class GradientNoise(Defense):
     def guarantee(self) -> str:
         """No epsilon."""
         return (
-            f"Hides what is smaller than Gaussian noise of {self.scale} deviation {self.deviation:g} in every entry; no "
+            f"Hides what is smaller than Gaussian noise of {self.scale} deviation {self.std:g} in every entry; no "
             "epsilon of its own (n/a): nothing here bounds how far one image moves the gradient (its sensitivity), so no noise "
             "level would do."
         )
@@ -54,6 +54,6 @@ def _root_mean_square(gradients: dict[str, Tensor]) -> float:
     return math.sqrt(squares / max(1, sum(value.numel() for value in gradients.values())))
 
 
-def gaussian(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """Independent normal numbers of one deviation in the shape of a tensor, drawn on the CPU: the same on every device."""
-    return (deviation * torch.randn(like.shape, generator=generator, dtype=like.dtype)).to(like.device)
+    return (std * torch.randn(like.shape, generator=generator, dtype=like.dtype)).to(like.device)

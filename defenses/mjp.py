@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from privbench.closed_form import noise_deviation, rows_without_signal
+from privbench.closed_form import noise_std, rows_without_signal
 from privbench.core import (
     AttackerView,
     ChoiceRole,
@@ -241,4 +241,4 @@ def masked_rows(victim: Victim, observation: Observation) -> Tensor:
     if zero.any():
         return zero
     classifier = observation.gradients[victim.classifier_names()[0]]
-    return rows_without_signal(rows, noise_deviation(classifier, observation.batch_size))
+    return rows_without_signal(rows, noise_std(classifier, observation.batch_size))

@@ -54,14 +54,14 @@ class VariationalBottleneck(PenalisedLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[batch, width]` to the same shape."""
-        mean, deviation = self.latent(features)
-        decoded: Tensor = self.decoder(mean if self.noise.numel() == 0 else mean + deviation * self.noise)
+        mean, std = self.latent(features)
+        decoded: Tensor = self.decoder(mean if self.noise.numel() == 0 else mean + std * self.noise)
         return decoded
 
     def penalty(self, features: Tensor) -> Tensor:
         """Beta times the divergence of the latent from the standard normal, in bits, `[batch]`."""
-        mean, deviation = self.latent(features)
-        nats = 0.5 * (mean.square() + deviation.square() - 1 - 2 * deviation.log()).sum(dim=-1)
+        mean, std = self.latent(features)
+        nats = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(dim=-1)
         return self.beta / math.log(2) * nats
 
 

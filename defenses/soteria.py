@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from privbench.closed_form import noise_deviation, rows_without_signal
+from privbench.closed_form import noise_std, rows_without_signal
 from privbench.core import AttackerView, Defense, Effect, ModelInput, Observation, ProtectedInput, UserError
 from privbench.models import Victim
 
@@ -203,4 +203,4 @@ def _columns_without_signal(gradient: Tensor, batch: int) -> Tensor:
     """`[features]` bool: the zero columns of the classifier's gradient, or those that are noise alone where noise was added."""
     columns = gradient.T
     zero = (columns == 0).all(dim=1)
-    return zero if zero.any() else rows_without_signal(columns, noise_deviation(gradient, batch))
+    return zero if zero.any() else rows_without_signal(columns, noise_std(gradient, batch))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
-from privbench import __version__
+from privbench import __version__, core
 from privbench.api.catalogue import Entry, components
 
 project = "privbench"
@@ -26,6 +26,8 @@ myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
+for _name in core.__all__:
+    getattr(core, _name)  # autodoc sees a name that is imported when it is used only once it was used
 GENERATED = ("attacks", "defenses", "results")
 """Folders that are written anew at every build."""
 

@@ -1,4 +1,4 @@
-"""Finished cases and prices as tables: the leaderboard's columns, and the fields of the cases that figures select by."""
+"""Finished cases and utility reports as tables: the leaderboard's columns, and the fields by which figures select cases."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from privbench.analysis.leaderboard import leaderboard_with_folders
-from privbench.core import Case, Interval, Price, Record, UserError
+from privbench.core import Case, Interval, Record, UserError, UtilityReport
 from privbench.core.labels import attack_label, defense_label
 from privbench.store.layout import RECORD, find_results
 
-__all__ = ["case_table", "price_table"]
+__all__ = ["case_table", "utility_table"]
 
 
 def case_table(folder: Path) -> pd.DataFrame:
@@ -50,8 +50,8 @@ def _fields(case: Case) -> dict[str, Any]:
     }
 
 
-def price_table(folder: Path) -> pd.DataFrame:
-    """Accuracy and consistency of every price below a folder, one row per measure and mask ratio of MJP's jigsaw.
+def utility_table(folder: Path) -> pd.DataFrame:
+    """Accuracy and consistency of every utility report below a folder, one row per measure and mask ratio of MJP's jigsaw.
 
     Args:
         folder: Where to look, subfolders included.
@@ -60,31 +60,36 @@ def price_table(folder: Path) -> pd.DataFrame:
         `victim` (the defense's names), `model`, `weights`, `dataset`, `measure` (`accuracy` or `consistency`), `mask_ratio`,
         `mean`, `low`, `high`, `n`. Accuracy at ratio 0 is that without a mask. Empty where nothing was evaluated.
     """
-    rows = [row for path in find_results(folder) if path.name.startswith("price--") for row in _price_rows(Price.load(path))]
+    rows = [
+        row
+        for path in find_results(folder)
+        if path.name.startswith("utility--")
+        for row in _utility_rows(UtilityReport.load(path))
+    ]
     columns = ["victim", "model", "weights", "dataset", "measure", "mask_ratio", "mean", "low", "high", "n"]
     table = pd.DataFrame(rows, columns=columns)
-    # The same victim is measured without a mask, and under its own, in each of its prices; of several the one with most images.
+    # The same victim is measured without a mask, and under its own, in each of its reports; of several, that of most images.
     table = table.sort_values("n", ascending=False, kind="stable")
     table = table.drop_duplicates(["victim", "model", "weights", "dataset", "measure", "mask_ratio"])
     return table.sort_values(["measure", "victim", "mask_ratio"], kind="stable", ignore_index=True)
 
 
-def _price_rows(price: Price) -> list[dict[str, Any]]:
+def _utility_rows(utility: UtilityReport) -> list[dict[str, Any]]:
     from privbench.core import resolve_defense  # takes torch with it
 
     victim = {
-        "victim": "+".join(part.name for part in price.defense),
-        "model": price.victim.model.name,
-        "weights": Path(price.victim.weights).name,
-        "dataset": Path(price.dataset).name,
+        "victim": "+".join(part.name for part in utility.defense),
+        "model": utility.victim.model.name,
+        "weights": Path(utility.victim.weights).name,
+        "dataset": Path(utility.dataset).name,
     }
-    jigsaw = {part.name: part.parameters for part in resolve_defense(price.jigsaw)}
-    measured: list[tuple[str, float, Interval | None]] = [("accuracy", 0.0, price.accuracy)]
+    jigsaw = {part.name: part.parameters for part in resolve_defense(utility.jigsaw)}
+    measured: list[tuple[str, float, Interval | None]] = [("accuracy", 0.0, utility.accuracy)]
     if jigsaw.keys() == {"mjp"}:
         ratio = float(jigsaw["mjp"]["mask_ratio"])
-        measured += [("accuracy", ratio, price.jigsaw_accuracy), ("consistency", ratio, price.consistency)]
+        measured += [("accuracy", ratio, utility.jigsaw_accuracy), ("consistency", ratio, utility.consistency)]
     if victim["victim"] == "mjp":
-        measured.append(("accuracy", float(price.defense[0].parameters["mask_ratio"]), price.defended_accuracy))
+        measured.append(("accuracy", float(utility.defense[0].parameters["mask_ratio"]), utility.defended_accuracy))
     return [
         {**victim, "measure": name, "mask_ratio": ratio, **interval.model_dump()}
         for name, ratio, interval in measured

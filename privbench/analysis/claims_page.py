@@ -8,11 +8,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from privbench.analysis.claims import ClaimsFile, Comparison, read_claims
 from privbench.analysis.claims_tables import SEEDS, TableComparison
 from privbench.analysis.evidence import Evidence
+from privbench.analysis.hypotheses import Comparison, HypothesesFile, read_hypotheses
 from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
-from privbench.core import METRICS, Interval, Metric, Price
+from privbench.core import METRICS, Interval, Metric, UtilityReport
 from privbench.store.base import Store
 from privbench.store.files import atomic_write, refuse_folder
 
@@ -26,8 +26,8 @@ A verdict follows from a rule. The difference of the two sides of a comparison i
 bootstrap interval. A comparison holds where the whole interval lies beyond its margin, does not hold where the whole
 interval lies on the other side, and is inconclusive otherwise and with fewer than {SMALLEST} images. A claim holds where all
 its comparisons hold, and does not hold where one does not; it holds only for unaware attackers where it does not hold for
-those who know the defense, and holds for others. Where several attacks are named, the worst case of each image counts; one
-that is missing leaves open what it could change at most. Prices are of victims that were trained by one recipe, but for the
+those who know the defense, and holds for others. Where several attacks are named, the highest leakage of each image counts; one
+that is missing leaves open what it could change at most. Utility reports are of victims trained by one recipe, but for the
 defense, and of the same test images, whose outcomes the files do not hold: the interval of their difference is that of
 independent samples, wider than a paired one would be. Rows of a benchmark's table are paired by image, or by seed: then the
 interval is Student's over training runs, of which fewer than {SEEDS} decide nothing.
@@ -36,7 +36,7 @@ interval is Student's over training runs, of which fewer than {SEEDS} decide not
 
 
 def write_claims(definitions: Path, stores: Sequence[Store], target: Path) -> list[Judgement]:
-    """Judges the claims of a file by all records and prices of some stores, and writes the page whole or not at all.
+    """Judges the claims of a file by all records and utility reports of some stores, and writes the page whole or not at all.
 
     Args:
         definitions: A YAML file of claims.
@@ -46,16 +46,16 @@ def write_claims(definitions: Path, stores: Sequence[Store], target: Path) -> li
     Raises:
         UserError: The definitions or a record cannot be read, there is no such store, or the page cannot be written.
     """
-    file = read_claims(definitions)
+    file = read_hypotheses(definitions)
     evidence = Evidence.of(stores)
     refuse_folder(target)
-    judgements = [judge(claim, evidence, definitions.parent) for claim in file.claims]
+    judgements = [judge(hypothesis, evidence, definitions.parent) for hypothesis in file.claims]
     command = shlex.join(["privbench", "claims", _posix(definitions), *map(str, stores), "-o", _posix(target)])
     atomic_write(target, claims_page(file, judgements, evidence, command).encode())
     return judgements
 
 
-def claims_page(file: ClaimsFile, judgements: Sequence[Judgement], evidence: Evidence, command: str) -> str:
+def claims_page(file: HypothesesFile, judgements: Sequence[Judgement], evidence: Evidence, command: str) -> str:
     """The page.
 
     Args:
@@ -64,7 +64,7 @@ def claims_page(file: ClaimsFile, judgements: Sequence[Judgement], evidence: Evi
         evidence: What they rest on.
         command: What made the page.
     """
-    prices = dict(evidence.prices)
+    reports = dict(evidence.reports)
     lines = [
         "# Claims",
         "",
@@ -82,7 +82,7 @@ def claims_page(file: ClaimsFile, judgements: Sequence[Judgement], evidence: Evi
         "",
     ]
     for judgement in judgements:
-        lines += _section(judgement, prices)
+        lines += _section(judgement, reports)
     return "\n".join(lines)
 
 
@@ -99,34 +99,34 @@ def _cell(text: str) -> str:
 
 
 def _row(judgement: Judgement) -> str:
-    claim, decisive = judgement.claim, judgement.decisive
+    hypothesis, decisive = judgement.hypothesis, judgement.decisive
     cells = [
-        f"[{claim.text}](#{claim.id})",
-        claim.source,
+        f"[{hypothesis.text}](#{hypothesis.id})",
+        hypothesis.source,
         decisive.comparison.name if decisive else "",
         _change(decisive) if decisive else "",
         str(decisive.difference.n) if decisive and decisive.difference else "",
-        _said(judgement),
-        claim.limits,
+        _verdict_text(judgement),
+        hypothesis.limits,
     ]
     return f"| {' | '.join(map(_cell, cells))} |"
 
 
-def _said(judgement: Judgement) -> str:
+def _verdict_text(judgement: Judgement) -> str:
     reason = "" if judgement.reason is None else f" ({judgement.reason})"
     return f"**{judgement.verdict}**{reason}"
 
 
-def _section(judgement: Judgement, prices: dict[str, Price]) -> list[str]:
-    claim = judgement.claim
+def _section(judgement: Judgement, reports: dict[str, UtilityReport]) -> list[str]:
+    hypothesis = judgement.hypothesis
     lines = [
-        f"## {claim.id}",
+        f"## {hypothesis.id}",
         "",
-        f"**Claim.** {_line(claim.text)} Source: {_line(claim.source)}.",
+        f"**Claim.** {_line(hypothesis.text)} Source: {_line(hypothesis.source)}.",
         "",
-        f"**Verdict.** {_line(_said(judgement))}.",
+        f"**Verdict.** {_line(_verdict_text(judgement))}.",
         "",
-        f"**Scale and limits.** {_line(claim.limits)}",
+        f"**Scale and limits.** {_line(hypothesis.limits)}",
         "",
     ]
     if not judgement.findings:
@@ -137,7 +137,7 @@ def _section(judgement: Judgement, prices: dict[str, Price]) -> list[str]:
         *map(_finding_row, judgement.findings),
         "",
     ]
-    commands = _commands(judgement.findings, prices)
+    commands = _commands(judgement.findings, reports)
     if commands:
         lines += ["```sh", *commands, "```", ""]
     return lines
@@ -199,24 +199,24 @@ def _unit(comparison: AnyComparison) -> str:
     return metric.unit
 
 
-def _commands(findings: Sequence[Finding], prices: dict[str, Price]) -> list[str]:
-    """What computes the cases and prices of a claim again, each once."""
+def _commands(findings: Sequence[Finding], reports: dict[str, UtilityReport]) -> list[str]:
+    """What computes the cases and utility reports of a claim again, each once."""
     sides = (side for finding in findings for side in (finding.higher, finding.lower) if side is not None)
     used = dict.fromkeys(name for side in sides for name in side.used)
     written = dict.fromkeys(one.comparison.command for one in findings if isinstance(one.comparison, TableComparison))
-    return [*(_again(name, prices) for name in used), *written]
+    return [*(_again(name, reports) for name in used), *written]
 
 
-def _again(name: str, prices: dict[str, Price]) -> str:
-    if name not in prices:
+def _again(name: str, reports: dict[str, UtilityReport]) -> str:
+    if name not in reports:
         return shlex.join(["privbench", "run", "--config", name])
-    price = prices[name]
-    weights = price.victim.weights
+    utility = reports[name]
+    weights = utility.victim.weights
     return shlex.join(
         [
-            *("privbench", "evaluate", "--defense", "+".join(map(str, price.defense))),
-            *("--model", price.victim.model.name),
+            *("privbench", "evaluate", "--defense", "+".join(map(str, utility.defense))),
+            *("--model", utility.victim.model.name),
             *(() if weights == "embedded" else ("--weights", Path(weights).name)),
-            *("--data", price.dataset, "--limit", str(price.images), "--seed", str(price.seed)),
+            *("--data", utility.dataset, "--limit", str(utility.images), "--seed", str(utility.seed)),
         ]
     )

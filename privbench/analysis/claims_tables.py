@@ -86,7 +86,7 @@ class TableComparison(ClaimPart):
 
     @property
     def measure(self) -> None:
-        """It is of no price."""
+        """It is of no utility report."""
         return None
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privbench.analysis.leaderboard import read_record
 from privbench.analysis.reference_files import IDENTIFICATION
-from privbench.core import Calibration, FailedCase, Identification, Price, UserError
+from privbench.core import Calibration, FailedCase, Identification, UserError, UtilityReport
 from privbench.store.layout import FAILURE, LOGS, MEMBERS, RECORD, WORK
 
 __all__ = ["sound_view"]
@@ -17,7 +17,7 @@ _READERS: tuple[tuple[Callable[[str], bool], Callable[[Path], object]], ...] = (
     (lambda name: name == RECORD, read_record),
     (lambda name: name == FAILURE, FailedCase.load),
     (lambda name: name == IDENTIFICATION, Identification.load),
-    (lambda name: name.startswith("price--") and name.endswith(".json"), Price.load),
+    (lambda name: name.startswith("utility--") and name.endswith(".json"), UtilityReport.load),
     (lambda name: name.startswith("calibration--") and name.endswith(".json"), Calibration.load),
 )
 

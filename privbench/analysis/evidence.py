@@ -1,15 +1,15 @@
-"""What records and prices say of one side of a comparison, and what is missing there."""
+"""What records and utility reports say of one side of a comparison, and what is missing there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from privbench.analysis.claims import PRICE_MEASURES, ResolvedSide, Side
+from privbench.analysis.hypotheses import UTILITY_MEASURES, ResolvedSide, Side
 from privbench.analysis.leaderboard import read_record
-from privbench.core import FailedCase, Interval, Metric, Price, Record
+from privbench.core import FailedCase, Interval, Metric, Record, UtilityReport
 from privbench.store.base import Store
 from privbench.store.layout import FAILURE, RECORD, walk_results
 
-__all__ = ["Evidence", "PricedVictim", "SideScores", "priced_victims", "side_scores"]
+__all__ = ["Evidence", "MeasuredVictim", "SideScores", "measured_victims", "side_scores"]
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class Evidence:
     Attributes:
         records: What finished cases are called, and their records.
         failures: Cases that could not be computed.
-        prices: What prices are called, and the prices.
+        reports: What utility reports are called, and the utility reports.
     """
 
     records: tuple[tuple[str, Record], ...]
     failures: tuple[FailedCase, ...]
-    prices: tuple[tuple[str, Price], ...]
+    reports: tuple[tuple[str, UtilityReport], ...]
 
     @classmethod
     def of(cls, stores: Sequence[Store]) -> "Evidence":
-        """Reads all records, failed cases and prices of some stores; of what lies there twice, the first.
+        """Reads all records, failed cases and utility reports of some stores; of what lies there twice, the first.
 
         Raises:
             UserError: There is no such store, or a file cannot be read or was changed.
         """
         records: dict[str, tuple[str, Record]] = {}
         failures: dict[str, FailedCase] = {}
-        prices: dict[str, tuple[str, Price]] = {}
+        reports: dict[str, tuple[str, UtilityReport]] = {}
         for store in stores:
             with store.open(everything=False) as folder:
                 for path in walk_results(folder):
@@ -46,10 +46,10 @@ class Evidence:
                     elif path.name == FAILURE:
                         failure = FailedCase.load(path)
                         failures.setdefault(failure.case_id, failure)
-                    elif path.name.startswith("price--"):
-                        price = Price.load(path)
-                        prices.setdefault(price.to_json(), (name, price))
-        return cls(tuple(records.values()), tuple(failures.values()), tuple(prices.values()))
+                    elif path.name.startswith("utility--"):
+                        utility = UtilityReport.load(path)
+                        reports.setdefault(utility.to_json(), (name, utility))
+        return cls(tuple(records.values()), tuple(failures.values()), tuple(reports.values()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SideScores:
     """What the attacks of one side got.
 
     Attributes:
-        values: By image, the worst case over the attacks.
+        values: By image, the highest leakage over the attacks.
         used: What the cases are called.
         missing: One line for each attack without a record of these images.
     """
@@ -84,7 +84,7 @@ def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evi
     # All attacks are judged on the same images, those of the largest case.
     cases = (frozenset(_images(record)) for records in found.values() for _, record in records)
     images = max(cases, key=len, default=frozenset())
-    worst: dict[str, float] = {}
+    leakiest: dict[str, float] = {}
     used: list[str] = []
     missing: list[str] = []
     for attack, records in found.items():
@@ -98,8 +98,8 @@ def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evi
                 value = image.scores[metric.name]
                 value = value if ceiling is None else min(value, ceiling)
                 leakier = max if metric.higher_is_leakier else min
-                worst[image.image] = leakier(value, worst.get(image.image, value))
-    return SideScores(worst, tuple(used), tuple(missing))
+                leakiest[image.image] = leakier(value, leakiest.get(image.image, value))
+    return SideScores(leakiest, tuple(used), tuple(missing))
 
 
 def _images(record: Record) -> list[str]:
@@ -124,23 +124,23 @@ def _missing(
 
 
 @dataclass(frozen=True)
-class PricedVictim:
-    """A measure of one price.
+class MeasuredVictim:
+    """A measure of one utility report.
 
     Attributes:
-        path: What the price is called.
-        price: The price.
+        path: What the utility report is called.
+        utility: The utility report.
         value: The measure; a bare number has no interval.
     """
 
     path: str
-    price: Price
+    utility: UtilityReport
     value: float | Interval
 
     @property
     def recipe(self) -> object:
         """What makes victims comparable; None where nobody knows."""
-        return self.price.training and self.price.training.alike
+        return self.utility.training and self.utility.training.alike
 
     @property
     def mean(self) -> float:
@@ -148,18 +148,18 @@ class PricedVictim:
         return self.value.mean if isinstance(self.value, Interval) else self.value
 
 
-def priced_victims(side: Side, measure: str, evidence: Evidence) -> tuple[tuple[PricedVictim, ...], str | None]:
+def measured_victims(side: Side, measure: str, evidence: Evidence) -> tuple[tuple[MeasuredVictim, ...], str | None]:
     """Finds the victims of one side of which a measure was taken; where there is none, also why.
 
     Args:
         side: Whose.
-        measure: One of `PRICE_MEASURES`.
+        measure: One of `UTILITY_MEASURES`.
         evidence: Where to look.
     """
     wanted = ResolvedSide.of(side)
-    prices = [(path, price) for path, price in evidence.prices if wanted.is_price_of(price)]
-    values = [(path, price, PRICE_MEASURES[measure](price)) for path, price in prices]
-    found = tuple(PricedVictim(path, price, value) for path, price, value in values if value is not None)
+    reports = [(path, utility) for path, utility in evidence.reports if wanted.is_report_of(utility)]
+    values = [(path, utility, UTILITY_MEASURES[measure](utility)) for path, utility in reports]
+    found = tuple(MeasuredVictim(path, utility, value) for path, utility, value in values if value is not None)
     if found:
         return found, None
-    return (), f"{side.text} has no {measure}" if prices else f"no price of {side.text}"
+    return (), f"{side.text} has no {measure}" if reports else f"no utility report of {side.text}"

@@ -18,10 +18,10 @@ from privbench.core import (
     FailedCase,
     Identification,
     Interval,
-    Price,
     Record,
     Training,
     UserError,
+    UtilityReport,
     is_ensemble,
 )
 from privbench.core.case import base_name
@@ -36,7 +36,7 @@ _COUNTS = (
     "steps",
     "trials",
     "failures",
-    "price_images",
+    "utility_images",
     "retrained_epochs",
     "retrained_images",
     "identified_of",
@@ -68,14 +68,14 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
         UserError: As `leaderboard`.
     """
     files = find_results(folder)
-    found = [Price.load(path) for path in files if path.name.startswith("price--")]
-    prices, retrained, references = _prices(found), _Retrained(found), _ReferenceScores(files)
+    found = [UtilityReport.load(path) for path in files if path.name.startswith("utility--")]
+    reports, retrained, references = _utility_reports(found), _Retrained(found), _ReferenceScores(files)
     records = [path for path in files if path.name == RECORD]
     # One at a time: a row is small, a record is not.
     measured = [
         {
             **_row(record),
-            **_price(record.case, prices),
+            **_utility(record.case, reports),
             **retrained.columns(record.case),
             **references.columns(record),
             "failure": None,
@@ -156,16 +156,16 @@ def read_record(path: Path) -> Record:
     return record
 
 
-_PriceKey = tuple[str, str | None, str]
+_UtilityKey = tuple[str, str | None, str]
 
 
-def _prices(files: Sequence[Price]) -> dict[_PriceKey, Price]:
-    """The price of each victim under each defense; of several, the one with most images, and of those the last by name."""
-    found: dict[_PriceKey, Price] = {}
-    for price in files:
-        key = (price.victim.model.name, price.victim.weights_sha256, "+".join(map(str, price.defense)))
-        if key not in found or price.images >= found[key].images:
-            found[key] = price
+def _utility_reports(files: Sequence[UtilityReport]) -> dict[_UtilityKey, UtilityReport]:
+    """The report of each victim under each defense; of several, the one with most images, and of those the last by name."""
+    found: dict[_UtilityKey, UtilityReport] = {}
+    for utility in files:
+        key = (utility.victim.model.name, utility.victim.weights_sha256, "+".join(map(str, utility.defense)))
+        if key not in found or utility.images >= found[key].images:
+            found[key] = utility
     return found
 
 
@@ -173,53 +173,53 @@ def _mean(interval: Interval | None) -> float | None:
     return None if interval is None else interval.mean
 
 
-_PRICE: Mapping[str, Callable[[Price], float | None]] = {
-    "price_images": lambda price: price.images,
-    "price_accuracy": lambda price: price.accuracy.mean,
-    "price_accuracy_low": lambda price: price.accuracy.low,
-    "price_accuracy_high": lambda price: price.accuracy.high,
-    "price_defended_accuracy": lambda price: price.defended_accuracy.mean,
-    "price_jigsaw_accuracy": lambda price: _mean(price.jigsaw_accuracy),
-    "price_consistency": lambda price: _mean(price.consistency),
-    "price_calibration_error": lambda price: price.calibration_error,
-    "price_fgsm_accuracy": lambda price: _mean(price.fgsm_accuracy),
-    "price_pgd_accuracy": lambda price: _mean(price.pgd_accuracy),
-    "price_corrupted_accuracy": lambda price: price.mean_corrupted_accuracy,
+_UTILITY: Mapping[str, Callable[[UtilityReport], float | None]] = {
+    "utility_images": lambda utility: utility.images,
+    "utility_accuracy": lambda utility: utility.accuracy.mean,
+    "utility_accuracy_low": lambda utility: utility.accuracy.low,
+    "utility_accuracy_high": lambda utility: utility.accuracy.high,
+    "utility_defended_accuracy": lambda utility: utility.defended_accuracy.mean,
+    "utility_jigsaw_accuracy": lambda utility: _mean(utility.jigsaw_accuracy),
+    "utility_consistency": lambda utility: _mean(utility.consistency),
+    "utility_calibration_error": lambda utility: utility.calibration_error,
+    "utility_fgsm_accuracy": lambda utility: _mean(utility.fgsm_accuracy),
+    "utility_pgd_accuracy": lambda utility: _mean(utility.pgd_accuracy),
+    "utility_corrupted_accuracy": lambda utility: utility.mean_corrupted_accuracy,
 }
-"""Column to what it takes from a price."""
+"""Column to what it takes from a utility report."""
 
 
-def _price(case: Case, prices: Mapping[_PriceKey, Price]) -> dict[str, float | None]:
-    """The columns of the price; empty where nobody evaluated this victim under this defense."""
-    if not prices:
-        return dict.fromkeys(_PRICE)
-    price = prices.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
-    return dict.fromkeys(_PRICE) if price is None else {name: read(price) for name, read in _PRICE.items()}
+def _utility(case: Case, reports: Mapping[_UtilityKey, UtilityReport]) -> dict[str, float | None]:
+    """The columns of the utility report; empty where nobody evaluated this victim under this defense."""
+    if not reports:
+        return dict.fromkeys(_UTILITY)
+    utility = reports.get((case.victim.model.name, case.victim.weights_sha256, case.defense_text))
+    return dict.fromkeys(_UTILITY) if utility is None else {name: read(utility) for name, read in _UTILITY.items()}
 
 
 class _Retrained:
-    """What training under a defense costs: victims by one recipe, with a defense and without, from their prices.
+    """What training under a defense costs: victims by one recipe, with a defense and without, from their utility reports.
 
     It answers for defenses whose leakage is measured on a victim that was trained without them.
     """
 
-    def __init__(self, prices: Sequence[Price]) -> None:
-        self._undefended: dict[tuple[object, ...], Price] = {}
-        self._under: dict[tuple[str, str], list[tuple[Price, Training]]] = {}
-        for price in prices:
-            defense = "+".join(map(str, price.defense))
-            if price.training is None or price.training.defense != defense:
+    def __init__(self, reports: Sequence[UtilityReport]) -> None:
+        self._undefended: dict[tuple[object, ...], UtilityReport] = {}
+        self._under: dict[tuple[str, str], list[tuple[UtilityReport, Training]]] = {}
+        for utility in reports:
+            defense = "+".join(map(str, utility.defense))
+            if utility.training is None or utility.training.defense != defense:
                 continue
-            self._under.setdefault((price.victim.model.name, defense), []).append((price, price.training))
+            self._under.setdefault((utility.victim.model.name, defense), []).append((utility, utility.training))
             if defense == "none":
-                self._undefended[self._recipe(price, price.training)] = price
+                self._undefended[self._recipe(utility, utility.training)] = utility
 
     @staticmethod
-    def _recipe(price: Price, training: Training) -> tuple[object, ...]:
-        return price.victim.model.name, price.images, *training.alike
+    def _recipe(utility: UtilityReport, training: Training) -> tuple[object, ...]:
+        return utility.victim.model.name, utility.images, *training.alike
 
     def columns(self, case: Case) -> dict[str, float | None]:
-        """The recipe of the attacked victim where it was itself trained under the defense and has a price.
+        """The recipe of the attacked victim where it was itself trained under the defense and has a utility report.
 
         Else, of several recipes that have an undefended victim, the longest, and of those the one with most test images;
         empty where nobody trained this model so.
@@ -229,14 +229,14 @@ class _Retrained:
         under = self._under.get((case.victim.model.name, case.defense_text), [])
         own = [pair for pair in under if pair[0].victim.weights_sha256 == case.victim.weights_sha256]
         beside = [
-            (training.epochs, price, price if case.defense_text == "none" else self._undefended[recipe])
-            for price, training in own or under
-            if (recipe := self._recipe(price, training)) in self._undefended
+            (training.epochs, utility, utility if case.defense_text == "none" else self._undefended[recipe])
+            for utility, training in own or under
+            if (recipe := self._recipe(utility, training)) in self._undefended
         ]
         if not beside:
             return dict.fromkeys(_RETRAINED)
-        epochs, price, undefended = max(beside, key=lambda one: (one[0], one[1].images))
-        values = (*_bounded(price.accuracy), undefended.accuracy.mean, epochs, price.images)
+        epochs, utility, undefended = max(beside, key=lambda one: (one[0], one[1].images))
+        values = (*_bounded(utility.accuracy), undefended.accuracy.mean, epochs, utility.images)
         return dict(zip(_RETRAINED, values, strict=True))
 
 

@@ -171,8 +171,8 @@ def _over(rows: pd.DataFrame, column: str, how: Literal["max", "min"], digits: i
 
 
 def _accuracy(rows: pd.DataFrame) -> str:
-    """Of the price, measured under the same weights and defense; else of the victim's card."""
-    found = pd.to_numeric(rows["price_accuracy"]).fillna(pd.to_numeric(rows["accuracy"])).dropna()
+    """Of the utility report, measured under the same weights and defense; else of the victim's card."""
+    found = pd.to_numeric(rows["utility_accuracy"]).fillna(pd.to_numeric(rows["accuracy"])).dropna()
     return "" if found.empty else f"{found.iloc[0]:.3f}"
 
 

@@ -49,7 +49,7 @@ class Presentation:
         comparison: Takes a comparison picture apart again: its content, how many images it shows, and their height; returns
             original, client's view and reconstruction of each, `[height, width, 3]` uint8.
         fronts: Draws privacy against accuracy from a leaderboard: title, SVG for a desk and for a phone, for each setting that
-            has a price.
+            has a utility report.
     """
 
     defense: Callable[[Case], str]
@@ -174,7 +174,7 @@ def bounds(presentation: Presentation, name: str, interval: Interval | None) -> 
 
 def _accuracy(row: Mapping[str, Any]) -> Cell:
     """Measured by `privbench evaluate` where that was done, else of the victim's card."""
-    for column, source in (("price_accuracy", "measured"), ("accuracy", "card")):
+    for column, source in (("utility_accuracy", "measured"), ("accuracy", "card")):
         value = row.get(column)
         if value is not None and not math.isnan(float(value)):
             return Cell(f"{100 * float(value):.1f} %", repr(float(value)), source)

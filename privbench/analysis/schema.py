@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from privbench.analysis.claims import ClaimsFile
-from privbench.core import Calibration, Case, FailedCase, Identification, Price, Record, unknown_name
+from privbench.analysis.hypotheses import HypothesesFile
+from privbench.core import Calibration, Case, FailedCase, Identification, Record, UtilityReport, unknown_name
 from privbench.sweep.study import StudyFile
 
 __all__ = ["STORED_FILES", "json_schema"]
@@ -15,11 +15,11 @@ STORED_FILES: Mapping[str, type[BaseModel]] = {
     "record": Record,
     "case": Case,
     "failure": FailedCase,
-    "price": Price,
+    "utility": UtilityReport,
     "calibration": Calibration,
     "identification": Identification,
     "study": StudyFile,
-    "claims": ClaimsFile,
+    "claims": HypothesesFile,
 }
 """Kind of file to what it holds; a case, a study and claims are written as YAML."""
 

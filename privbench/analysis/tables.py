@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
-from privbench.core import Calibration, ImageResult, Interval, Price, Record
+from privbench.core import Calibration, ImageResult, Interval, Record, UtilityReport
 from privbench.core.flags import ENSEMBLE_FLAGS, NOT_EXPLAINED
 from privbench.core.labels import defense_label
 
@@ -31,9 +31,9 @@ __all__ = [
     "footnotes",
     "interval_text",
     "members_table",
-    "price_table",
     "score_table",
     "share_text",
+    "utility_table",
     "value_text",
 ]
 
@@ -119,7 +119,7 @@ def members_table(record: Record, label: str) -> Table:
         record: A finished case of an ensemble.
         label: What to call its defense.
     """
-    table = _table(f"{label}: the attacks of {record.case.attack.name}, each on what was not given away before it")
+    table = _table(f"{label}: the attacks of {record.case.attack.name}, each on what was not recovered before it")
     several = len({member.seed for member in record.members}) > 1
     for heading in ("attack", "adversary", *(["seed"] if several else [])):
         table.add_column(heading)
@@ -136,45 +136,45 @@ def members_table(record: Record, label: str) -> Table:
     return table
 
 
-def price_table(price: Price, label: str) -> Table:
+def utility_table(utility: UtilityReport, label: str) -> Table:
     """One row per measure: value and 95 % interval.
 
     Args:
-        price: What was measured.
+        utility: What was measured.
         label: What to call the defense.
     """
-    table = _table(f"{label}, {price.victim.model.name}, n = {price.images} test images of {price.dataset}")
+    table = _table(f"{label}, {utility.victim.model.name}, n = {utility.images} test images of {utility.dataset}")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    attack = f"{255 * price.epsilon:.3g}/255"
+    attack = f"{255 * utility.epsilon:.3g}/255"
     shares = {
-        "accuracy": price.accuracy,
-        "accuracy under the defense": price.defended_accuracy,
-        f"accuracy, {price.jigsaw}": price.jigsaw_accuracy,
-        "consistency, same": price.consistency,
-        f"accuracy, FGSM {attack}": price.fgsm_accuracy,
-        f"accuracy, PGD {attack}": price.pgd_accuracy,
+        "accuracy": utility.accuracy,
+        "accuracy under the defense": utility.defended_accuracy,
+        f"accuracy, {utility.jigsaw}": utility.jigsaw_accuracy,
+        "consistency, same": utility.consistency,
+        f"accuracy, FGSM {attack}": utility.fgsm_accuracy,
+        f"accuracy, PGD {attack}": utility.pgd_accuracy,
     }
     for name, interval in shares.items():
         if interval is not None:
             table.add_row(name, f"{interval.mean:.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]")
-    if price.mean_corrupted_accuracy is not None:
-        table.add_row("accuracy, corrupted", f"{price.mean_corrupted_accuracy:.1%}", "")
-    if price.difference_norm is not None:
-        norm = price.difference_norm
+    if utility.mean_corrupted_accuracy is not None:
+        table.add_row("accuracy, corrupted", f"{utility.mean_corrupted_accuracy:.1%}", "")
+    if utility.difference_norm is not None:
+        norm = utility.difference_norm
         table.add_row("difference of features", f"{norm.mean:.3f}", f"[{norm.low:.3f}, {norm.high:.3f}]")
-    interval = price.calibration_interval
-    bounds = "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}] over {price.draws} draws"
-    table.add_row("calibration error", f"{price.calibration_error:.3f}", bounds)
+    interval = utility.calibration_interval
+    bounds = "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}] over {utility.draws} draws"
+    table.add_row("calibration error", f"{utility.calibration_error:.3f}", bounds)
     numbers = {
-        "RMS calibration error": price.rms_calibration_error,
-        "AURRA": price.aurra,
-        f"AUPR, {price.unknown} as unknown": price.aupr,
-        "position error, patches": price.position_error,
-        "position error, in the sequence": price.sequence_position_error,
-        "position error, pairs": price.pairwise_position_error,
-        "position error, pairs in the sequence": price.pairwise_sequence_error,
+        "RMS calibration error": utility.rms_calibration_error,
+        "AURRA": utility.aurra,
+        f"AUPR, {utility.unknown} as unknown": utility.aupr,
+        "position error, patches": utility.position_error,
+        "position error, in the sequence": utility.sequence_position_error,
+        "position error, pairs": utility.pairwise_position_error,
+        "position error, pairs in the sequence": utility.pairwise_sequence_error,
     }
     for name, value in numbers.items():
         if value is not None:

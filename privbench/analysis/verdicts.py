@@ -1,4 +1,4 @@
-"""The rule by which records and prices decide claims.
+"""The rule by which records and utility reports decide claims.
 
 It follows from the intervals of paired differences, and where records are missing the claim says so instead of disappearing.
 """
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privbench.analysis.claims import Claim, Comparison, Side
 from privbench.analysis.claims_tables import TableComparison, table_difference
-from privbench.analysis.evidence import Evidence, PricedVictim, priced_victims, side_scores
-from privbench.core import METRICS, Interval, Metric, Price, UserError
+from privbench.analysis.evidence import Evidence, MeasuredVictim, measured_victims, side_scores
+from privbench.analysis.hypotheses import Comparison, Hypothesis, Side
+from privbench.core import METRICS, Interval, Metric, UserError, UtilityReport
 from privbench.scoring import paired_difference
 
 __all__ = ["SMALLEST", "Finding", "Judgement", "Measured", "Verdict", "judge"]
@@ -31,7 +31,7 @@ class Measured:
 
     Attributes:
         mean: Of the images that both sides have.
-        used: Where its records or its price lie.
+        used: Where its records or its utility report lie.
     """
 
     mean: float
@@ -68,37 +68,37 @@ class Judgement:
     """A claim, judged.
 
     Attributes:
-        claim: The claim.
+        hypothesis: The claim.
         verdict: By rule.
         reason: In a few words why it is inconclusive or not measured; None where it is decided.
         decisive: The finding that decides, or the first one; None where the claim has no comparison.
         findings: All of them, in the order of the claim.
     """
 
-    claim: Claim
+    hypothesis: Hypothesis
     verdict: Verdict
     reason: str | None
     decisive: Finding | None
     findings: tuple[Finding, ...]
 
 
-def judge(claim: Claim, evidence: Evidence, tables: Path = Path()) -> Judgement:
+def judge(hypothesis: Hypothesis, evidence: Evidence, tables: Path = Path()) -> Judgement:
     """Compares, and rules: a claim holds where every comparison does, and does not hold where one does not.
 
     Where comparisons name their attacker: a claim that holds against unaware attackers and does not against those who know the
     defense holds only for unaware attackers.
 
     Args:
-        claim: The claim.
-        evidence: Records and prices.
+        hypothesis: The claim.
+        evidence: Records and utility reports.
         tables: The folder from which comparisons of tables name their file: that of the claims.
 
     Raises:
-        UserError: A comparison means prices of different weights, or a table does not have its columns.
+        UserError: A comparison means utility reports of different weights, or a table does not have its columns.
     """
-    if claim.unmeasured is not None:
-        return Judgement(claim, "not measured", claim.unmeasured, None, ())
-    findings = tuple(_finding(comparison, evidence, tables) for comparison in claim.comparisons)
+    if hypothesis.unmeasured is not None:
+        return Judgement(hypothesis, "not measured", hypothesis.unmeasured, None, ())
+    findings = tuple(_finding(comparison, evidence, tables) for comparison in hypothesis.comparisons)
     unaware, aware, other = (
         tuple(finding for finding in findings if finding.comparison.attacker == attacker)
         for attacker in ("unaware", "aware", None)
@@ -107,14 +107,14 @@ def judge(claim: Claim, evidence: Evidence, tables: Path = Path()) -> Judgement:
         against_aware, against_unaware = _conjunction(aware), _conjunction(unaware + other)
         if against_aware.verdict == "does not hold":
             if against_unaware.verdict == "holds":
-                return Judgement(claim, "holds only for unaware attackers", None, against_aware, findings)
+                return Judgement(hypothesis, "holds only for unaware attackers", None, against_aware, findings)
             if against_unaware.verdict != "does not hold":
                 reason = f"does not hold for aware attackers; for unaware ones: {against_unaware.reason}"
-                return Judgement(claim, "inconclusive", reason, against_aware, findings)
+                return Judgement(hypothesis, "inconclusive", reason, against_aware, findings)
     decisive = _conjunction(findings)
     partly = decisive.verdict == "not measured" and any(finding.verdict == "holds" for finding in findings)
     verdict = "inconclusive" if partly else decisive.verdict
-    return Judgement(claim, verdict, decisive.reason, decisive, findings)
+    return Judgement(hypothesis, verdict, decisive.reason, decisive, findings)
 
 
 _ORDER = ("does not hold", "inconclusive", "not measured", "holds")
@@ -129,7 +129,7 @@ def _finding(comparison: Comparison | TableComparison, evidence: Evidence, table
     if isinstance(comparison, TableComparison):
         return _of_table(comparison, tables)
     measure = comparison.measure
-    return _of_records(comparison, evidence) if measure is None else _of_prices(comparison, measure, evidence)
+    return _of_records(comparison, evidence) if measure is None else _of_reports(comparison, measure, evidence)
 
 
 def _of_table(comparison: TableComparison, folder: Path) -> Finding:
@@ -162,22 +162,22 @@ def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
     return Finding(comparison, verdict, reason, detail, difference, True, *sides)
 
 
-def _of_prices(comparison: Comparison, measure: str, evidence: Evidence) -> Finding:
+def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Finding:
     sides = (comparison.higher, comparison.lower)
-    (higher, no_higher), (lower, no_lower) = (priced_victims(side, measure, evidence) for side in sides)
+    (higher, no_higher), (lower, no_lower) = (measured_victims(side, measure, evidence) for side in sides)
     missing = [reason for reason in (no_higher, no_lower) if reason is not None]
     if missing:
-        return Finding(comparison, "not measured", "prices are missing", "; ".join(dict.fromkeys(missing)))
+        return Finding(comparison, "not measured", "utility reports are missing", "; ".join(dict.fromkeys(missing)))
     # What a defense costs shows only beside a victim that was trained for as long on as many images.
     pairs = [(one, other) for one in higher for other in lower if one.recipe == other.recipe]
     if not pairs:
-        recipes = [f"{side.text} {_recipes(prices)}" for side, prices in zip(sides, (higher, lower), strict=True)]
+        recipes = [f"{side.text} {_recipes(reports)}" for side, reports in zip(sides, (higher, lower), strict=True)]
         return Finding(comparison, "not measured", "the victims were trained by different recipes", "; ".join(recipes))
     for place, side in enumerate(sides):
-        _require_one_victim([pair[place].price for pair in pairs], side, comparison)
-    one, other = max(pairs, key=lambda pair: min(priced.price.images for priced in pair))
-    n = min(one.price.images, other.price.images)
-    both = [Measured(priced.mean, (priced.path,)) for priced in (one, other)]
+        _require_one_victim([pair[place].utility for pair in pairs], side, comparison)
+    one, other = max(pairs, key=lambda pair: min(measured.utility.images for measured in pair))
+    n = min(one.utility.images, other.utility.images)
+    both = [Measured(measured.mean, (measured.path,)) for measured in (one, other)]
     if isinstance(one.value, Interval) and isinstance(other.value, Interval):
         difference = _difference(one.value, other.value, n)
         verdict, reason = _verdict(difference, comparison.margin)
@@ -190,17 +190,17 @@ def _of_prices(comparison: Comparison, measure: str, evidence: Evidence) -> Find
     return Finding(comparison, verdict, reason, "", difference, False, *both)
 
 
-def _recipes(prices: Sequence[PricedVictim]) -> str:
-    known = [priced.price.training for priced in prices if priced.price.training is not None]
+def _recipes(reports: Sequence[MeasuredVictim]) -> str:
+    known = [measured.utility.training for measured in reports if measured.utility.training is not None]
     said = {f"{training.epochs} epochs of {training.recipe.get('images', 'all')} images" for training in known}
-    return f"by {', '.join([*sorted(said), *(['an unknown one'] if len(known) < len(prices) else [])])}"
+    return f"by {', '.join([*sorted(said), *(['an unknown one'] if len(known) < len(reports) else [])])}"
 
 
-def _require_one_victim(prices: Sequence[Price], side: Side, comparison: Comparison) -> None:
-    weights = {price.victim.weights_sha256: Path(price.victim.weights).name for price in prices}
+def _require_one_victim(reports: Sequence[UtilityReport], side: Side, comparison: Comparison) -> None:
+    weights = {utility.victim.weights_sha256: Path(utility.victim.weights).name for utility in reports}
     if len(weights) > 1:
         raise UserError(
-            f"{comparison.name}: there are prices of several weights of {side.text} ({', '.join(sorted(weights.values()))}); "
+            f"{comparison.name}: there are reports of several weights of {side.text} ({', '.join(sorted(weights.values()))}); "
             "name one in `weights`"
         )
 
@@ -208,7 +208,7 @@ def _require_one_victim(prices: Sequence[Price], side: Side, comparison: Compari
 def _difference(first: Interval, second: Interval, n: int) -> Interval:
     """The difference of two means with an interval from theirs, as of independent samples (Zou and Donner, 2008).
 
-    Prices are of the same images, whose outcomes the files do not hold: the interval is wider than a paired one would be.
+    Reports are of the same images, whose outcomes the files do not hold: the interval is wider than a paired one would be.
     """
     mean = first.mean - second.mean
     below = math.hypot(first.mean - first.low, second.high - second.mean)

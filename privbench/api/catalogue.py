@@ -121,7 +121,7 @@ def _attack(name: str) -> Entry:
 
 def _ensemble(name: str) -> Entry:
     ensemble = _registry("ensembles").get(name)
-    members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.given_away:g} dB of PSNR on."
+    members = f"{', '.join(ensemble.attacks)}; an image counts as recovered from {ensemble.recovered:g} dB of PSNR on."
     return Entry(name, f"{ensemble.summary} Attacks, in this order: {members}")
 
 

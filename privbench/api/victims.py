@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from privbench.core import Price
+    from privbench.core import UtilityReport
     from privbench.models import VictimCard
     from privbench.training import EpochReport
 
@@ -162,7 +162,7 @@ class Evaluation:
         relative_corruption_error: Mean corruption error relative to another victim's, where one was named.
     """
 
-    report: "Price"
+    report: "UtilityReport"
     path: Path | None
     positions: Path | None
     remarks: tuple[str, ...]
@@ -215,20 +215,22 @@ def evaluate(
     from safetensors.torch import save
 
     from privbench.analysis.flags import FLAG_MEANINGS
-    from privbench.core import Price, Training, UserError, build_defense, resolve_defense
+    from privbench.core import Training, UserError, UtilityReport, build_defense, resolve_defense
     from privbench.core.packages import require_packages
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
     from privbench.runner.machine import cpu_threads, resolve_device
     from privbench.store.files import atomic_write, check_output
-    from privbench.training import MeasureOptions, measure_price
+    from privbench.training import MeasureOptions, measure_utility
     from privbench.training.sources import chosen_measures, require_labels
 
     if weights == "random":
-        raise UserError("--weights random has no price: nothing was learnt; accepted: embedded, pretrained or a file")
+        raise UserError("--weights random has no utility report: nothing was learnt; accepted: embedded, pretrained or a file")
     measures = chosen_measures(measure)
-    require_packages("measuring a price", ["torchmetrics", "sklearn", *(["foolbox"] if "attacks" in measures else [])], "price")
-    compared = None if reference is None else Price.load(Path(reference))
+    require_packages(
+        "measuring utility", ["torchmetrics", "sklearn", *(["foolbox"] if "attacks" in measures else [])], "utility"
+    )
+    compared = None if reference is None else UtilityReport.load(Path(reference))
     folder = None if output is None else Path(output)
     if folder is not None:
         check_output(folder)
@@ -246,10 +248,11 @@ def evaluate(
     if card is not None:
         training = Training(defense=card.defense, dataset=card.dataset, epochs=card.epochs, recipe=dict(card.recipe))
     victim = load_victim(spec, built, generator=torch.Generator().manual_seed(seed)).to(chosen_device)
+    rows = position_rows(victim) if keep_positions else None
     strange = None if unknown is None else open_images(unknown, "test")
     pixels, labels = images.as_tensors(spec.model.image_size, count)
     with cpu_threads(None, spec.model.image_size):
-        found = measure_price(
+        found = measure_utility(
             victim,
             spec,
             built,
@@ -275,11 +278,11 @@ def evaluate(
         content = found.to_json().encode()
         parts = ("+".join(part.name for part in specs), Path(model).name, hashlib.sha256(content).hexdigest()[:12])
         name = "--".join(parts)
-        path = folder / f"price--{name}.json"
+        path = folder / f"utility--{name}.json"
         atomic_write(path, content)
-        if keep_positions:
+        if rows is not None:
             positions = folder / f"positions--{name}.safetensors"
-            atomic_write(positions, save(position_rows(victim)))
+            atomic_write(positions, save(rows))
     relative = None if compared is None else found.mean_corruption_error(compared)
     remarks = tuple(f"{flag}: {FLAG_MEANINGS[flag]}" for flag in victim.flags)
     return Evaluation(found, path, positions, remarks, relative)

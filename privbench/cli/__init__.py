@@ -30,7 +30,7 @@ _COMMANDS = {
     "schema": ("privbench.cli.schema:schema", "Print the JSON Schema of records and other files."),
     "score": ("privbench.cli.score:score", "Score the reconstructions of any tool."),
     "figure": ("privbench.cli.figure:figure", "Draw a figure from all records below a folder."),
-    "evaluate": ("privbench.cli.evaluate:evaluate", "Measure what a defense costs its victim: the price of privacy."),
+    "evaluate": ("privbench.cli.evaluate:evaluate", "Measure what a victim can still do under a defense: its utility report."),
     "features": ("privbench.cli.features:features", "Invert the features behind a block, with and without a defense."),
     "train": ("privbench.cli.train:train", "Train a victim under a defense and write its weights and card."),
 }

@@ -16,7 +16,7 @@ __all__ = ["claims"]
     "-o", "--output", type=click.Path(path_type=Path), default=Path("claims.md"), show_default=True, help="File to write."
 )
 def claims(definitions: Path, results: tuple[str, ...], output: Path) -> None:
-    """Judge the claims of DEFINITIONS, a YAML file, by all records and prices below RESULTS, folders, URLs or packs.
+    """Judge the claims of DEFINITIONS, a YAML file, by all records and utility reports below RESULTS, folders, URLs or packs.
 
     A verdict follows from paired differences with 95 % bootstrap intervals: holds, does not hold, holds only for unaware
     attackers, inconclusive, or not measured. The page has a table and a section for each claim with its commands; equal records
@@ -24,5 +24,5 @@ def claims(definitions: Path, results: tuple[str, ...], output: Path) -> None:
     """
     judgements = privbench.judge_claims(definitions, results, output)
     for judgement in judgements:
-        click.echo(f"{judgement.verdict:33} {judgement.claim.id}")
+        click.echo(f"{judgement.verdict:33} {judgement.hypothesis.id}")
     click.echo(f"{len(judgements)} claims -> {output}")

@@ -1,4 +1,4 @@
-"""`privbench evaluate`: what a victim can still do under its defense, as a price file that the leaderboard joins."""
+"""`privbench evaluate`: what a victim can still do under its defense, as a utility report that the leaderboard joins."""
 
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,17 @@ __all__ = ["evaluate"]
 @click.option(
     "--reference",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Price file of another victim: the mean corruption error is relative to it.",
+    help="Utility report of another victim: the mean corruption error is relative to it.",
 )
 @click.option("--keep-positions", is_flag=True, help="Also write the position rows, for `figure positions --weights`.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Source of all random choices.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N].")
 @click.option(
     "--output",
-    default=Path("results") / "runs" / "prices",
+    default=Path("results") / "runs" / "utility",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of price files.",
+    help="Folder of utility reports.",
 )
 def evaluate(defense: str, reference: Path | None, **options: Any) -> None:
     """Measure what a defense costs its victim.
@@ -67,7 +67,7 @@ def evaluate(defense: str, reference: Path | None, **options: Any) -> None:
     """
     from rich.console import Console
 
-    from privbench.analysis.tables import price_table
+    from privbench.analysis.tables import utility_table
     from privbench.cli.console import results_console
 
     with Console(stderr=True).status("") as status:
@@ -77,7 +77,7 @@ def evaluate(defense: str, reference: Path | None, **options: Any) -> None:
             report=lambda what: status.update(f"measuring {what}"),
             **options,
         )
-    results_console().print(price_table(found.report, defense))
+    results_console().print(utility_table(found.report, defense))
     if found.relative_corruption_error is not None:
         click.echo(f"mean corruption error relative to {reference}: {found.relative_corruption_error:.3f}")
     for remark in found.remarks:

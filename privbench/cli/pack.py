@@ -19,7 +19,7 @@ def pack(folder: str, output: Path, pictures: bool) -> None:
     """Pack all records below FOLDER, a path or URL, into one file of compressed JSON lines.
 
     All commands that read results take the file in place of a folder, and FILE/CASE in place of a case's folder. It holds
-    records, traces, pictures, prices, calibrations and identifications; data sets and weights are named, without their paths.
+    records, traces, pictures, utility reports, calibrations and identifications; data sets and weights by name, without paths.
     """
     written = privbench.load_results(folder).pack(output, pictures=pictures)
     click.echo(f"{written.cases} cases, {written.size / 1e6:.1f} MB -> {output}")

@@ -9,7 +9,7 @@ __all__ = ["schema"]
 
 @click.command()
 @click.argument(
-    "kind", type=click.Choice(["record", "case", "failure", "price", "calibration", "identification", "study", "claims"])
+    "kind", type=click.Choice(["record", "case", "failure", "utility", "calibration", "identification", "study", "claims"])
 )
 def schema(kind: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the files of one KIND."""

@@ -76,4 +76,4 @@ def train(defense: str, model: str, output: Path, **options: Any) -> None:
         f"{card.model} trained with {defense}: top-1 {card.accuracy:.2%} on {card.test_images} test images "
         f"({card.defended_accuracy:.2%} under the defense), {card.seconds:.0f} s; weights and card in {output}"
     )
-    click.echo(f"claim of {defense}: {card.claim}")
+    click.echo(f"guarantee of {defense}: {card.guarantee}")

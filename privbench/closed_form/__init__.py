@@ -1,8 +1,8 @@
 """Linear algebra of exact recovery: row spaces, moments, token search, likely patches, spectra, noise."""
 
-from privbench.closed_form.noise import noise_deviation, rows_without_signal
+from privbench.closed_form.noise import noise_std, rows_without_signal
 
 __all__ = [
-    "noise_deviation",
+    "noise_std",
     "rows_without_signal",
 ]

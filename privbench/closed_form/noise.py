@@ -10,13 +10,13 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["noise_deviation", "rows_without_signal"]
+__all__ = ["noise_std", "rows_without_signal"]
 
 _MISSED = 1e-4
 """Share of rows of pure noise that are taken for signal."""
 
 
-def noise_deviation(gradient: Tensor, rank: int) -> float:
+def noise_std(gradient: Tensor, rank: int) -> float:
     """The standard deviation of white noise on a weight gradient that is a sum of few outer products.
 
     Args:
@@ -33,18 +33,18 @@ def noise_deviation(gradient: Tensor, rank: int) -> float:
     return math.sqrt(float(behind.square().sum()) / ((outputs - rank) * (inputs - rank)))
 
 
-def rows_without_signal(rows: Tensor, deviation: float) -> Tensor:
+def rows_without_signal(rows: Tensor, std: float) -> Tensor:
     """Which rows are no longer than white noise alone: a chi-squared test.
 
     Args:
         rows: `[rows, width]`, a gradient.
-        deviation: Of the noise, from `noise_deviation`; 0 leaves the rows that are exactly zero.
+        std: Of the noise, from `noise_std`; 0 leaves the rows that are exactly zero.
 
     Returns:
         `[rows]` bool.
     """
     from scipy.stats import chi2  # takes a second
 
-    longest = deviation**2 * float(chi2.ppf(1 - _MISSED, rows.shape[1]))
+    longest = std**2 * float(chi2.ppf(1 - _MISSED, rows.shape[1]))
     without: Tensor = rows.double().square().sum(dim=1) <= longest
     return without

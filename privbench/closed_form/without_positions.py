@@ -118,12 +118,12 @@ def without_positions(model: Victim, observation: Observation, rounds: int, gene
     activations = cast(Activations, Activations.of(model, observation, rank))
     bag = TokenSearch(model, embedding, activations)
     found = tokens_of_moments(activations, bag.moments(observation))
-    result = bag.concluded(found)
+    result = bag.as_result(found)
     for _ in range(rounds if len(found) else 0):
         if result.settled:
             break
         found = bag.with_random_starts(found, generator)
-        result = bag.concluded(found)
+        result = bag.as_result(found)
     return result
 
 
@@ -160,7 +160,7 @@ class TokenSearch:
         patches = embedding.clipped((noise @ spread.T).to(embedding.weight))
         return _with(self.activations, found, self.activations.directions(self.model, embedding.images(patches), self.anywhere))
 
-    def concluded(self, found: Tensor) -> WithoutPositions:
+    def as_result(self, found: Tensor) -> WithoutPositions:
         """Patches from directions, each as often as it occurs, and all solved together where none is missing."""
         embedding, total = self.embedding, len(self.anywhere)
         empty = embedding.weight.new_zeros(total, embedding.weight.shape[1])

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from privbench.core.model_spec import ModelSpec
     from privbench.core.observation import Observation, Secret, UpdateKind
     from privbench.core.parameter_names import canonical_names, short_name
-    from privbench.core.price import Price, Training
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
     from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
     from privbench.core.reference_scores import Calibration, Identification
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
     from privbench.core.threat_model import Adversary, ThreatModel
+    from privbench.core.utility_report import Training, UtilityReport
     from privbench.core.weight_delta import gradient_of_delta
 
 __all__ = [
@@ -80,7 +80,6 @@ __all__ = [
     "Normalisation",
     "Observation",
     "PluginOrigin",
-    "Price",
     "Progress",
     "ProtectedInput",
     "Provenance",
@@ -99,6 +98,7 @@ __all__ = [
     "UpdateDtype",
     "UpdateKind",
     "UserError",
+    "UtilityReport",
     "VictimSpec",
     "adversaries_up_to",
     "build_defense",
@@ -134,7 +134,7 @@ _NAMES = {
     "model_spec": ("ModelSpec",),
     "observation": ("Observation", "Secret", "UpdateKind"),
     "parameter_names": ("canonical_names", "short_name"),
-    "price": ("Price", "Training"),
+    "utility_report": ("Training", "UtilityReport"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
     "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"),
     "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"),

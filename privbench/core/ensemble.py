@@ -24,18 +24,18 @@ _STRENGTH: Sequence[Adversary] = ("unaware", "aware", "oracle")
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Attacks that are run one after another on whatever the earlier ones have not given away.
+    """Attacks that are run one after another on whatever the earlier ones have not recovered.
 
     Attributes:
         summary: What it is for, in one sentence.
         attacks: Registered names, cheapest first; each is run with its first preset.
-        given_away: PSNR in dB, aligned, from which an image counts as given away and is not attacked again.
+        recovered: PSNR in dB, aligned, from which an image counts as recovered and is not attacked again.
         draws: How often the client's random choices are drawn anew; scores are means over the draws.
     """
 
     summary: str
     attacks: tuple[str, ...]
-    given_away: float = 40.0
+    recovered: float = 40.0
     draws: int = 1
 
     def spec(self, name: str) -> ComponentSpec:
@@ -47,7 +47,7 @@ class Ensemble:
         members = [
             {"name": attack, "parameters": ATTACKS.get(attack).from_preset(None, {}).parameters()} for attack in self.attacks
         ]
-        return ComponentSpec(name=name, parameters={"members": members, "given_away": self.given_away, "draws": self.draws})
+        return ComponentSpec(name=name, parameters={"members": members, "recovered": self.recovered, "draws": self.draws})
 
 
 def is_ensemble(case: Case) -> bool:

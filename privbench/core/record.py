@@ -64,7 +64,7 @@ class ImageResult(StrictPart):
     flags: tuple[str, ...] = ()
     won_by: str | None = None
     """Of an ensemble: the member whose reconstruction has the highest PSNR, `attack (adversary)`, in the first draw. The scores
-    are the worst case of each metric over all members, for the private image; all else is the winner's."""
+    are the highest leakage by each metric over all members, for the private image; all else is the winner's."""
 
 
 class MemberResult(StrictPart):
@@ -75,7 +75,7 @@ class MemberResult(StrictPart):
     seed: int
     """Seed of the draw."""
     images: int
-    """How many images it attacked: those that were not given away before it."""
+    """How many images it attacked: those that were not recovered before it."""
     won: int = 0
     """How many images it gave away more of than any other member, by PSNR."""
     psnr: float | None = None

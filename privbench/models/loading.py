@@ -54,7 +54,7 @@ class VictimCard:
         torch: Version of torch.
         device: Where it was trained.
         seconds: Training time.
-        claim: What the defense promises of this very run, epsilon included where there is one; None in older cards.
+        guarantee: What the defense promises of this very run, epsilon included where there is one; None in older cards.
         training_accuracy: Top-1 on the first 10,000 training images, as deployed, in [0, 1]; None in older cards.
     """
 
@@ -72,7 +72,7 @@ class VictimCard:
     torch: str
     device: str
     seconds: float
-    claim: str | None = None
+    guarantee: str | None = None
     training_accuracy: float | None = None
 
 

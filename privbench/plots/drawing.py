@@ -39,10 +39,10 @@ def draw_defenses(shown: Sequence[ShownCase], labels: Sequence[str]) -> bytes:
 
 
 def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes, bytes]]:
-    """Privacy against accuracy: title, and SVG for a desk and for a phone, for each setting in which a price was measured."""
+    """Privacy against accuracy: title, and SVG for a desk and for a phone, for each setting in which utility was measured."""
     drawings = []
     for _, group in rows.groupby(list(FRONT_SETTING), sort=True):
-        if group[["price_accuracy", "retrained_accuracy"]].notna().any(axis=None):
+        if group[["utility_accuracy", "retrained_accuracy"]].notna().any(axis=None):
             points = front_points(group, metric="psnr", higher_is_leakier=True)
             wide, narrow = (
                 figure_bytes(front_figure(points, label=METRICS["psnr"], higher_is_leakier=True, paper=paper), "svg")

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from privbench.plots.families import FAMILIES, defense_family, family_looks
-from privbench.plots.front_points import AWAY, ENOUGH, FRONT_SETTING, front_points
+from privbench.plots.front_points import ENOUGH, FRONT_SETTING, RECOVERED, front_points
 from privbench.plots.labels import label_points
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import one_setting
@@ -20,7 +20,7 @@ from privbench.scoring import registered_metric
 __all__ = ["draw", "front_figure"]
 
 _ROW = 0.075
-"""Height of a point among the images that are given away, in inches."""
+"""Height of a point among the images that are recovered, in inches."""
 _LINE = 0.15
 """Height of a line of text."""
 _PANEL = 2.9
@@ -112,7 +112,7 @@ def _draw_rows(axes: Axes, away: pd.DataFrame, looks: dict[str, Look], label: st
     if not paper.is_single:
         head = axes.text(1.01, 0, f"from the top: {label}", transform=axes.get_yaxis_transform(), va="bottom")
         head.set(fontsize=SMALLEST, color="0.3", parse_math=False)
-    axes.set_title(f"image given away: PSNR of {AWAY:g} dB or more", loc="left", fontsize=7.5)
+    axes.set_title(f"image recovered: PSNR of {RECOVERED:g} dB or more", loc="left", fontsize=7.5)
     axes.tick_params(axis="x", length=0)
 
 
@@ -182,7 +182,7 @@ def _key(axes: Axes, points: pd.DataFrame, rest: pd.DataFrame, looks: dict[str, 
 
 def _caption(points: pd.DataFrame) -> str:
     first = points.iloc[0]
-    # What most images speak for first, which is the longest recipe or a measured price.
+    # What most images speak for first, which is the longest recipe or a measured utility report.
     order = points.groupby("kind")["accuracy_n"].max().fillna(0).sort_values(ascending=False, kind="stable")
     known = [(str(kind), points.loc[points["kind"] == kind, "accuracy_n"].dropna()) for kind in order.index]
     counts = [
@@ -221,13 +221,13 @@ def draw(request: FigureRequest) -> Drawn:
     described = registered_metric(request.metric)
     rows = one_setting(request.cases(), [*FRONT_SETTING, "images"], differ_in="defense_label")
     points = front_points(rows, metric=request.metric, higher_is_leakier=described.higher_is_leakier)
-    unpriced = sorted(set(points.loc[points["source"] == "card", "defense"]))
+    unmeasured = sorted(set(points.loc[points["source"] == "card", "defense"]))
     left_out = sorted(set(rows["defense"]) - set(points["defense"]))
     away = int(points["recovered"].sum())
     notes = [f"{len(points)} points, {int(points['on_front'].sum())} on the front, {away} give the image away"]
-    if unpriced:
+    if unmeasured:
         notes.append(
-            f"accuracy of {', '.join(unpriced)} is from the victim's card; `privbench evaluate` measures it under the defense"
+            f"accuracy of {', '.join(unmeasured)} is from the victim's card; `privbench evaluate` measures it under the defense"
         )
     if left_out:
         notes.append(f"left out, no victim was trained under them beside an undefended one: {', '.join(left_out)}")

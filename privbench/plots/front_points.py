@@ -11,13 +11,13 @@ from privbench.core import Ensemble, UserError
 from privbench.core.flags import LOWER_BOUND
 from privbench.plots.strengths import by_strength
 
-__all__ = ["AWAY", "ENOUGH", "FRONT_SETTING", "front_points", "share_interval"]
+__all__ = ["ENOUGH", "FRONT_SETTING", "RECOVERED", "front_points", "share_interval"]
 
 FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode")
 """Columns of the leaderboard in which the rows of one front are alike."""
 
-AWAY = Ensemble.given_away
-"""PSNR in dB from which an image counts as given away, for an ensemble and here."""
+RECOVERED = Ensemble.recovered
+"""PSNR in dB from which an image counts as recovered, for an ensemble and here."""
 _ADDED = "defense-added-after-training"
 """Flag of a victim that its card does not describe."""
 ENOUGH = 0.9
@@ -27,7 +27,7 @@ ENOUGH = 0.9
 def share_interval(accuracy: ArrayLike, undefended: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The 95 % interval of one accuracy as a share of another, both measured on n images.
 
-    By the delta method on the logarithm of the ratio, of two independent binomials: stored prices hold no answer of a single
+    By the delta method on the logarithm of the ratio, of two independent binomials: stored reports hold no answer of a single
     image, so that nothing can be paired. Victims that are right on the same images would have a narrower one.
 
     Returns:
@@ -57,7 +57,7 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         its defense by a recipe that an undefended one shares, the accuracy is that share of the undefended victim's, so that
         several recipes stand on one axis, with an interval of the share, and rows without it are left out (`retrained`); `kind`
         names the recipe, and `is_short` says that an undefended victim of that recipe has less than 90 % of the
-        accuracy of the undefended victim that is attacked. Else it is what was measured of the attacked victim (`price`), the
+        accuracy of the undefended victim that is attacked. Else it is what was measured of the attacked victim (`utility`), the
         same under all defenses that it is attacked under, or else that of its card (`card`).
 
         Rows that are a lower bound, because their attacker could not undo what the client did to its images, are left out.
@@ -89,13 +89,13 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     if points.empty:
         raise UserError("no row has an accuracy; measure it with `privbench evaluate --defense SPEC`, into the same folder")
     setting = ["defense", "defense_params"]
-    points["recovered"] = points.groupby(setting)["psnr"].transform("max") >= AWAY
+    points["recovered"] = points.groupby(setting)["psnr"].transform("max") >= RECOVERED
     points = points.sort_values("leakage", ascending=not higher_is_leakier, kind="stable").drop_duplicates(setting)
     leakage = points["leakage"].to_numpy() * (1 if higher_is_leakier else -1)
     accuracy = points["accuracy"].to_numpy()
     points["on_front"] = [
-        not bool(np.any((accuracy >= a) & (leakage <= worst) & ((accuracy > a) | (leakage < worst))))
-        for a, worst in zip(accuracy, leakage, strict=True)
+        not bool(np.any((accuracy >= a) & (leakage <= own) & ((accuracy > a) | (leakage < own))))
+        for a, own in zip(accuracy, leakage, strict=True)
     ]
     every = rows["defense_params"].fillna("").groupby(rows["defense"]).unique()
     parts = [by_strength(group, list(every[name])) for name, group in points.groupby("defense", sort=True)]
@@ -140,19 +140,19 @@ def _measured(rows: pd.DataFrame) -> dict[str, Any]:
     What was measured for the same weights, of most images, stands for all rows of one card; a victim to which the defense was
     added has none but its own.
     """
-    price = {name: pd.to_numeric(rows[f"price_{name}"]).astype(float) for name in ("accuracy", "images")}
-    names = {"accuracy": "price_accuracy", "accuracy_low": "price_accuracy_low", "accuracy_high": "price_accuracy_high"}
+    utility = {name: pd.to_numeric(rows[f"utility_{name}"]).astype(float) for name in ("accuracy", "images")}
+    names = {"accuracy": "utility_accuracy", "accuracy_low": "utility_accuracy_low", "accuracy_high": "utility_accuracy_high"}
     found = pd.DataFrame({new: pd.to_numeric(rows[old]).astype(float) for new, old in names.items()}, index=rows.index)
-    found["accuracy_n"] = price["images"]
+    found["accuracy_n"] = utility["images"]
     card = pd.to_numeric(rows["accuracy"]).astype(float)
     shared = card.notna() & ~rows["flags"].fillna("").str.split().map(lambda flags: _ADDED in flags)
     for _, victim in rows[shared].groupby([rows["weights"], card]):
-        counts = price["images"][victim.index][price["accuracy"][victim.index].notna()]
+        counts = utility["images"][victim.index][utility["accuracy"][victim.index].notna()]
         if not counts.empty:
             found.loc[victim.index] = found.loc[counts.index[[int(counts.argmax())]]].to_numpy()
-    source = np.where(found["accuracy"].notna(), "price", "card")
+    source = np.where(found["accuracy"].notna(), "utility", "card")
     found["accuracy"] = found["accuracy"].fillna(card)
-    kinds = {"price": "accuracy measured", "card": "accuracy of the victim's card"}
+    kinds = {"utility": "accuracy measured", "card": "accuracy of the victim's card"}
     return {
         **{str(name): found[name] for name in found},
         "source": source,

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from privbench.analysis.cases import price_table
+from privbench.analysis.cases import utility_table
 from privbench.core import METRICS, UserError
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
@@ -52,7 +52,7 @@ def mask_ratio_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFra
 def mask_ratio_figure(
     points: pd.DataFrame,
     invariant: pd.DataFrame,
-    prices: pd.DataFrame,
+    reports: pd.DataFrame,
     *,
     metric: str,
     invariant_metric: str,
@@ -63,14 +63,14 @@ def mask_ratio_figure(
     Args:
         points: Of `mask_ratio_points`, for an aligned metric.
         invariant: The same for one that permutations of patches do not change.
-        prices: `victim`, `model`, `weights`, `measure` (`accuracy`, `consistency`), `mask_ratio`, `mean`, `low`, `high`, `n`;
+        reports: `victim`, `model`, `weights`, `measure` (`accuracy`, `consistency`), `mask_ratio`, `mean`, `low`, `high`, `n`;
             victims of another model or other weights than the attacked ones are left out, and empty panels say so.
         metric: Name of the aligned metric.
         invariant_metric: Name of the other.
         paper: What for.
     """
     attacked = set(zip(points["model"], (Path(weights).name for weights in points["weights"]), strict=True))
-    prices = prices[[pair in attacked for pair in zip(prices["model"], prices["weights"], strict=True)]]
+    reports = reports[[pair in attacked for pair in zip(reports["model"], reports["weights"], strict=True)]]
     broken = _is_broken(points, metric) or _is_broken(invariant, invariant_metric)
     with styled(paper):
         height = (3.2 if broken else 2.8) + 1.6
@@ -80,16 +80,16 @@ def mask_ratio_figure(
         parts = list(np.ravel(np.asarray(figure.subfigures(*shape, height_ratios=heights))))
         for part, table, name in zip(parts, (points, invariant), (metric, invariant_metric), strict=False):
             _leakage(part, table, name)
-        victims = sorted(prices["victim"].unique())
+        victims = sorted(reports["victim"].unique())
         for part, measure in zip(parts[2:], ("accuracy", "consistency"), strict=True):
             axes = part.subplots()
-            table = prices[prices["measure"] == measure]
+            table = reports[reports["measure"] == measure]
             _curves(axes, table, "victim", victims, "victim trained with {}", first=len(ADVERSARIES))
             axes.set(xlabel=_RATIO, ylim=(0, 1.02), xlim=_SPAN, ylabel=measure)
             if table.empty:
-                text = "no price file:\n`privbench evaluate --defense mjp`"
+                text = "no utility report:\n`privbench evaluate --defense mjp`"
                 axes.text(0.5, 0.5, text, ha="center", color="0.4", fontsize=SMALLEST, transform=axes.transAxes)
-        add_caption(figure, _caption(points, prices, broken=broken), paper)
+        add_caption(figure, _caption(points, reports, broken=broken), paper)
         literal_legend(figure, letters=paper.letters(0.9))
     return figure
 
@@ -97,14 +97,14 @@ def mask_ratio_figure(
 _SPAN = (-0.03, 1.03)
 
 
-def _caption(points: pd.DataFrame, prices: pd.DataFrame, *, broken: bool) -> str:
+def _caption(points: pd.DataFrame, reports: pd.DataFrame, *, broken: bool) -> str:
     words = [
         f"{setting_text(points)}. Leakage: highest over the attacks, "
         "in place (first panel) and after the best rearrangement of patches (second)."
     ]
     if broken:
         words.append(f"Above the break: points of {_WHOLE:g} dB and more, images that are back.")
-    if "consistency" in set(prices["measure"]):
+    if "consistency" in set(reports["measure"]):
         words.append(
             "Accuracy and consistency are under the mask; "
             "consistency: share of test images whose predicted class is the same with and without the mask."
@@ -159,14 +159,16 @@ def _curves(axes: Axes, table: pd.DataFrame, series: str, kinds: list[str], labe
 
 
 def draw(request: FigureRequest) -> Drawn:
-    """The cases under MJP, in place and whatever the place, with the prices that lie beside them."""
+    """The cases under MJP, in place and whatever the place, with the utility reports that lie beside them."""
     rows = request.cases()
     invariant = f"{request.metric}_patch"
     if invariant not in {*BUILT_IN, *METRICS.names()}:
         invariant = "psnr_patch"
     points = mask_ratio_points(rows, metric=request.metric)
     assigned = mask_ratio_points(rows, metric=invariant)
-    prices = price_table(request.records)
-    notes = [f"no price file below {request.records}: `privbench evaluate --defense mjp`"] if prices.empty else []
-    figure = mask_ratio_figure(points, assigned, prices, metric=request.metric, invariant_metric=invariant, paper=request.paper)
+    reports = utility_table(request.records)
+    notes = [f"no utility report below {request.records}: `privbench evaluate --defense mjp`"] if reports.empty else []
+    figure = mask_ratio_figure(
+        points, assigned, reports, metric=request.metric, invariant_metric=invariant, paper=request.paper
+    )
     return Drawn(figure, tuple(notes))

@@ -84,7 +84,7 @@ def position_projection(table: PositionTable) -> tuple[Matrix, Matrix]:
     try:
         from sklearn.decomposition import PCA
     except ImportError as error:
-        raise UserError(f"the study of positions needs scikit-learn ({error}); pip install 'privbench[price]'") from None
+        raise UserError(f"the study of positions needs scikit-learn ({error}); pip install 'privbench[utility]'") from None
     found = PCA(2, svd_solver="full").fit(table.rows)
     # The last bits of a product vary with where its arrays lie in memory.
     return np.round(found.transform(table.rows), 9), np.round(found.explained_variance_ratio_, 9)

@@ -75,7 +75,8 @@ FIGURES: Mapping[str, FigureKind] = {
         "privbench.plots.mask_ratio:draw", "leakage under MJP against its mask ratio, with accuracy and consistency"
     ),
     "front": FigureKind(
-        "privbench.plots.front:draw", "what each defense leaves to its strongest attacker against the accuracy of its victim"
+        "privbench.plots.front:draw",
+        "privacy-utility Pareto front: what each defense leaves to its strongest attacker, and accuracy",
     ),
     "positions": FigureKind(
         "privbench.plots.positions:draw",

@@ -104,7 +104,7 @@ class CaseSet(Sequence[Record]):
 
     @contextmanager
     def _folder(self, *, everything: bool = False) -> Iterator[Path]:
-        """A folder with these cases and no others, and with prices and calibrations that lie beside them."""
+        """A folder with these cases and no others, and with utility reports and calibrations that lie beside them."""
         if self.chosen is None:
             with self.place.open(everything=everything) as folder:
                 yield folder

@@ -1,4 +1,4 @@
-"""An ensemble's case: its attacks one after another on what is left, and the worst case over them as one record.
+"""An ensemble's case: its attacks one after another on what is left, and the highest leakage over them as one record.
 
 The attacks are ordinary cases of fewer images, kept below the ensemble's folder, so that an interrupted ensemble continues.
 They are parts of its row and no rows of their own: the images that they attacked were chosen by what came before.
@@ -87,7 +87,7 @@ def run(
             contexts = [context.of(case.model_copy(update={"seed": seed})) for seed in seeds]
             draws = [EnsembleDraw(one, suite, folder, run_member) for one in contexts]
             for one in draws:
-                one.run(ensemble.given_away)
+                one.run(ensemble.recovered)
             results = over_draws([one.results() for one in draws])
             if draw is not None:
                 folder.write(COMPARISON, draw(shown_results(context, results, folder.path)))

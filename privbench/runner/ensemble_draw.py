@@ -69,8 +69,8 @@ class EnsembleDraw:
     attempts: list[list[_Attempt]] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
 
-    def run(self, given_away: float) -> None:
-        """Runs member after member on the batches that still hold an image that is not given away."""
+    def run(self, recovered: float) -> None:
+        """Runs member after member on the batches that still hold an image that is not recovered."""
         case = self.context.case
         self.attempts = [[] for _ in case.data.indices]
         left = list(range(self.context.batches))
@@ -81,7 +81,7 @@ class EnsembleDraw:
                     self._run_member(attack, adversary, left)
                 else:
                     self._skip(attack, adversary, None)
-                left = [batch for batch in left if not all(self._best(image) >= given_away for image in self._images(batch))]
+                left = [batch for batch in left if not all(self._best(image) >= recovered for image in self._images(batch))]
         if all(member.case_id is None for member in self.members):
             reasons = "; ".join(dict.fromkeys(filter(None, (member.skipped for member in self.members))))
             raise UserError(f"no attack of ensemble {case.attack.name} applies: {reasons}")
@@ -171,14 +171,14 @@ class EnsembleDraw:
                 if gaps and sum(gaps) / len(gaps) >= _MARGIN:
                     self.flags.add("weaker-beat-stronger")
 
-    # The worst case
+    # The highest leakage
 
     def results(self) -> list[ImageResult]:
-        """The worst case of each image; counts for each member what it won."""
+        """The highest leakage of each image; counts for each member what it won."""
         names = picture_names([self.context.images.image_name(index) for index in self.context.case.data.indices])
-        return [self._worst(image, names[image]) for image in range(len(self.attempts))]
+        return [self._leakiest(image, names[image]) for image in range(len(self.attempts))]
 
-    def _worst(self, image: int, picture: str) -> ImageResult:
+    def _leakiest(self, image: int, picture: str) -> ImageResult:
         attempts = self.attempts[image]
         winner = max(attempts, key=lambda attempt: (attempt.result.failure is None, attempt.result.scores["psnr"]))
         member = self.members[winner.member]

@@ -233,7 +233,7 @@ def _server(chosen: Overrides, base: Case | None) -> ComponentSpec | None:
 
 
 def _threat_model(chosen: Overrides, base: Case | None, attack: ComponentSpec, server: ComponentSpec | None) -> ThreatModel:
-    # The worst case needs attackers who know of the defense.
+    # The highest leakage needs attackers who know of the defense.
     ensemble = attack.name in ENSEMBLES.names()
     threat = base.threat_model if base else ThreatModel(adversary="aware" if ensemble else "unaware")
     given = {name: chosen.values[name] for name in ThreatModel.model_fields if name != "server" and chosen.has(name)}

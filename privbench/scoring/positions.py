@@ -1,6 +1,6 @@
 """What a position embedding says of positions: the study of MJP (Ren et al., CVPR 2023), a linear regression in five folds.
 
-It needs scikit-learn (extra `price`).
+It needs scikit-learn (extra `utility`).
 """
 
 from typing import Literal
@@ -70,7 +70,7 @@ def _regression_errors(given: NDArray[np.float64], wanted: NDArray[np.float64], 
         from sklearn.linear_model import LinearRegression
         from sklearn.model_selection import KFold, cross_val_predict
     except ImportError as error:
-        raise UserError(f"the study of positions needs scikit-learn ({error}); pip install 'privbench[price]'") from None
+        raise UserError(f"the study of positions needs scikit-learn ({error}); pip install 'privbench[utility]'") from None
     folds = KFold(POSITION_FOLDS, shuffle=True, random_state=seed)
     predicted = cross_val_predict(LinearRegression(), given, wanted, cv=folds)
     # The last bits of a product vary with where its arrays lie in memory.

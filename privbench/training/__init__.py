@@ -2,9 +2,9 @@
 
 from privbench.training.evaluate import accuracy, defended_accuracy
 from privbench.training.measure import MEASURES, MeasureOptions
-from privbench.training.price import measure_price
 from privbench.training.recipe import EpochReport, LabelledImages, TrainingPlan
 from privbench.training.train import train
+from privbench.training.utility import measure_utility
 
 __all__ = [
     "MEASURES",
@@ -14,6 +14,6 @@ __all__ = [
     "TrainingPlan",
     "accuracy",
     "defended_accuracy",
-    "measure_price",
+    "measure_utility",
     "train",
 ]

@@ -32,8 +32,8 @@ class _Corruption:
     large: tuple[Any, ...]
 
 
-def _gaussian(image: Pixels, deviation: float, random: np.random.Generator) -> Pixels:
-    noisy = util.random_noise(image, "gaussian", rng=random, var=deviation**2)  # type: ignore[no-untyped-call]
+def _gaussian(image: Pixels, std: float, random: np.random.Generator) -> Pixels:
+    noisy = util.random_noise(image, "gaussian", rng=random, var=std**2)  # type: ignore[no-untyped-call]
     return np.asarray(noisy)
 
 

@@ -1,8 +1,8 @@
-"""One measure after another of what a deployed victim can do; `price` puts them together.
+"""One measure after another of what a deployed victim can do; `utility` puts them together.
 
 A model whose layers draw at inference is measured with them on: means over draws, and attacks by the gradient that is expected
 over draws. Attacks on the input come from foolbox, calibration from torchmetrics, the position study from scikit-learn (extra
-`price`).
+`utility`).
 """
 
 import importlib
@@ -41,7 +41,7 @@ MEASURES: Mapping[str, tuple[str, ...]] = {
         "pairwise_sequence_error",
     ),
 }
-"""What is measured on request, with the fields of a price that it gives."""
+"""What is measured on request, with the fields of a utility report that it gives."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,15 @@ class Measure:
     @torch.no_grad()
     def logits(
         self,
-        feed: Callable[[ModelInput, torch.Generator], ModelInput],
+        prepared: Callable[[ModelInput, torch.Generator], ModelInput],
         images: Tensor | None = None,
         *,
         draw: int = 0,
     ) -> Tensor:
-        """`[n, classes]` on the CPU, the images fed in batches of 250 (fewer where layers draw matrices) through `feed`.
+        """`[n, classes]` on the CPU, the images fed in batches of 250 (fewer where layers draw matrices) through `prepared`.
 
         Args:
-            feed: From a batch to what the model is fed.
+            prepared: From a batch to what the model is fed.
             images: `[n, 3, height, width]` uint8, or in [0, 1]; None: the test images.
             draw: Number of the draw.
         """
@@ -135,7 +135,7 @@ class Measure:
         found = []
         with self._seeded():
             for start in range(0, len(images), self.at_once):
-                fed = feed(ModelInput(_pixels(images[start : start + self.at_once], self.device)), generator)
+                fed = prepared(ModelInput(_pixels(images[start : start + self.at_once], self.device)), generator)
                 found.append(self.victim(*fed.arguments).float().cpu())
         return torch.cat(found)
 
@@ -146,10 +146,10 @@ class Measure:
     def defended(self) -> list[Tensor]:
         """The same behind the defense's batch hook."""
 
-        def feed(batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        def prepared(batch: ModelInput, generator: torch.Generator) -> ModelInput:
             return self.defense.prepare_batch(self.victim, batch, generator).model_input
 
-        return [self.logits(feed, draw=draw) for draw in range(self.draws)]
+        return [self.logits(prepared, draw=draw) for draw in range(self.draws)]
 
     def jigsaw(self) -> tuple[dict[str, Interval], dict[str, str]]:
         """Masked-jigsaw accuracy, consistency and difference of features; or the reason why there are none."""
@@ -158,7 +158,7 @@ class Measure:
             return {}, dict.fromkeys(names, f"{type(self.victim.network).__name__} has no patches")
         jigsaws = torch.Generator().manual_seed(self.options.seed)
 
-        def feed(batch: ModelInput, generator: torch.Generator) -> ModelInput:
+        def prepared(batch: ModelInput, generator: torch.Generator) -> ModelInput:
             # Draws of the layers are those of the images in their own order: what differs is the jigsaw alone.
             fed = self.options.jigsaw.prepare_batch(self.victim, batch, jigsaws).model_input
             moved = fed if self.victim.has_unknown_position else ModelInput(fed.images)
@@ -169,7 +169,7 @@ class Measure:
             plain = self.logits(self.deployed)
             before = torch.cat(features)
             features.clear()
-            jigsawed = self.logits(feed)
+            jigsawed = self.logits(prepared)
             after = torch.cat(features)
         return {
             "jigsaw_accuracy": self.share(jigsawed.argmax(1) == self.labels),
@@ -281,4 +281,6 @@ def _library(name: str) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"measuring a price needs {name.partition('.')[0]} ({error}); pip install 'privbench[price]'") from None
+        raise UserError(
+            f"measuring utility needs {name.partition('.')[0]} ({error}); pip install 'privbench[utility]'"
+        ) from None

@@ -93,7 +93,7 @@ def publish(
         torch=torch.__version__,
         device=str(victim.mean.device),
         seconds=round(seconds, 1),
-        claim=accounted.guarantee(),
+        guarantee=accounted.guarantee(),
         training_accuracy=accuracy(victim, training.images[seen], training.labels[seen]),
     )
     text = json.dumps(dataclasses.asdict(card), indent=2) + "\n"

@@ -52,7 +52,7 @@ def area_under_response_rate(confidence: Tensor, correct: Tensor) -> float:
 
 
 def detection_precision(known: Tensor, unknown: Tensor) -> float:
-    """AUPR: how well low confidence finds images that belong to none of the classes; needs scikit-learn (extra `price`).
+    """AUPR: how well low confidence finds images that belong to none of the classes; needs scikit-learn (extra `utility`).
 
     Args:
         known: `[n]` confidence of images of the classes.
@@ -67,7 +67,7 @@ def detection_precision(known: Tensor, unknown: Tensor) -> float:
     try:
         from sklearn.metrics import average_precision_score
     except ImportError as error:
-        raise UserError(f"AUPR needs scikit-learn ({error}); pip install 'privbench[price]'") from None
+        raise UserError(f"AUPR needs scikit-learn ({error}); pip install 'privbench[utility]'") from None
     strange = np.concatenate([np.zeros(len(known)), np.ones(len(unknown))])
     return float(average_precision_score(strange, -np.concatenate([_array(known), _array(unknown)])))
 

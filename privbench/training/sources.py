@@ -71,10 +71,10 @@ def require_labels(images: ImageSet, data: str, num_classes: int, card: VictimCa
         UserError: They are not.
     """
     if images.flags:
-        raise UserError(f"the images of {data} have no labels; a price needs labelled test images, such as --data cifar10")
+        raise UserError(f"the images of {data} have no labels; utility needs labelled test images, such as --data cifar10")
     if images.nominal_labels:
         raise UserError(
-            f"the labels of {data} are assigned and do not name what the images show; a price needs labelled test images, such "
+            f"the labels of {data} are assigned and do not name what the images show; utility needs labelled test images, such "
             "as --data cifar10"
         )
     images.for_classes(num_classes)

@@ -1,4 +1,4 @@
-"""Claims are judged by rule: each verdict from records and prices made by hand, and one line for broken definitions."""
+"""Claims are judged by rule: verdicts from records and utility reports made by hand, and one line for broken definitions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from privbench.analysis.claims import Claim, Comparison, ResolvedSide, Side, read_claims
 from privbench.analysis.claims_page import write_claims
 from privbench.analysis.evidence import Evidence
+from privbench.analysis.hypotheses import Comparison, Hypothesis, ResolvedSide, Side, read_hypotheses
 from privbench.analysis.verdicts import Judgement, judge
-from privbench.core import FailedCase, Interval, Price, Record, Training, UserError, resolve_defense
+from privbench.core import FailedCase, Interval, Record, Training, UserError, UtilityReport, resolve_defense
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder, store_at
@@ -33,9 +33,9 @@ def template() -> Record:
 
 
 @pytest.fixture(scope="module")
-def price() -> Price:
-    (path,) = local_folder(RESULTS / "reference.jsonl.gz").glob("price--none--*.json")
-    return Price.load(path)
+def utility() -> UtilityReport:
+    (path,) = local_folder(RESULTS / "reference.jsonl.gz").glob("utility--none--*.json")
+    return UtilityReport.load(path)
 
 
 Make = Callable[..., tuple[str, Record]]
@@ -62,15 +62,17 @@ def spread(mean: float, width: float = 1.0, n: int = 16) -> list[float]:
     return [mean + width * (-1) ** place for place in range(n)]
 
 
-def claim(*comparisons: Mapping[str, Any]) -> Claim:
+def hypothesis(*comparisons: Mapping[str, Any]) -> Hypothesis:
     plain = {"metric": "psnr", "higher": UNDEFENDED, "lower": SHUFFLED}
     numbered = [{"name": f"comparison {number}", **plain, **one} for number, one in enumerate(comparisons)]
-    return Claim.model_validate({"id": "c", "text": "T", "source": "S", "limits": "L", "comparisons": numbered})
+    return Hypothesis.model_validate({"id": "c", "text": "T", "source": "S", "limits": "L", "comparisons": numbered})
 
 
-def judged(claim: Claim, *records: tuple[str, Record], prices: Sequence[Price] = (), failed: Sequence[Any] = ()) -> Judgement:
-    placed = tuple((f"price--{number}.json", one) for number, one in enumerate(prices))
-    return judge(claim, Evidence(tuple(records), tuple(failed), placed))
+def judged(
+    hypothesis: Hypothesis, *records: tuple[str, Record], reports: Sequence[UtilityReport] = (), failed: Sequence[Any] = ()
+) -> Judgement:
+    placed = tuple((f"utility--{number}.json", one) for number, one in enumerate(reports))
+    return judge(hypothesis, Evidence(tuple(records), tuple(failed), placed))
 
 
 # The rule
@@ -91,7 +93,7 @@ def judged(claim: Claim, *records: tuple[str, Record], prices: Sequence[Price] =
 def test_the_interval_and_the_margin_decide(
     make: Make, higher: list[float], lower: list[float], margin: float, verdict: str
 ) -> None:
-    found = judged(claim({"margin": margin}), make(higher), make(lower, defense="naive-shuffle"))
+    found = judged(hypothesis({"margin": margin}), make(higher), make(lower, defense="naive-shuffle"))
     assert found.verdict == verdict
     assert (found.reason is None) == (verdict != "inconclusive")
     assert found.decisive is not None
@@ -103,35 +105,35 @@ def test_the_interval_and_the_margin_decide(
 def test_images_are_paired_so_that_what_they_share_takes_no_part(make: Make) -> None:
     higher = [10.0 * place + 1 for place in range(1, 17)]
     lower = [10.0 * place for place in range(1, 17)]
-    (finding,) = judged(claim({"margin": 0.9}), make(higher), make(lower, defense="naive-shuffle")).findings
+    (finding,) = judged(hypothesis({"margin": 0.9}), make(higher), make(lower, defense="naive-shuffle")).findings
     assert finding.verdict == "holds"
     assert finding.difference == Interval(mean=1.0, low=1.0, high=1.0, n=16)
 
 
 def test_fewer_than_sixteen_images_decide_nothing(make: Make) -> None:
     for n, verdict in ((15, "inconclusive"), (16, "holds")):
-        found = judged(claim({}), make(spread(40, n=n)), make(spread(10), defense="naive-shuffle"))
+        found = judged(hypothesis({}), make(spread(40, n=n)), make(spread(10), defense="naive-shuffle"))
         assert found.verdict == verdict
         assert found.reason == ("only 15 of at least 16 images" if n == 15 else None)
 
 
 def test_a_metric_where_lower_is_leakier_is_compared_by_its_values(make: Make) -> None:
     records = make(spread(30)), make(spread(10), defense="naive-shuffle")
-    assert judged(claim({"metric": "lpips"}), *records).verdict == "does not hold"
-    assert judged(claim({"metric": "lpips", "higher": SHUFFLED, "lower": UNDEFENDED}), *records).verdict == "holds"
+    assert judged(hypothesis({"metric": "lpips"}), *records).verdict == "does not hold"
+    assert judged(hypothesis({"metric": "lpips", "higher": SHUFFLED, "lower": UNDEFENDED}), *records).verdict == "holds"
 
 
 def test_all_comparisons_must_hold_and_one_refutes(make: Make) -> None:
     records = make(spread(30)), make(spread(20), defense="naive-shuffle")
     holds, fails, unclear = {"margin": 5}, {"margin": 15}, {"margin": 10}
     missing = {"lower": {**SHUFFLED, "defense": "mjp"}}
-    assert judged(claim(holds, holds), *records).verdict == "holds"
-    refuted = judged(claim(holds, missing, fails), *records)
+    assert judged(hypothesis(holds, holds), *records).verdict == "holds"
+    refuted = judged(hypothesis(holds, missing, fails), *records)
     assert (refuted.verdict, refuted.decisive) == ("does not hold", refuted.findings[2])
-    assert judged(claim(holds, unclear), *records).verdict == "inconclusive"
-    assert judged(claim(unclear, fails), *records).verdict == "does not hold"
-    assert judged(claim(holds, missing), *records).verdict == "inconclusive"
-    assert judged(claim(missing, missing), *records).verdict == "not measured"
+    assert judged(hypothesis(holds, unclear), *records).verdict == "inconclusive"
+    assert judged(hypothesis(unclear, fails), *records).verdict == "does not hold"
+    assert judged(hypothesis(holds, missing), *records).verdict == "inconclusive"
+    assert judged(hypothesis(missing, missing), *records).verdict == "not measured"
 
 
 # Attackers
@@ -166,20 +168,20 @@ def test_who_knows_the_defense_decides_what_is_left_of_a_claim(
         for adversary, mean in given.items()
         if mean is not None
     ]
-    found = judged(claim(*BY_ATTACKER), make(spread(30)), *records)
+    found = judged(hypothesis(*BY_ATTACKER), make(spread(30)), *records)
     assert found.verdict == verdict
     assert (found.reason is not None) == (verdict in {"inconclusive", "not measured"})
 
 
-def test_what_has_no_attacker_counts_on_both_sides(make: Make, price: Price) -> None:
-    cheaper = price.model_copy(update={"defense": resolve_defense("naive-shuffle")})
-    accuracy = {"metric": "price.accuracy", "margin": -0.1, "higher": {"defense": "naive-shuffle"}, "lower": {}}
+def test_what_has_no_attacker_counts_on_both_sides(make: Make, utility: UtilityReport) -> None:
+    cheaper = utility.model_copy(update={"defense": resolve_defense("naive-shuffle")})
+    accuracy = {"metric": "utility.accuracy", "margin": -0.1, "higher": {"defense": "naive-shuffle"}, "lower": {}}
     records = [make(spread(30)), *(make(spread(value), defense="naive-shuffle", adversary=adversary)
                for adversary, value in (("unaware", 10), ("aware", 30)))]  # fmt: skip
-    test = claim(*BY_ATTACKER, accuracy)
-    assert judged(test, *records, prices=[price, cheaper]).verdict == "holds only for unaware attackers"
+    test = hypothesis(*BY_ATTACKER, accuracy)
+    assert judged(test, *records, reports=[utility, cheaper]).verdict == "holds only for unaware attackers"
     worse = cheaper.model_copy(update={"accuracy": Interval(mean=0.3, low=0.28, high=0.32, n=1000)})
-    assert judged(test, *records, prices=[price, worse]).verdict == "does not hold"
+    assert judged(test, *records, reports=[utility, worse]).verdict == "does not hold"
 
 
 # Several attacks
@@ -195,14 +197,14 @@ def test_the_worst_case_of_each_image_counts(make: Make) -> None:
         make(halves, defense="naive-shuffle"),
         make(halves[::-1], "subspace", defense="naive-shuffle"),
     ]
-    assert judged(claim({"margin": 3}), *records).verdict == "holds"
-    assert judged(claim({"margin": 3, "lower": TWO}), *records).verdict == "does not hold"
+    assert judged(hypothesis({"margin": 3}), *records).verdict == "holds"
+    assert judged(hypothesis({"margin": 3, "lower": TWO}), *records).verdict == "does not hold"
 
 
 def test_beyond_the_ceiling_nothing_more_leaks(make: Make) -> None:
     records = make(spread(130)), make(spread(60), defense="naive-shuffle")
-    assert judged(claim({"margin": 6}), *records).verdict == "holds"
-    (finding,) = judged(claim({"margin": 6, "ceiling": 40}), *records).findings
+    assert judged(hypothesis({"margin": 6}), *records).verdict == "holds"
+    (finding,) = judged(hypothesis({"margin": 6, "ceiling": 40}), *records).findings
     assert finding.verdict == "does not hold"
     assert finding.higher is not None
     assert finding.higher.mean == 40
@@ -225,14 +227,14 @@ def test_a_missing_attack_leaves_open_what_it_could_change(
     sides: dict[str, dict[str, Any]] = {"higher": UNDEFENDED, "lower": SHUFFLED}
     sides[missing_side] = {**sides[missing_side], "attack": ["closed-form", "subspace"]}
     records = make(spread(38, 0.1)), make(spread(lower, 0.1), defense="naive-shuffle")
-    found = judged(claim({**sides, "margin": 6, "ceiling": ceiling}), *records)
+    found = judged(hypothesis({**sides, "margin": 6, "ceiling": ceiling}), *records)
     assert found.verdict == verdict
     assert "no record of subspace on n" in found.findings[0].detail
 
 
 def test_a_smaller_case_of_an_attack_is_missing_for_the_other_images(make: Make) -> None:
     small = make(spread(39, n=8), "subspace", defense="naive-shuffle")
-    found = judged(claim({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), small)
+    found = judged(hypothesis({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), small)
     assert found.verdict == "inconclusive"
     assert found.reason == "records are missing; so far it holds"
     assert found.findings[0].detail == "subspace on naive-shuffle, aware has only 8 of 16 images"
@@ -242,7 +244,9 @@ def test_an_attack_on_other_images_is_missing_too(make: Make) -> None:
     path, other = make(spread(39), "subspace", defense="naive-shuffle")
     renamed = tuple(image.model_copy(update={"image": f"other-{image.image}"}) for image in other.images)
     elsewhere = path, other.model_copy(update={"images": renamed})
-    found = judged(claim({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), elsewhere)
+    found = judged(
+        hypothesis({"margin": 6, "lower": TWO}), make(spread(40)), make(spread(10), defense="naive-shuffle"), elsewhere
+    )
     assert (found.verdict, found.reason) == ("inconclusive", "records are missing; so far it holds")
     assert found.findings[0].detail == "subspace on naive-shuffle, aware has only 0 of 16 images"
     assert found.findings[0].difference is not None
@@ -252,14 +256,14 @@ def test_an_attack_on_other_images_is_missing_too(make: Make) -> None:
 def test_a_record_without_the_metric_is_missing(make: Make) -> None:
     path, record = make(spread(10), defense="naive-shuffle")
     poor = path, record.model_copy(update={"summary": {}})
-    found = judged(claim({}), make(spread(30)), poor)
+    found = judged(hypothesis({}), make(spread(30)), poor)
     assert (found.verdict, found.findings[0].detail) == ("not measured", "closed-form on naive-shuffle, aware has no psnr")
 
 
 def test_a_failed_case_says_why_nothing_was_measured(make: Make) -> None:
     _, record = make([], defense="naive-shuffle")
     failed = FailedCase(case_id=record.case_id, case=record.case, reason="out of memory", version="0", finished="")
-    found = judged(claim({}), make(spread(30)), failed=[failed])
+    found = judged(hypothesis({}), make(spread(30)), failed=[failed])
     assert (found.verdict, found.reason) == ("not measured", "records are missing")
     assert found.findings[0].detail == "closed-form on naive-shuffle, aware failed: out of memory"
 
@@ -287,78 +291,80 @@ def test_a_side_takes_no_case_that_differs_in_one_field(make: Make, change: dict
     assert not wanted.is_case_of(other, "closed-form")
 
 
-# Prices
+# Utility reports
 
 
-def priced(price: Price, defense: str, **measures: Any) -> Price:
-    return price.model_copy(update={"defense": resolve_defense(defense), **measures})
+def measured(utility: UtilityReport, defense: str, **measures: Any) -> UtilityReport:
+    return utility.model_copy(update={"defense": resolve_defense(defense), **measures})
 
 
-def test_shares_are_compared_with_the_interval_of_their_difference(price: Price) -> None:
+def test_shares_are_compared_with_the_interval_of_their_difference(utility: UtilityReport) -> None:
     first, second = Interval(mean=0.7, low=0.67, high=0.73, n=1000), Interval(mean=0.6, low=0.56, high=0.64, n=500)
-    both = [priced(price, "none", accuracy=first), priced(price, "mjp", accuracy=second, images=500)]
-    comparison = {"metric": "price.accuracy", "higher": {}, "lower": {"defense": "mjp"}}
-    (finding,) = judged(claim({**comparison, "margin": 0.04}), prices=both).findings
+    both = [measured(utility, "none", accuracy=first), measured(utility, "mjp", accuracy=second, images=500)]
+    comparison = {"metric": "utility.accuracy", "higher": {}, "lower": {"defense": "mjp"}}
+    (finding,) = judged(hypothesis({**comparison, "margin": 0.04}), reports=both).findings
     assert finding.difference is not None
     assert finding.difference.mean == pytest.approx(0.1)
     assert finding.difference.low == pytest.approx(0.1 - 0.05)
     assert finding.difference.high == pytest.approx(0.1 + 0.05)
     assert finding.difference.n == 500
-    verdicts = [judged(claim({**comparison, "margin": margin}), prices=both).verdict for margin in (0.04, 0.06, 0.16)]
+    verdicts = [judged(hypothesis({**comparison, "margin": margin}), reports=both).verdict for margin in (0.04, 0.06, 0.16)]
     assert verdicts == ["holds", "inconclusive", "does not hold"]
 
 
-def test_numbers_without_an_interval_decide_only_where_the_definition_says_so(price: Price) -> None:
-    both = [priced(price, "none", calibration_error=0.05), priced(price, "mjp", calibration_error=0.03)]
-    comparison = {"metric": "price.calibration_error", "higher": {}, "lower": {"defense": "mjp"}}
-    silent = judged(claim(comparison), prices=both)
+def test_numbers_without_an_interval_decide_only_where_the_definition_says_so(utility: UtilityReport) -> None:
+    both = [measured(utility, "none", calibration_error=0.05), measured(utility, "mjp", calibration_error=0.03)]
+    comparison = {"metric": "utility.calibration_error", "higher": {}, "lower": {"defense": "mjp"}}
+    silent = judged(hypothesis(comparison), reports=both)
     assert (silent.verdict, silent.reason) == ("inconclusive", "the measure has no interval")
-    verdicts = [judged(claim({**comparison, "by_sign": True, "margin": m}), prices=both).verdict for m in (0.01, 0.03)]
+    verdicts = [judged(hypothesis({**comparison, "by_sign": True, "margin": m}), reports=both).verdict for m in (0.01, 0.03)]
     assert verdicts == ["holds", "does not hold"]
 
 
-def test_a_price_that_is_missing_or_lacks_the_measure_is_not_measured(price: Price) -> None:
-    comparison = {"metric": "price.position_error", "higher": {}, "lower": {"defense": "no-pe"}}
-    found = judged(claim(comparison), prices=[price])
-    assert (found.verdict, found.reason) == ("not measured", "prices are missing")
-    assert found.findings[0].detail == "no price of no-pe"
-    found = judged(claim(comparison), prices=[price, priced(price, "no-pe", position_error=None)])
+def test_a_report_that_is_missing_or_lacks_the_measure_is_not_measured(utility: UtilityReport) -> None:
+    comparison = {"metric": "utility.position_error", "higher": {}, "lower": {"defense": "no-pe"}}
+    found = judged(hypothesis(comparison), reports=[utility])
+    assert (found.verdict, found.reason) == ("not measured", "utility reports are missing")
+    assert found.findings[0].detail == "no utility report of no-pe"
+    found = judged(hypothesis(comparison), reports=[utility, measured(utility, "no-pe", position_error=None)])
     assert found.findings[0].detail == "no-pe has no position_error"
 
 
-def test_of_two_prices_of_the_same_weights_the_one_of_most_images_counts_and_other_weights_must_be_named(price: Price) -> None:
-    few = priced(price, "none", images=100, accuracy=Interval(mean=0.1, low=0.1, high=0.1, n=100))
-    mjp = priced(price, "mjp", accuracy=Interval(mean=0.4, low=0.39, high=0.41, n=1000))
-    comparison = {"metric": "price.accuracy", "higher": {}, "lower": {"defense": "mjp"}}
-    assert judged(claim(comparison), prices=[few, price, mjp]).verdict == "holds"
-    victim = price.victim.model_copy(update={"weights": "short.safetensors", "weights_sha256": "0" * 64})
-    other = priced(few, "none", victim=victim)
-    assert judged(claim(comparison), prices=[price, other, mjp]).verdict == "holds"
+def test_of_two_reports_of_the_same_weights_the_one_of_most_images_counts_and_other_weights_must_be_named(
+    utility: UtilityReport,
+) -> None:
+    few = measured(utility, "none", images=100, accuracy=Interval(mean=0.1, low=0.1, high=0.1, n=100))
+    mjp = measured(utility, "mjp", accuracy=Interval(mean=0.4, low=0.39, high=0.41, n=1000))
+    comparison = {"metric": "utility.accuracy", "higher": {}, "lower": {"defense": "mjp"}}
+    assert judged(hypothesis(comparison), reports=[few, utility, mjp]).verdict == "holds"
+    victim = utility.victim.model_copy(update={"weights": "short.safetensors", "weights_sha256": "0" * 64})
+    other = measured(few, "none", victim=victim)
+    assert judged(hypothesis(comparison), reports=[utility, other, mjp]).verdict == "holds"
     named = {**comparison, "higher": {"weights": "short.safetensors"}}
-    assert judged(claim(named), prices=[price, other, mjp]).verdict == "does not hold"
+    assert judged(hypothesis(named), reports=[utility, other, mjp]).verdict == "does not hold"
     with pytest.raises(UserError, match=r"several weights of none, weights any \(embedded, short.safetensors\); name one"):
-        judged(claim({**comparison, "higher": {"weights": "any"}}), prices=[price, other, mjp])
+        judged(hypothesis({**comparison, "higher": {"weights": "any"}}), reports=[utility, other, mjp])
 
 
-def test_prices_compare_only_where_the_victims_were_trained_by_one_recipe(price: Price) -> None:
-    def trained(defense: str, epochs: int | None, error: float) -> Price:
-        victim = price.victim.model_copy(update={"weights": f"{epochs}.safetensors", "weights_sha256": f"{epochs}{defense}"})
+def test_reports_compare_only_where_the_victims_were_trained_by_one_recipe(utility: UtilityReport) -> None:
+    def trained(defense: str, epochs: int | None, error: float) -> UtilityReport:
+        victim = utility.victim.model_copy(update={"weights": f"{epochs}.safetensors", "weights_sha256": f"{epochs}{defense}"})
         training = epochs and Training(defense=defense, dataset="cifar10", epochs=epochs, recipe={"images": 100})
-        return priced(price, defense, calibration_error=error, training=training or None, victim=victim)
+        return measured(utility, defense, calibration_error=error, training=training or None, victim=victim)
 
     comparison = {
-        "metric": "price.calibration_error",
+        "metric": "utility.calibration_error",
         "by_sign": True,
         "higher": {"weights": "any"},
         "lower": {"defense": "mjp", "weights": "any"},
     }
     long, short, unknown = trained("none", 10, 0.01), trained("none", 2, 0.05), trained("none", None, 0.01)
     mjp = trained("mjp", 2, 0.03)
-    found = judged(claim(comparison), prices=[long, short, unknown, mjp])
+    found = judged(hypothesis(comparison), reports=[long, short, unknown, mjp])
     assert found.verdict == "holds"
     assert found.findings[0].difference is not None
     assert found.findings[0].difference.mean == pytest.approx(0.02)
-    found = judged(claim(comparison), prices=[long, unknown, mjp])
+    found = judged(hypothesis(comparison), reports=[long, unknown, mjp])
     assert (found.verdict, found.reason) == ("not measured", "the victims were trained by different recipes")
     detail = "none, weights any by 10 epochs of 100 images, an unknown one; mjp, weights any by 2 epochs of 100 images"
     assert found.findings[0].detail == detail
@@ -415,11 +421,14 @@ FIRST = ("claims", 0, "comparisons", 0)
         (changed("claims", 0, "comparisons", to=[]), ["claim a needs comparisons, or else the reason"]),
         (changed("claims", 0, "unmeasured", to="x"), ["claim a needs comparisons, or else the reason"]),
         (changed(*FIRST, "metric", to="psnrr"), ["unknown metric 'psnrr'", "did you mean psnr"]),
-        (changed(*FIRST, "metric", to="price.acuracy"), ["unknown measure of a price 'acuracy'", "did you mean accuracy"]),
-        (changed(*FIRST, "metric", to="price.accuracy"), ["price.accuracy is of prices, which have no attack"]),
+        (
+            changed(*FIRST, "metric", to="utility.acuracy"),
+            ["unknown measure of a utility report 'acuracy'", "did you mean accuracy"],
+        ),
+        (changed(*FIRST, "metric", to="utility.accuracy"), ["utility.accuracy is of utility reports, which have no attack"]),
         (changed(*FIRST, "higher", to={}), ["psnr is of attacks; name the attack of both sides"]),
         (changed(*FIRST, "lower", to={**SHUFFLED, "weights": "any"}), ["psnr is of attacks on one victim; name its weights"]),
-        (changed(*FIRST, "by_sign", to=True), ["by_sign is for prices"]),
+        (changed(*FIRST, "by_sign", to=True), ["by_sign is for utility reports"]),
         (changed(*FIRST, "attacker", to="unaware"), ["the attacker is unaware and neither side has such an adversary"]),
         (changed(*FIRST, "attacker", to="clever"), ["attacker", "'unaware' or 'aware'"]),
         (changed(*FIRST, "margin", to="six"), ["margin", "'six'"]),
@@ -431,7 +440,7 @@ FIRST = ("claims", 0, "comparisons", 0)
 )
 def test_what_is_wrong_with_definitions_is_said_in_one_line(tmp_path: Path, content: Any, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        read_claims(written(tmp_path, content))
+        read_hypotheses(written(tmp_path, content))
     assert "\n" not in str(caught.value)
     assert [word for word in words if word not in str(caught.value)] == []
 
@@ -490,11 +499,11 @@ def test_every_record_that_a_claim_asks_for_is_a_case_of_a_committed_study(
     studies = [read_study(path) for path in sorted((RESULTS / "studies").glob("*.yaml"))]
     template = Record.load(find_records(local_folder(RESULTS / "front.jsonl.gz"))[0])
     records = [template.model_copy(update={"case": case}) for study in studies for case in study.cases]
-    file = read_claims(RESULTS / "claims.yaml")
+    file = read_hypotheses(RESULTS / "claims.yaml")
     sides = {
         side
-        for claim in file.claims
-        for comparison in claim.comparisons
+        for hypothesis in file.claims
+        for comparison in hypothesis.comparisons
         if isinstance(comparison, Comparison) and comparison.measure is None
         for side in (comparison.higher, comparison.lower)
     }

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from privbench.analysis.claims import Claim
 from privbench.analysis.claims_page import claims_page
 from privbench.analysis.claims_tables import TableComparison, table_difference
 from privbench.analysis.evidence import Evidence
+from privbench.analysis.hypotheses import Hypothesis
 from privbench.analysis.verdicts import Judgement, judge
 from privbench.core import UserError
 
@@ -30,8 +30,8 @@ def comparison(**changes: Any) -> TableComparison:
 
 
 def judged(folder: Path, one: TableComparison) -> Judgement:
-    claim = Claim.model_validate({"id": "a", "text": "A", "source": "S", "limits": "L", "comparisons": [one]})
-    return judge(claim, NOTHING, folder)
+    hypothesis = Hypothesis.model_validate({"id": "a", "text": "A", "source": "S", "limits": "L", "comparisons": [one]})
+    return judge(hypothesis, NOTHING, folder)
 
 
 def table(folder: Path, above: list[float], below: list[float]) -> None:
@@ -72,17 +72,17 @@ def test_on_a_logarithmic_scale_a_difference_of_one_is_a_factor_of_ten(tmp_path:
 
 
 def test_a_table_that_is_not_there_leaves_the_claim_open_and_the_page_says_what_writes_it(tmp_path: Path) -> None:
-    claim = Claim.model_validate(
+    hypothesis = Hypothesis.model_validate(
         {"id": "a", "text": "A", "source": "S", "limits": "L", "comparisons": [comparison().model_dump()]}
     )
-    open_claim = judge(claim, NOTHING, tmp_path)
+    open_claim = judge(hypothesis, NOTHING, tmp_path)
     assert (open_claim.verdict, open_claim.reason) == ("not measured", "rows are missing")
     table(tmp_path, [3, 4, 5], [1, 2, 3])
-    closed = judge(claim, NOTHING, tmp_path)
+    closed = judge(hypothesis, NOTHING, tmp_path)
     assert closed.verdict == "holds"
-    from privbench.analysis.claims import ClaimsFile
+    from privbench.analysis.hypotheses import HypothesesFile
 
-    page = claims_page(ClaimsFile(claims=(claim,)), [closed], NOTHING, "privbench claims")
+    page = claims_page(HypothesesFile(claims=(hypothesis,)), [closed], NOTHING, "privbench claims")
     assert "python -m benchmarks.made -o rows.csv" in page
     assert "with: 4.000 | without: 2.000 | +2.000 [+2.000, +2.000]" in page
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
-from privbench.core import Case, Interval, Price, Record, Training, UserError, resolve_defense
+from privbench.core import Case, Interval, Record, Training, UserError, UtilityReport, resolve_defense
 from privbench.store.files import atomic_write
 from tests.analysis.records import scored
 
@@ -172,8 +172,10 @@ def test_a_case_that_was_computed_in_two_places_has_two_rows_of_one_rank(templat
     assert rows["rank"].tolist() == [1, 1]
 
 
-def price(of: Record, defense: str, weights: str, accuracy: float, *, epochs: int | None = 1, images: int = 100) -> Price:
-    """A price; with epochs, of weights that were trained under the same defense."""
+def utility(
+    of: Record, defense: str, weights: str, accuracy: float, *, epochs: int | None = 1, images: int = 100
+) -> UtilityReport:
+    """A utility report; with epochs, of weights that were trained under the same defense."""
     parts = resolve_defense(defense)
     share = Interval(mean=accuracy, low=accuracy - 0.05, high=accuracy + 0.04, n=images)
     text = "+".join(map(str, parts))
@@ -181,7 +183,7 @@ def price(of: Record, defense: str, weights: str, accuracy: float, *, epochs: in
     victim = of.case.victim.model_copy(update={"weights": f"{weights}.safetensors", "weights_sha256": weights})
     measured = {"accuracy": share, "defended_accuracy": share, "jigsaw": "mjp", "calibration_error": 0.1, "epsilon": 0.1}
     what = {"victim": victim, "training": training, "defense": parts, "dataset": "made", "images": images, "seed": 0}
-    return Price.model_validate({**what, **measured, "torch": "2"})
+    return UtilityReport.model_validate({**what, **measured, "torch": "2"})
 
 
 def attacked(of: Record, defense: str, weights: str) -> Record:
@@ -194,17 +196,17 @@ def attacked(of: Record, defense: str, weights: str) -> Record:
 def test_what_training_under_a_defense_costs_is_told_of_the_attacked_victim_where_it_was_trained_so(
     template: Record, tmp_path: Path
 ) -> None:
-    prices = (
-        price(template, "none", "long", 0.7, epochs=10, images=1000),
-        price(template, "none", "short", 0.4, epochs=2),
-        price(template, "sign", "sign-long", 0.6, epochs=10, images=1000),
-        price(template, "sign", "sign-short", 0.3, epochs=2),
-        price(template, "sign", "sign-alone", 0.5, epochs=3),
-        price(template, "clipping", "clipping", 0.38, epochs=2),
+    reports = (
+        utility(template, "none", "long", 0.7, epochs=10, images=1000),
+        utility(template, "none", "short", 0.4, epochs=2),
+        utility(template, "sign", "sign-long", 0.6, epochs=10, images=1000),
+        utility(template, "sign", "sign-short", 0.3, epochs=2),
+        utility(template, "sign", "sign-alone", 0.5, epochs=3),
+        utility(template, "clipping", "clipping", 0.38, epochs=2),
     )
-    for one in prices:
-        atomic_write(tmp_path / "runs" / f"price--{one.victim.weights_sha256}.json", one.to_json().encode())
-    pairs = [(one.defense[0].name, str(one.victim.weights_sha256)) for one in prices]
+    for one in reports:
+        atomic_write(tmp_path / "runs" / f"utility--{one.victim.weights_sha256}.json", one.to_json().encode())
+    pairs = [(one.defense[0].name, str(one.victim.weights_sha256)) for one in reports]
     pairs += [("sign", "long"), ("clipping", "long"), ("no-pe", "long")]
     store(tmp_path / "runs", *(attacked(template, *pair) for pair in pairs))
     rows = leaderboard(tmp_path / "runs")
@@ -227,8 +229,8 @@ def test_what_training_under_a_defense_costs_is_told_of_the_attacked_victim_wher
         ("clipping", "long"): (0.38, pytest.approx(0.33), 0.4, 2, 100),
         ("no-pe", "long"): (None,) * 5,
     }
-    (priced,) = rows[rows["weights"] == "short.safetensors"].to_dict("records")
-    assert [priced[f"price_accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.4, 0.35, 0.44])
+    (measured,) = rows[rows["weights"] == "short.safetensors"].to_dict("records")
+    assert [measured[f"utility_accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.4, 0.35, 0.44])
 
 
 def test_the_target_must_be_a_file(template: Record, tmp_path: Path) -> None:

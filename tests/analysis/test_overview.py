@@ -78,7 +78,7 @@ def test_defenses_stand_below_each_other_by_worst_case_and_attackers_side_by_sid
     assert "Weights: `random` where no others are named." in page
 
 
-def test_the_price_of_training_is_that_of_the_rows_own_victim() -> None:
+def test_the_report_of_training_is_that_of_the_rows_own_victim() -> None:
     rows = [row for table in tables(overview(FRONT)) for row in table if " on `" in row["defense"]]
     assert {"none", "precode"} <= {row["defense"].strip("`").partition(":")[0].partition("`")[0] for row in rows}
     for row in rows:

@@ -11,7 +11,7 @@ from privbench.analysis.claims_page import write_claims
 from privbench.analysis.leaderboard import write_leaderboard
 from privbench.analysis.overview import overview
 from privbench.analysis.reference_files import calibration_name
-from privbench.core import Calibration, Identification, Interval, Price, Record, resolve_defense
+from privbench.core import Calibration, Identification, Interval, Record, UtilityReport, resolve_defense
 from privbench.plots.positions import PositionTable, position_points
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder, place_of, store_at
@@ -77,13 +77,13 @@ def test_the_findings_of_the_claims_study_quote_records() -> None:
 
 
 @pytest.mark.parametrize(("name", "defense"), [("mjp-short", "mjp"), ("mjp-short-without-dal", "mjp:dal_weight=0")])
-def test_the_committed_position_rows_are_those_of_the_victims_with_a_price(name: str, defense: str) -> None:
+def test_the_committed_position_rows_are_those_of_the_victims_with_a_report(name: str, defense: str) -> None:
     table = PositionTable.of_state(name, load_file(RESULTS / "positions" / f"{name}.safetensors"))
-    prices = [Price.load(path) for path in packed("claims").glob("price--mjp--*.json")]
+    reports = [UtilityReport.load(path) for path in packed("claims").glob("utility--mjp--*.json")]
     weight = resolve_defense(defense)[0].parameters["dal_weight"]
-    trained = [price for price in prices if price.victim.weights != "embedded"]
-    (price,) = (price for price in trained if price.defense[0].parameters["dal_weight"] == weight)
-    assert price.position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
+    trained = [utility for utility in reports if utility.victim.weights != "embedded"]
+    (utility,) = (utility for utility in trained if utility.defense[0].parameters["dal_weight"] == weight)
+    assert utility.position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
 
 
 def _mean_psnr(defense: str, *, control: bool = False) -> float:

@@ -131,7 +131,7 @@ def test_a_model_with_more_patches_than_width_is_flagged() -> None:
 
 @pytest.mark.parametrize(
     ("defense", "gain"),
-    [("gradient-noise:deviation=1e-3", 2.0), ("quantization:bits=8", 2.0), ("pruning:p=0.1", 2.0), ("pruning:p=0.5", 5.0)],
+    [("gradient-noise:std=1e-3", 2.0), ("quantization:bits=8", 2.0), ("pruning:p=0.1", 2.0), ("pruning:p=0.5", 5.0)],
 )
 def test_who_knows_that_entries_are_not_exact_weighs_the_noise_against_smoothness(defense: str, gain: float) -> None:
     found = {}

@@ -34,7 +34,7 @@ def test_an_update_without_the_first_mlp_is_refused() -> None:
 
 
 def test_noise_leaves_grey_and_says_so() -> None:
-    observation, _ = update("gradient-noise:deviation=0.1", batch=2)
+    observation, _ = update("gradient-noise:std=0.1", batch=2)
     result = attacked(TokenSearch(rounds=1, starts=1), observation)
     assert result.losses["found"] == 0
     assert "row-space-does-not-fit" in result.flags

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from privbench.analysis.cases import case_table, price_table
+from privbench.analysis.cases import case_table, utility_table
 from privbench.core import Record
 from privbench.plots.registry import FIGURES
 from privbench.store.places import local_folder
@@ -46,7 +46,7 @@ def parameters(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Small studies of each kind, and the reference's prices."""
+    """Small studies of each kind, and the reference's utility reports."""
     folder = tmp_path / "results"
     stored(folder, 24)
     stored(folder, 20, attack=parameters(relocation=False))
@@ -57,7 +57,7 @@ def results(tmp_path: Path) -> Path:
     stored(folder, 9, victim={"model": {"name": "cnn_mini_32", "num_classes": 10, "image_size": 32}})
     for ratio in (0.0, 0.5, 1.0):
         stored(folder, 20 - 8 * ratio, defense=[{"name": "mjp", "parameters": {"mask_ratio": ratio}}])
-    for path in REFERENCE.glob("price--*.json"):
+    for path in REFERENCE.glob("utility--*.json"):
         shutil.copy(path, folder / path.name)
     return folder
 
@@ -122,8 +122,8 @@ def test_tables_hold_each_case_once_and_the_fields_that_figures_select_by(result
     assert [fields["layers"] for fields in rows["attack_fields"]].count("embedding") == 1
 
 
-def test_prices_stand_at_the_mask_ratio_of_their_jigsaw(results: Path) -> None:
-    prices = price_table(results)
-    masked = prices[prices["victim"] == "mjp"]
+def test_reports_stand_at_the_mask_ratio_of_their_jigsaw(results: Path) -> None:
+    reports = utility_table(results)
+    masked = reports[reports["victim"] == "mjp"]
     found = list(zip(masked["measure"], masked["mask_ratio"], masked["mean"], strict=True))
     assert found == [("accuracy", 0.0, 0.673), ("accuracy", 0.1, 0.674), ("accuracy", 0.5, 0.642), ("consistency", 0.5, 0.787)]

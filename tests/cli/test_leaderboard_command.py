@@ -66,7 +66,7 @@ def test_damaged_files_are_left_out_on_request_and_named(
     first.write_bytes(first.read_bytes()[:-300])
     second.unlink()
     second.mkdir()
-    (tmp_path / "out" / "price--x.json").write_text("{}")
+    (tmp_path / "out" / "utility--x.json").write_text("{}")
     refused = privbench(command, "out")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
     answer = privbench(command, "out", "--skip-damaged")
@@ -74,7 +74,7 @@ def test_damaged_files_are_left_out_on_request_and_named(
     assert answer.stdout.startswith("1 cases")
     lines = answer.stderr.splitlines()
     assert len(lines) == 4
-    for line, path in zip(lines, (first, second, tmp_path / "out" / "price--x.json"), strict=False):
+    for line, path in zip(lines, (first, second, tmp_path / "out" / "utility--x.json"), strict=False):
         assert line.startswith(f"left out: {path.relative_to(tmp_path)}")
     assert lines[-1] == "3 damaged files left out"
     assert third.is_file()

@@ -13,7 +13,7 @@ from click.testing import Result
 @pytest.mark.parametrize(
     ("package", "arguments", "words"),
     [
-        ("foolbox", ("evaluate", "--data", "nowhere"), "measuring a price needs foolbox; install it with pip install"),
+        ("foolbox", ("evaluate", "--data", "nowhere"), "measuring utility needs foolbox; install it with pip install"),
         ("sklearn", ("evaluate", "--measure", "accuracy", "--data", "nowhere"), "needs sklearn; install it with pip install"),
         ("tensorboard", ("run", "--log", "tensorboard"), "--log tensorboard needs tensorboard; install it with pip install"),
         ("wandb", ("train", "--log", "wandb", "--data", "nowhere"), "pip install 'privbench[wandb]'"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.tables import METRICS, value_text
-from privbench.core import Case, ComponentSpec, FailedCase, Price, Record
+from privbench.core import Case, ComponentSpec, FailedCase, Record, UtilityReport
 from privbench.plots.image_grid import comparison_cells
 from privbench.runner.pictures import read_picture
 from privbench.store.files import atomic_write
@@ -220,11 +220,11 @@ def test_nothing_is_fetched_and_one_script_may_run(finished: Path, privbench: Cl
     }
 
 
-def test_the_front_is_drawn_where_a_price_was_measured(finished: Path, privbench: Cli, tmp_path: Path) -> None:
+def test_the_front_is_drawn_where_a_report_was_measured(finished: Path, privbench: Cli, tmp_path: Path) -> None:
     assert "Privacy against accuracy" not in made(privbench, tmp_path).text
     record = Record.load(find_records(finished)[0])
     share = {"mean": 0.625, "low": 0.5, "high": 0.75, "n": 8}
-    price = Price.model_validate(
+    utility = UtilityReport.model_validate(
         {
             "victim": record.case.victim.model_dump(),
             "defense": [part.model_dump() for part in record.case.defense],
@@ -242,7 +242,7 @@ def test_the_front_is_drawn_where_a_price_was_measured(finished: Path, privbench
             "torch": "2",
         }
     )
-    (finished / "price--test.json").write_text(price.to_json(), encoding="utf-8")
+    (finished / "utility--test.json").write_text(utility.to_json(), encoding="utf-8")
     page = made(privbench, tmp_path)
     assert "Privacy against accuracy" in page.text
     assert "62.5 % measured" in page.text

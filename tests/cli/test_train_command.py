@@ -43,7 +43,7 @@ def test_it_trains_says_how_well_and_writes_weights_with_a_card(easy_data: Path,
     # The command repeats the numbers and tells nothing about the machine.
     assert card["command"] == "privbench train --defense mjp:mask_ratio=0.2 --data PATH --epochs 2 --batch-size 16"
     assert "mask_ratio=0.2" in card["defense"]
-    assert f"claim of mjp:mask_ratio=0.2: {card['claim']}" in stdout
+    assert f"guarantee of mjp:mask_ratio=0.2: {card['guarantee']}" in stdout
 
 
 @pytest.mark.parametrize(

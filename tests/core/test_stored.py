@@ -1,14 +1,14 @@
-"""Files of records and prices: what is not one is refused in a line that says which."""
+"""Files of records and utility reports: what is not one is refused in a line that says which."""
 
 from pathlib import Path
 
 import pytest
 
-from privbench.core import Price, Record, UserError
+from privbench.core import Record, UserError, UtilityReport
 
 
-@pytest.mark.parametrize(("document", "kind"), [(Record, "record"), (Price, "price")])
-def test_what_is_no_such_document_is_one_line(document: type[Record] | type[Price], kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("document", "kind"), [(Record, "record"), (UtilityReport, "utility report")])
+def test_what_is_no_such_document_is_one_line(document: type[Record] | type[UtilityReport], kind: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"cannot read the {kind} .*absent.json: No such file"):
         document.load(tmp_path / "absent.json")
     path = tmp_path / "other.json"

@@ -220,7 +220,7 @@ def test_real_training_set(shared_data: Path) -> None:
     assert pixels.shape == (50_000, 3, 32, 32)
     assert labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     # The channel means and deviations that the literature normalises CIFAR-10 with.
-    for channel, mean, deviation in zip(range(3), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), strict=True):
+    for channel, mean, std in zip(range(3), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), strict=True):
         values = pixels[:, channel].float() / 255
         assert values.mean().item() == pytest.approx(mean, abs=1e-4)
-        assert values.std().item() == pytest.approx(deviation, abs=1e-4)
+        assert values.std().item() == pytest.approx(std, abs=1e-4)

@@ -27,7 +27,7 @@ SPECS = [
     "sign:magnitude=one",
 ]
 """At its default ratio MJP covers few of the 64 patches; half of them make every property visible."""
-COMPOSED = ["mjp:mask_ratio=0.5+dpsgd", "clipping+gradient-noise:deviation=0.001+pruning:p=0.5", "dpsgd+quantization+sign"]
+COMPOSED = ["mjp:mask_ratio=0.5+dpsgd", "clipping+gradient-noise:std=0.001+pruning:p=0.5", "dpsgd+quantization+sign"]
 OF_COMPOSITIONS = [rule for rule in DEFENSE_RULES if "sends the same" in rule.text or "in one pass" in rule.text]
 
 

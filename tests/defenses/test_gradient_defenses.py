@@ -44,15 +44,15 @@ def gradients() -> dict[str, Tensor]:
 # Noise
 
 
-@pytest.mark.parametrize("deviation", [1e-4, 0.3])
-def test_noise_is_normal_with_the_deviation_asked_for(deviation: float) -> None:
-    noise = whole(sent(f"gradient-noise:deviation={deviation}", FLAT)).double()
+@pytest.mark.parametrize("std", [1e-4, 0.3])
+def test_noise_is_normal_with_the_deviation_asked_for(std: float) -> None:
+    noise = whole(sent(f"gradient-noise:std={std}", FLAT)).double()
     count = len(noise)
     # Chi-square of the variance and Kolmogorov-Smirnov of the shape: both would fail for a deviation 5 % off.
-    chance = stats.chi2.cdf(float((noise / deviation).square().sum()), df=count)
+    chance = stats.chi2.cdf(float((noise / std).square().sum()), df=count)
     assert 0.01 < chance < 0.99
-    assert stats.kstest((noise / deviation).numpy(), "norm").pvalue > 0.01
-    assert not 0.01 < stats.chi2.cdf(float((noise / deviation * 1.05).square().sum()), df=count) < 0.99
+    assert stats.kstest((noise / std).numpy(), "norm").pvalue > 0.01
+    assert not 0.01 < stats.chi2.cdf(float((noise / std * 1.05).square().sum()), df=count) < 0.99
 
 
 def test_noise_is_added_drawn_anew_for_every_entry_and_follows_the_seed(gradients: dict[str, Tensor]) -> None:
@@ -64,7 +64,7 @@ def test_noise_is_added_drawn_anew_for_every_entry_and_follows_the_seed(gradient
 
 
 def test_relative_noise_has_its_share_of_the_norm_whatever_the_size_of_the_gradient(gradients: dict[str, Tensor]) -> None:
-    text = "gradient-noise:deviation=0.2,scale=relative"
+    text = "gradient-noise:std=0.2,scale=relative"
     small = {name: 1e-6 * value for name, value in gradients.items()}
     for given in (gradients, small):
         noise = whole(sent(text, given)).double() - whole(given).double()
@@ -232,8 +232,8 @@ def test_mixing_samples_does_not_go_with_clipping_each_of_them_wherever_it_is_wr
 @pytest.mark.parametrize(
     "text",
     [
-        "gradient-noise:deviation=0",
-        "gradient-noise:deviation=-1",
+        "gradient-noise:std=0",
+        "gradient-noise:std=-1",
         "clipping:max_norm=0",
         "clipping:max_norm=1e-300",
         "pruning:p=1",
@@ -365,7 +365,7 @@ def test_every_attack_by_matching_simulates_what_is_sent(attack: str) -> None:
 def test_relocation_matching_reads_the_residual_off_the_gradient_only_where_it_believes_it() -> None:
     found = {}
     for adversary in ("unaware", "aware"):
-        update = client_update("gradient-noise:deviation=1", adversary=adversary, labels="known")
+        update = client_update("gradient-noise:std=1", adversary=adversary, labels="known")
         attack = ATTACKS.get("relocation-matching").from_preset(None, {"steps": 1})
         found[adversary] = attack._observes_residual(simulate(update.observation), update.observation)
     assert found == {"unaware": True, "aware": False}
@@ -378,7 +378,7 @@ def test_relocation_matching_reads_the_residual_off_the_gradient_only_where_it_b
         "pruning:p=0.999",
         "quantization",
         "sign:magnitude=one",
-        "gradient-noise:deviation=10",
+        "gradient-noise:std=10",
         "dpsgd",
         "mjp:mask_ratio=0.5+pruning",
     ],

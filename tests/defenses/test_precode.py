@@ -19,20 +19,20 @@ BOTTLENECK = "network.head_drop.bottleneck"
 
 def test_the_penalty_is_the_divergence_from_the_standard_normal_in_bits(generator: torch.Generator) -> None:
     layer, features = VariationalBottleneck(5, 7, beta=0.3), torch.randn(4, 5, generator=generator)
-    mean, deviation = layer.latent(features)
-    divergence = kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum(1)
+    mean, std = layer.latent(features)
+    divergence = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum(1)
     assert torch.allclose(layer.penalty(features), 0.3 * divergence / math.log(2), rtol=1e-5)
 
 
 def test_the_latent_is_sampled_around_its_mean(generator: torch.Generator) -> None:
     layer, features = VariationalBottleneck(3, 2, beta=0.0), torch.randn(1, 3, generator=generator)
-    mean, deviation = layer.latent(features)
+    mean, std = layer.latent(features)
     draws = torch.randn(20_000, 2, generator=generator)
     layer.decoder = nn.Linear(2, 2, bias=False)
     nn.init.eye_(layer.decoder.weight)
     samples = torch.func.functional_call(layer, {"noise": draws}, (features.expand(20_000, 3),))
     assert torch.allclose(samples.mean(0), mean[0], atol=0.05)
-    assert torch.allclose(samples.std(0), deviation[0], rtol=0.03)
+    assert torch.allclose(samples.std(0), std[0], rtol=0.03)
     assert torch.equal(layer(features), mean)
 
 
@@ -66,7 +66,7 @@ def test_the_noise_of_one_image_is_read_off_the_update(beta: float) -> None:
         assert (ours[name] - observed).norm() <= 1e-4 * observed.norm() + 1e-9
 
 
-@pytest.mark.parametrize(("text", "batch"), [("precode", 2), ("precode+gradient-noise:deviation=0.01", 1)])
+@pytest.mark.parametrize(("text", "batch"), [("precode", 2), ("precode+gradient-noise:std=0.01", 1)])
 def test_where_the_noise_cannot_be_read_the_stochastic_gradients_are_left_out(text: str, batch: int) -> None:
     update = client_update(text, batch=batch, adversary="aware")
     view = simulate(update.observation).view

@@ -137,7 +137,7 @@ def test_an_evaluation_prunes_nothing(generator: torch.Generator) -> None:
 
 @pytest.fixture(scope="module")
 def noisy() -> dict[str, Any]:
-    text = "soteria:p=0.5+gradient-noise:deviation=1e-5"
+    text = "soteria:p=0.5+gradient-noise:std=1e-5"
     return {adversary: client_update(text, adversary=adversary) for adversary in ("unaware", "aware")}
 
 

@@ -28,7 +28,7 @@ from tests.plots.test_positions import ordered_table
 
 MASKED = table(*(mjp(10 + ratio, ratio, adversary=who) for who in ("unaware", "aware", "oracle") for ratio in (0.0, 0.5, 1.0)))
 SHARE = {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 100}
-PRICES = pd.DataFrame(
+REPORTS = pd.DataFrame(
     [
         {"victim": victim, "model": MASKED["model"][0], "weights": weights, "measure": measure, "mask_ratio": ratio, **SHARE}
         for victim, weights in (("none", MASKED["weights"][0]), ("mjp", MASKED["weights"][0]), ("sign", "other.safetensors"))
@@ -88,7 +88,7 @@ DRAWN: Mapping[str, Callable[..., Figure]] = {
     "gallery": gallery,
     "leakage-map": lambda **how: leakage_map_figure(leakage_map_points(LAYERS), **how),
     "mask-ratio": lambda **how: mask_ratio_figure(
-        mask_ratio_points(MASKED), mask_ratio_points(MASKED), PRICES, metric="psnr", invariant_metric="psnr_patch", **how
+        mask_ratio_points(MASKED), mask_ratio_points(MASKED), REPORTS, metric="psnr", invariant_metric="psnr_patch", **how
     ),
     "matrix": lambda **how: matrix_figure(matrix_points(DEFENDED), **how),
     "strip": lambda **how: strip_figure(SCORES, **how),
@@ -129,7 +129,7 @@ def test_a_gallery_is_at_most_a_page_and_leaves_out_what_leaks_least() -> None:
     assert "gradvit\n0" not in shown
 
 
-def test_a_heat_map_is_darker_where_more_is_given_away_whatever_the_direction() -> None:
+def test_a_heat_map_is_darker_where_more_is_recovered_whatever_the_direction() -> None:
     for metric, dark in (("psnr", "none"), ("lpips", "mjp")):
         rows = DEFENDED.rename(columns={f"psnr_{end}": f"{metric}_{end}" for end in ("mean", "ci_low", "ci_high")})
         (axes, _) = matrix_figure(matrix_points(rows, metric=metric), metric=metric).axes
@@ -200,17 +200,17 @@ def test_a_leakage_map_has_a_cell_with_its_interval_for_each_group() -> None:
 def test_images_that_are_back_break_the_axis_so_that_the_others_can_be_read() -> None:
     rows = table(*(mjp(psnr, ratio) for psnr, ratio in ((90.0, 0.0), (22.0, 0.5), (12.0, 1.0))))
     points = mask_ratio_points(rows)
-    figure = mask_ratio_figure(points, points, PRICES, metric="psnr", invariant_metric="psnr_patch")
+    figure = mask_ratio_figure(points, points, REPORTS, metric="psnr", invariant_metric="psnr_patch")
     upper, lower = figure.axes[:2]
     assert upper.get_ylim()[0] >= 40 >= lower.get_ylim()[1] - 1
     assert lower.get_ylim()[0] > 5
     low = mask_ratio_points(rows[rows["psnr_mean"] < 40])
-    assert len(mask_ratio_figure(low, low, PRICES, metric="psnr", invariant_metric="psnr_patch").axes) == 4
+    assert len(mask_ratio_figure(low, low, REPORTS, metric="psnr", invariant_metric="psnr_patch").axes) == 4
 
 
-def test_prices_of_other_victims_than_the_attacked_are_left_out() -> None:
+def test_reports_of_other_victims_than_the_attacked_are_left_out() -> None:
     points = mask_ratio_points(MASKED)
-    figure = mask_ratio_figure(points, points, PRICES, metric="psnr", invariant_metric="psnr_patch")
+    figure = mask_ratio_figure(points, points, REPORTS, metric="psnr", invariant_metric="psnr_patch")
     labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
     assert {"victim trained with none", "victim trained with mjp"} <= labels
     assert "victim trained with sign" not in labels

@@ -30,13 +30,15 @@ RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")
 
 
-def row(defense: str, leakage: float, accuracy: float, price: float | None = None, **changes: object) -> dict[str, object]:
+def row(defense: str, leakage: float, accuracy: float, utility: float | None = None, **changes: object) -> dict[str, object]:
     scores = {"psnr_mean": leakage, "psnr_ci_low": leakage - 1, "psnr_ci_high": leakage + 2}
     named = {"defense": defense, "defense_params": "", "attack": "a", "adversary": "aware"}
-    bounds = {f"price_accuracy_{end}": None if price is None else price + by for end, by in (("low", -0.01), ("high", 0.02))}
-    priced = {"price_accuracy": price, **bounds, "price_images": None if price is None else 100}
+    bounds = {
+        f"utility_accuracy_{end}": None if utility is None else utility + by for end, by in (("low", -0.01), ("high", 0.02))
+    }
+    measured = {"utility_accuracy": utility, **bounds, "utility_images": None if utility is None else 100}
     known = {"n_images": 16, "weights": "embedded", "flags": "", "accuracy": accuracy}
-    return {**ALIKE, **named, **scores, **known, **priced, **RETRAINED, **changes}
+    return {**ALIKE, **named, **scores, **known, **measured, **RETRAINED, **changes}
 
 
 def trained(share: float, *, epochs: int = 2, images: int = 2000) -> dict[str, Any]:
@@ -49,15 +51,15 @@ def points(*rows: dict[str, object], higher: bool = True) -> pd.DataFrame:
     return front_points(pd.DataFrame(list(rows)), metric="psnr", higher_is_leakier=higher).set_index("defense")
 
 
-def test_the_strongest_attack_counts_and_the_measured_price_goes_before_the_card() -> None:
-    found = points(row("x", 10, 0.7), row("x", 30, 0.7, attack="b"), row("y", 20, 0.6, price=0.5))
+def test_the_strongest_attack_counts_and_the_measured_report_goes_before_the_card() -> None:
+    found = points(row("x", 10, 0.7), row("x", 30, 0.7, attack="b"), row("y", 20, 0.6, utility=0.5))
     assert list(found.loc["x", ["leakage", "attack", "low", "high", "accuracy"]]) == [30, "b", 29, 32, 0.7]
-    assert list(found.loc["y", ["accuracy", "source"]]) == [0.5, "price"]
+    assert list(found.loc["y", ["accuracy", "source"]]) == [0.5, "utility"]
     assert points(row("x", 10, 0.7), row("x", 30, 0.7), higher=False).loc["x", "leakage"] == 10
 
 
 def test_where_victims_were_trained_under_their_defenses_only_their_accuracy_is_drawn() -> None:
-    found = points(row("x", 10, 0.7, **trained(0.5)), row("y", 20, 0.6, price=0.5))
+    found = points(row("x", 10, 0.7, **trained(0.5)), row("y", 20, 0.6, utility=0.5))
     assert list(found.index) == ["x"]
     low, high = share_interval(0.25, 0.5, 2000)
     assert list(found.loc["x", ["accuracy", "accuracy_low", "accuracy_high"]]) == pytest.approx([0.5, float(low), float(high)])
@@ -83,25 +85,25 @@ def test_the_interval_of_a_share_covers_it_as_often_as_it_says_for_that_both_acc
 
 def test_one_victim_stands_at_one_accuracy_whatever_it_is_attacked_under() -> None:
     found = points(
-        row("a", 10, 0.7, price=0.6),
+        row("a", 10, 0.7, utility=0.6),
         row("b", 20, 0.7),
-        row("c", 30, 0.7, price=0.65, price_images=500),
+        row("c", 30, 0.7, utility=0.65, utility_images=500),
         row("d", 40, 0.8),
         row("e", 50, 0.7, flags="x defense-added-after-training"),
     )
     assert found["accuracy"].to_dict() == {"a": 0.65, "b": 0.65, "c": 0.65, "d": 0.8, "e": 0.7}
-    assert found["source"].to_dict() == {"a": "price", "b": "price", "c": "price", "d": "card", "e": "card"}
+    assert found["source"].to_dict() == {"a": "utility", "b": "utility", "c": "utility", "d": "card", "e": "card"}
     assert list(found.loc["b", ["accuracy_low", "accuracy_high", "accuracy_n"]]) == pytest.approx([0.64, 0.67, 500])
     assert found.loc[["d", "e"], ["accuracy_low", "accuracy_n"]].isna().all(axis=None)
 
 
-def test_prices_of_the_reference_bring_their_intervals() -> None:
+def test_reports_of_the_reference_bring_their_intervals() -> None:
     rows = one_setting(case_table(REFERENCE), [*FRONT_SETTING, "images"], differ_in="defense_label")
     found = front_points(rows, metric="psnr", higher_is_leakier=True)
     mjp = found[found["defense"] == "mjp"]
     assert len(mjp) == 2
     assert len(set(mjp["accuracy"])) == 1
-    assert set(found["source"]) == {"price"}
+    assert set(found["source"]) == {"utility"}
     assert (found["accuracy_low"] < found["accuracy"]).all()
     assert (found["accuracy"] < found["accuracy_high"]).all()
 
@@ -159,12 +161,12 @@ def test_what_gives_the_image_away_stands_in_rows_with_its_number_and_presses_no
     assert panel.get_yscale() == "linear"
     assert panel.get_ylim()[1] < 40
     (only,) = drawn(points(row("x", 120, 0.7)))[1]
-    assert "given away" in only.get_title(loc="left")
+    assert "recovered" in only.get_title(loc="left")
     (only,) = drawn(points(row("x", 12, 0.7)))[1]
     assert only.get_ylabel().startswith("PSNR, dB")
 
 
-def test_a_metric_that_allows_any_order_of_patches_says_by_it_what_is_given_away() -> None:
+def test_a_metric_that_allows_any_order_of_patches_says_by_it_what_is_recovered() -> None:
     rows = pd.DataFrame([row("x", 12, 0.7, psnr_patch_mean=80.0, psnr_patch_ci_low=70.0, psnr_patch_ci_high=90.0)])
     found = [front_points(rows, metric=name, higher_is_leakier=True)["recovered"].to_list() for name in ("psnr", "psnr_patch")]
     assert found == [[False], [True]]
@@ -183,7 +185,7 @@ def test_the_caption_says_whose_numbers_these_are_and_of_how_many_images() -> No
     legend = axes.get_legend()
     assert legend is not None
     assert {"x", "y", "hollow: short training (<90%)"} <= {text.get_text() for text in legend.get_texts()}
-    assert "n = 100 test images" in drawn(points(row("x", 10, 0.7, price=0.6)))[0].get_suptitle()
+    assert "n = 100 test images" in drawn(points(row("x", 10, 0.7, utility=0.6)))[0].get_suptitle()
     assert "test images" not in drawn(points(row("x", 10, 0.7)))[0].get_suptitle()
 
 

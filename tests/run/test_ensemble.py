@@ -1,4 +1,4 @@
-"""Ensembles: worst case over attacks, cheapest first, nothing attacked twice, one row, and a remark where a number misleads."""
+"""Ensembles: highest leakage over attacks, cheapest first, none twice, one row, a remark where a number misleads."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -111,7 +111,7 @@ def members(record: Record) -> list[tuple[str, str, int, int]]:
     return [(member.attack, member.adversary, member.images, member.won) for member in record.members]
 
 
-def test_an_image_that_was_given_away_is_not_attacked_again(compute: Callable[..., Record], tmp_path: Path) -> None:
+def test_an_image_that_was_recovered_is_not_attacked_again(compute: Callable[..., Record], tmp_path: Path) -> None:
     record = compute(resolved("fast", weights="embedded"))
     assert record.summary["psnr"].low > 60
     assert {image.won_by for image in record.images} == {"closed-form (unaware)"}
@@ -145,12 +145,12 @@ def test_every_metric_is_the_worst_over_the_members(ensemble: Callable[..., str]
     assert sum(member.won for member in both.members) == 2
 
 
-def test_a_batch_is_attacked_again_until_all_of_it_is_given_away(
+def test_a_batch_is_attacked_again_until_all_of_it_is_recovered(
     ensemble: Callable[..., str], compute: Callable[..., Record]
 ) -> None:
     black = {image.image: image.scores["psnr"] for image in compute(resolved("test-black", limit=4)).images}
     values = sorted(black.values())
-    name = ensemble("test-black", "test-flat", given_away=(values[1] + values[2]) / 2)
+    name = ensemble("test-black", "test-flat", recovered=(values[1] + values[2]) / 2)
     assert [member.images for member in compute(resolved(name, limit=4)).members] == [4, 2]
     names = list(black)
     # In pairs, the second attack takes every pair with an image that black does not give away.
@@ -259,7 +259,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(
     with pytest.raises(UserError, match=r"no attack of ensemble .* applies: attack test-refusing applies to nothing"):
         compute(resolved(ensemble("test-refusing")))
     path = tmp_path / "case.yaml"
-    path.write_text(resolved("fast").to_yaml().replace("given_away: 40.0", "given_away: 41.0"))
+    path.write_text(resolved("fast").to_yaml().replace("recovered: 40.0", "recovered: 41.0"))
     with pytest.raises(UserError, match="another version of ensemble fast"):
         resolve_cases(RunOptions(config=path))
     path.write_text(resolved("fast").to_yaml())

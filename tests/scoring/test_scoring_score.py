@@ -53,8 +53,8 @@ def test_normalised_tensors_are_refused_and_the_range_of_ssim_is_that_of_the_pix
 ) -> None:
     """Mistake: SSIM with a hard-coded range, or on tensors normalised for the network."""
     original = photos(32)
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    normalised = (original - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = (original - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with pytest.raises(ValueError, match=r"original 0 leaves \[0, 1\].*un-normalise"):
         score_batch(original, normalised, suite)
 

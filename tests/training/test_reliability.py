@@ -6,11 +6,11 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
-from privbench.core import Price, UserError, build_defense, resolve_defense
+from privbench.core import UserError, UtilityReport, build_defense, resolve_defense
 from privbench.data import open_images
 from privbench.models import load_victim, resolve_victim
 from privbench.scoring import pairwise_position_error, position_errors
-from privbench.training import MeasureOptions, measure_price
+from privbench.training import MeasureOptions, measure_utility
 from privbench.training.evaluate import images_at_once
 from privbench.training.reliability import area_under_response_rate, detection_precision, rms_calibration_error
 
@@ -61,7 +61,9 @@ def test_positions_in_the_sequence_and_pairs_are_regressions_in_five_folds() -> 
     assert found > 10
 
 
-def priced(defense: str, images: torch.Tensor, labels: torch.Tensor, *, draws: int, measures: frozenset[str]) -> Price:
+def measured(
+    defense: str, images: torch.Tensor, labels: torch.Tensor, *, draws: int, measures: frozenset[str]
+) -> UtilityReport:
     specs = resolve_defense(defense)
     built = build_defense(specs)
     spec = resolve_victim("vit_mini_patch4_32", "embedded", built)
@@ -70,7 +72,7 @@ def priced(defense: str, images: torch.Tensor, labels: torch.Tensor, *, draws: i
     options = MeasureOptions(
         jigsaw, "naive-shuffle", 4 / 255, measures=measures, draws=draws, unknown=255 - images, unknown_name="negatives"
     )
-    return measure_price(victim, spec, built, specs, images, labels, dataset="made", options=options)
+    return measure_utility(victim, spec, built, specs, images, labels, dataset="made", options=options)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +82,9 @@ def photos() -> tuple[torch.Tensor, torch.Tensor]:
     return images[:4], torch.arange(4)
 
 
-def test_layers_that_draw_at_inference_are_on_while_a_price_is_measured(photos: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_layers_that_draw_at_inference_are_on_while_a_report_is_measured(photos: tuple[torch.Tensor, torch.Tensor]) -> None:
     wanted = frozenset({"attacks", "jigsaw"})
-    off, on = (priced(text, *photos, draws=2, measures=wanted) for text in ("none", "stochastic-layers"))
+    off, on = (measured(text, *photos, draws=2, measures=wanted) for text in ("none", "stochastic-layers"))
     assert (off.draws, on.draws) == (1, 2)
     assert on.calibration_error != off.calibration_error
     assert off.calibration_interval is None
@@ -96,20 +98,20 @@ def test_layers_that_draw_at_inference_are_on_while_a_price_is_measured(photos: 
     assert on.aupr is not None
     assert (on.unknown, off.unknown) == ("negatives", "negatives")
     # Shares of two draws are no whole numbers of images.
-    again = priced("stochastic-layers", *photos, draws=2, measures=wanted)
+    again = measured("stochastic-layers", *photos, draws=2, measures=wanted)
     assert again == on
 
 
 def test_the_mean_corruption_error_is_relative_to_a_reference(photos: tuple[torch.Tensor, torch.Tensor]) -> None:
-    price = priced("none", *photos, draws=1, measures=frozenset())
+    utility = measured("none", *photos, draws=1, measures=frozenset())
     half, whole = (
-        price.model_copy(update={"corrupted_accuracy": {"blur": (1 - error, 1.0), "jpeg": (1.0, 1 - error)}})
+        utility.model_copy(update={"corrupted_accuracy": {"blur": (1 - error, 1.0), "jpeg": (1.0, 1 - error)}})
         for error in (0.2, 0.4)
     )
     assert whole.mean_corruption_error(whole) == pytest.approx(1)
     assert half.mean_corruption_error(whole) == pytest.approx(0.5)
     with pytest.raises(UserError, match="--measure corruptions"):
-        price.mean_corruption_error(whole)
+        utility.mean_corruption_error(whole)
     with pytest.raises(UserError, match="4 images of made against 9"):
         half.mean_corruption_error(whole.model_copy(update={"images": 9}))
 
@@ -127,6 +129,6 @@ def test_images_are_fed_in_smaller_batches_where_layers_draw_matrices_and_the_sh
     assert at_once("stochastic-layers:form=full") == 64_000_000 // (3 * 768**2) == 36
     assert at_once("stochastic-layers:form=full", 10) == 3
     assert at_once("stochastic-layers:form=full", 1000) == 1
-    whole = priced("none", *photos, draws=1, measures=frozenset())
+    whole = measured("none", *photos, draws=1, measures=frozenset())
     monkeypatch.setattr("privbench.training.measure._BATCH", 3)
-    assert priced("none", *photos, draws=1, measures=frozenset()) == whole
+    assert measured("none", *photos, draws=1, measures=frozenset()) == whole

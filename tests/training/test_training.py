@@ -50,7 +50,7 @@ def _train(plan: TrainingPlan, output: Path, stop_after: int | None = None) -> N
     train(plan, _easy(64), _easy(40), output=output, device=CPU, command="privbench train", report=report)
 
 
-@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0", "gradient-noise:deviation=0.001"])
+@pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3,warm_up=0", "gradient-noise:std=0.001"])
 def test_training_learns_and_an_interrupted_run_ends_with_the_same_weights(defense: str, tmp_path: Path) -> None:
     plan = _plan(defense)
     stem = f"test-vit.{plan.defense_name}"
@@ -257,7 +257,7 @@ def test_a_step_gets_what_the_defense_makes_of_the_gradient() -> None:
 
 def test_the_recipes_clip_comes_after_the_defense() -> None:
     data = _easy(8)
-    assert _norm(_stepped("gradient-noise:deviation=1", data.images, data.labels, clip=0.5)) == pytest.approx(0.5, rel=1e-4)
+    assert _norm(_stepped("gradient-noise:std=1", data.images, data.labels, clip=0.5)) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_single_samples_are_clipped_and_their_sum_is_divided_by_the_expected_size() -> None:
@@ -306,8 +306,8 @@ def test_under_dpsgd_an_interrupted_run_ends_with_the_same_weights_and_its_own_e
     card = json.loads((tmp_path / "whole" / "test-vit.dpsgd.json").read_text())
     # 64 images in batches of 16 for two epochs.
     counted = build_defense(resolve_defense("dpsgd:noise_multiplier=0.7,steps=8,sample_rate=0.25"))
-    assert card["claim"] == counted.guarantee()
-    assert "8 updates sent, sampling rate 0.25" in card["claim"]
+    assert card["guarantee"] == counted.guarantee()
+    assert "8 updates sent, sampling rate 0.25" in card["guarantee"]
 
 
 def test_batch_normalisation_under_dpsgd_is_refused_in_training(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The price of a defense, what its victim can still do on test images: by `privbench evaluate`, joined to the leaderboard."""
+"""What a victim can still do on test images under its defense: by `privbench evaluate`, joined to the leaderboard."""
 
 from typing import ClassVar, Literal
 
@@ -10,10 +10,10 @@ from privbench.core.record import Interval
 from privbench.core.spec import ComponentSpec
 from privbench.core.stored import Stored, StrictPart
 
-__all__ = ["PRICE_SCHEMA", "Price", "Training"]
+__all__ = ["UTILITY_SCHEMA", "Training", "UtilityReport"]
 
-PRICE_SCHEMA: Literal[1] = 1
-"""Version of the price's fields; a file of another version is refused by name."""
+UTILITY_SCHEMA: Literal[1] = 1
+"""Version of the utility report's fields; a file of another version is refused by name."""
 
 
 class Training(StrictPart):
@@ -32,12 +32,12 @@ class Training(StrictPart):
         return self.dataset, self.epochs, repr(sorted(self.recipe.items()))
 
 
-class Price(Stored):
+class UtilityReport(Stored):
     """What a victim does on test images; shares are in [0, 1] with a 95 % bootstrap interval over images."""
 
-    described_as: ClassVar[str] = f"price of schema {PRICE_SCHEMA}"
+    described_as: ClassVar[str] = f"utility report of schema {UTILITY_SCHEMA}"
 
-    schema_version: Literal[1] = PRICE_SCHEMA
+    schema_version: Literal[1] = UTILITY_SCHEMA
     victim: VictimSpec
     training: Training | None = None
     """How the weights came to be; None where no card says."""
@@ -98,7 +98,7 @@ class Price(Stored):
         values = [value for row in self.corrupted_accuracy.values() for value in row]
         return sum(values) / len(values) if values else None
 
-    def mean_corruption_error(self, reference: "Price") -> float:
+    def mean_corruption_error(self, reference: "UtilityReport") -> float:
         """mCE: each corruption's error over the severities relative to a reference's, averaged (Hendrycks and Dietterich).
 
         Args:
@@ -112,7 +112,7 @@ class Price(Stored):
         """
         if not self.corrupted_accuracy or self.corrupted_accuracy.keys() != reference.corrupted_accuracy.keys():
             raise UserError(
-                "a mean corruption error needs the same corruptions of both prices; evaluate with --measure corruptions"
+                "a mean corruption error needs the same corruptions in both reports; evaluate with --measure corruptions"
             )
         if (self.dataset, self.images) != (reference.dataset, reference.images):
             raise UserError(

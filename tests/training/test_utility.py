@@ -1,4 +1,4 @@
-"""The price of a defense: each measure means what it says, and a price that cannot be had is refused or says why."""
+"""Utility reports: each measure means what it says, and one that cannot be had is refused or says why."""
 
 import shutil
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from privbench.cli import main
-from privbench.core import Interval, Price, UserError, build_defense, resolve_defense
+from privbench.core import Interval, UserError, UtilityReport, build_defense, resolve_defense
 from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.plots.positions import PositionTable, position_points
-from privbench.training import MEASURES, MeasureOptions, measure_price
+from privbench.training import MEASURES, MeasureOptions, measure_utility
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
@@ -59,11 +59,11 @@ class Threshold(torch.nn.Module):
         return self.head(images.mean((1, 2, 3))[:, None])  # type: ignore[no-any-return]
 
 
-def priced(victim: Victim, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> Price:
+def measured(victim: Victim, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> UtilityReport:
     spec = resolve_victim("vit_mini_patch4_32", "embedded", build_defense(resolve_defense("none")))
     none = resolve_defense("none")
     options = MeasureOptions(build_defense(resolve_defense("mjp:mask_ratio=0.5")), "mjp:mask_ratio=0.5", epsilon)
-    return measure_price(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
+    return measure_utility(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
 
 
 def share(measured: Interval | None) -> float:
@@ -77,13 +77,13 @@ def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -
     images = levels.to(torch.uint8)[:, None, None, None].expand(4, 3, 32, 32).contiguous()
     labels = torch.tensor([0, 0, 1, 1])
     # Margins are 27.5, 7.5, 7.5 and 27.5 levels.
-    small, middle, large = (priced(victim, images, labels, epsilon / 255) for epsilon in (6, 10, 30))
-    assert [share(price.fgsm_accuracy) for price in (small, middle, large)] == [1.0, 0.5, 0.0]
-    assert [share(price.pgd_accuracy) for price in (small, middle, large)] == [1.0, 0.5, 0.0]
+    small, middle, large = (measured(victim, images, labels, epsilon / 255) for epsilon in (6, 10, 30))
+    assert [share(utility.fgsm_accuracy) for utility in (small, middle, large)] == [1.0, 0.5, 0.0]
+    assert [share(utility.pgd_accuracy) for utility in (small, middle, large)] == [1.0, 0.5, 0.0]
     assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
     assert small.calibration_error < 0.02
     assert {*MEASURES["jigsaw"], *MEASURES["positions"]} == small.unavailable.keys()
-    wrong = priced(victim, images, 1 - labels, 6 / 255)
+    wrong = measured(victim, images, 1 - labels, 6 / 255)
     assert wrong.accuracy.mean == 0.0
     assert wrong.calibration_error > 0.98
 
@@ -96,17 +96,17 @@ def test_the_masked_jigsaw_and_the_positions_of_an_embedded_victim() -> None:
     victim = load_victim(spec, spec_defense, generator=torch.Generator().manual_seed(0))
     images, labels = open_images("photos", "test").for_classes(10).as_tensors(32)
     before = torch.get_rng_state()
-    price = priced(victim, images[:2], labels[:2], 2 / 255)
-    again = priced(victim, images[:2], labels[:2], 2 / 255)
+    utility = measured(victim, images[:2], labels[:2], 2 / 255)
+    again = measured(victim, images[:2], labels[:2], 2 / 255)
     assert torch.equal(torch.get_rng_state(), before)
-    assert price == again
+    assert utility == again
     assert not victim.training
-    assert price.difference_norm is not None
-    assert price.difference_norm.mean > 0.1
-    assert share(price.pgd_accuracy) <= share(price.fgsm_accuracy)
+    assert utility.difference_norm is not None
+    assert utility.difference_norm.mean > 0.1
+    assert share(utility.pgd_accuracy) <= share(utility.fgsm_accuracy)
     # Chance is the mean distance from the middle of an 8x8 grid to its rows: two patches.
-    assert price.position_error is not None
-    assert price.position_error < 1
+    assert utility.position_error is not None
+    assert utility.position_error < 1
 
 
 @pytest.fixture
@@ -122,28 +122,28 @@ def evaluated(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["evaluate", "--device", "cpu", *arguments])
 
 
-def test_the_leaderboard_joins_the_price(test_set: Path, tmp_path: Path) -> None:
+def test_the_leaderboard_joins_the_report(test_set: Path, tmp_path: Path) -> None:
     from privbench.analysis.leaderboard import leaderboard
 
     output = tmp_path / "results"
-    answer = evaluated("--defense", "no-pe", "--data", str(test_set), "--output", str(output / "prices"))
+    answer = evaluated("--defense", "no-pe", "--data", str(test_set), "--output", str(output / "utility"))
     assert answer.exit_code == 0, answer.output
     assert "accuracy, PGD 2/255" in answer.stdout
     assert "position_error: n/a" in answer.stdout
-    (path,) = (output / "prices").iterdir()
-    price = Price.load(path)
-    assert price.images == 6
+    (path,) = (output / "utility").iterdir()
+    utility = UtilityReport.load(path)
+    assert utility.images == 6
     where = ["--limit", "1", "--no-download", "--quiet", "--device", "cpu", "--output", str(output / "runs")]
     for defense in ("none", "no-pe"):
         run = CliRunner().invoke(main, ["run", "--attack", "dlg:steps=1,evaluations=1", "--defense", defense, *where])
         assert run.exit_code == 0, run.output
     rows = leaderboard(output).set_index("defense")
-    assert rows.loc["no-pe", "price_accuracy"] == price.accuracy.mean
-    assert rows.loc["no-pe", "price_corrupted_accuracy"] == price.mean_corrupted_accuracy
-    assert rows.loc[["none"], "price_accuracy"].isna().all()
+    assert rows.loc["no-pe", "utility_accuracy"] == utility.accuracy.mean
+    assert rows.loc["no-pe", "utility_corrupted_accuracy"] == utility.mean_corrupted_accuracy
+    assert rows.loc[["none"], "utility_accuracy"].isna().all()
 
 
-def test_a_victim_trained_under_a_defense_prices_it_beside_an_undefended_one_of_the_same_recipe(
+def test_a_victim_trained_under_a_defense_reports_it_beside_an_undefended_one_of_the_same_recipe(
     test_set: Path, tmp_path: Path
 ) -> None:
     from privbench.analysis.leaderboard import leaderboard
@@ -163,20 +163,22 @@ def test_a_victim_trained_under_a_defense_prices_it_beside_an_undefended_one_of_
         answer = evaluated(*common, "--weights", str(weights), "--measure", "accuracy", "--output", str(output))
         assert answer.exit_code == 0, answer.output
         assert "pgd_accuracy: n/a, not asked for; --measure attacks" in answer.stdout
-    prices = {price.defense[0].name: price for price in map(Price.load, output.glob("price--*")) if price.training}
-    assert set(prices) == {"none", "sign"}
-    assert prices["sign"].pgd_accuracy is None
-    assert prices["sign"].mean_corrupted_accuracy is None
+    reports = {
+        utility.defense[0].name: utility for utility in map(UtilityReport.load, output.glob("utility--*")) if utility.training
+    }
+    assert set(reports) == {"none", "sign"}
+    assert reports["sign"].pgd_accuracy is None
+    assert reports["sign"].mean_corrupted_accuracy is None
     where = ["--limit", "1", "--no-download", "--quiet", "--device", "cpu", "--output", str(output / "runs")]
     run = CliRunner().invoke(main, ["run", "--attack", "dlg:steps=1,evaluations=1", "--defense", "sign,no-pe", *where])
     assert run.exit_code == 0, run.output
     rows = leaderboard(output).set_index("defense")
-    assert rows.loc["sign", "retrained_accuracy"] == prices["sign"].accuracy.mean
-    assert rows.loc["sign", "retrained_undefended"] == prices["none"].accuracy.mean
+    assert rows.loc["sign", "retrained_accuracy"] == reports["sign"].accuracy.mean
+    assert rows.loc["sign", "retrained_undefended"] == reports["none"].accuracy.mean
     assert rows.loc["sign", "retrained_epochs"] == 1
     assert rows.loc[["no-pe"], "retrained_accuracy"].isna().all()
-    # The attacked victim is another one: its price stays empty.
-    assert rows.loc[["sign"], "price_accuracy"].isna().all()
+    # The attacked victim is another one: its utility report stays empty.
+    assert rows.loc[["sign"], "utility_accuracy"].isna().all()
 
 
 def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> None:
@@ -184,11 +186,11 @@ def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> No
     answer = evaluated(*common)
     assert answer.exit_code == 0, answer.output
     (kept,) = (tmp_path / "out").glob("positions--none--*.safetensors")
-    (path,) = (tmp_path / "out").glob("price--none--*.json")
+    (path,) = (tmp_path / "out").glob("utility--none--*.json")
     assert answer.stdout.splitlines()[-1] == str(kept)
     table = PositionTable.of_state("kept", load_file(kept))
     assert table.grid == (8, 8)
-    assert Price.load(path).position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
+    assert UtilityReport.load(path).position_error == pytest.approx(position_points([table])["mean"].item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> No
     [
         (["--keep-positions", "--defense", "no-pe"], "no learned position embedding whose rows could be kept"),
         (["--measure", "speed"], "--measure speed is not known; accepted: all, accuracy, jigsaw"),
-        (["--weights", "random"], "--weights random has no price"),
+        (["--weights", "random"], "--weights random has no utility report"),
         (["--measure", "all,jigsaw"], "--measure all,jigsaw names all and more; write all by itself"),
         (["--measure", ""], "an empty entry in --measure ''; accepted: all, accuracy"),
         (["--epsilon", "0"], "0<x<=1"),
@@ -229,7 +231,7 @@ def test_position_rows_are_kept_on_request(test_set: Path, tmp_path: Path) -> No
         ],
     ],
 )
-def test_what_has_no_price_is_refused_in_one_line(arguments: list[str], words: str, test_set: Path, tmp_path: Path) -> None:
+def test_what_has_no_report_is_refused_in_one_line(arguments: list[str], words: str, test_set: Path, tmp_path: Path) -> None:
     answer = evaluated("--data", str(test_set), "--output", str(tmp_path / "out"), *arguments)
     assert answer.exit_code == 2
     assert words in answer.output
@@ -245,9 +247,9 @@ def test_what_moves_or_masks_patches_is_a_jigsaw_however_seldom(text: str) -> No
     victim = load_victim(spec, build_defense(none), generator=torch.Generator())
     options = MeasureOptions(build_defense(resolve_defense(text)), text, measures=frozenset({"jigsaw"}))
     images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
-    price = measure_price(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
-    assert price.jigsaw == text
-    assert price.consistency is not None
+    utility = measure_utility(victim, spec, build_defense(none), none, images, labels, dataset="made", options=options)
+    assert utility.jigsaw == text
+    assert utility.consistency is not None
 
 
 def test_images_of_other_classes_than_the_victim_learnt_are_refused(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_images_of_other_classes_than_the_victim_learnt_are_refused(tmp_path: Pa
     assert "n = 10 test images of same" in answer.stdout
 
 
-def test_weights_that_are_not_finite_have_no_price(test_set: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_have_no_report(test_set: Path, tmp_path: Path) -> None:
     spec = resolve_victim("vit_mini_patch4_32", "embedded", build_defense(resolve_defense("none")))
     state = load_victim(spec, build_defense(resolve_defense("none")), generator=torch.Generator()).state_dict()
     state["network.head.bias"][3] = torch.nan
@@ -284,7 +286,7 @@ def test_weights_that_are_not_finite_have_no_price(test_set: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_defense_that_came_after_training_is_said_beside_its_price(test_set: Path, tmp_path: Path) -> None:
+def test_a_defense_that_came_after_training_is_said_beside_its_report(test_set: Path, tmp_path: Path) -> None:
     none = build_defense(resolve_defense("none"))
     spec = resolve_victim("vit_mini_patch4_32", "embedded", none)
     path = tmp_path / "weights.safetensors"
@@ -298,7 +300,7 @@ def test_a_defense_that_came_after_training_is_said_beside_its_price(test_set: P
     assert said == [True, False]
 
 
-def test_images_without_labels_have_no_price(tmp_path: Path) -> None:
+def test_images_without_labels_have_no_report(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (32, 32), "teal").save(tmp_path / f"{name}.png")
     answer = evaluated("--data", str(tmp_path), "--output", str(tmp_path / "out"))
@@ -306,11 +308,11 @@ def test_images_without_labels_have_no_price(tmp_path: Path) -> None:
     assert "have no labels" in answer.output
 
 
-def test_a_file_that_is_no_price_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "price--x.json"
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "utility--x.json"
     path.write_text("{}")
-    with pytest.raises(UserError, match="is not a price of schema 1"):
-        Price.load(path)
+    with pytest.raises(UserError, match="is not a utility report of schema 1"):
+        UtilityReport.load(path)
 
 
 def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
@@ -323,5 +325,5 @@ def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.Mon
 
     victim = Victim(Threshold(), image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     monkeypatch.setattr("privbench.training.measure.importlib.import_module", missing)
-    with pytest.raises(UserError, match=r"measuring a price needs foolbox .*privbench\[price\]"):
-        priced(victim, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0]), 0.1)
+    with pytest.raises(UserError, match=r"measuring utility needs foolbox .*privbench\[utility\]"):
+        measured(victim, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0]), 0.1)

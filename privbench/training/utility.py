@@ -1,4 +1,4 @@
-"""The price of a defense: what its victim can still do, on test images, measured as the papers of this field measure it."""
+"""The utility of a victim under its defense, on test images, measured as the papers of this field measure it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privbench.core import ComponentSpec, Defense, InferredChoices, ModelInput, Price, Training, UserError, VictimSpec
+from privbench.core import ComponentSpec, Defense, InferredChoices, ModelInput, Training, UserError, UtilityReport, VictimSpec
 from privbench.models import Victim
 from privbench.training.corruptions import CORRUPTIONS
 from privbench.training.measure import MEASURES, Measure, MeasureOptions
 
-__all__ = ["measure_price"]
+__all__ = ["measure_utility"]
 
 _JIGSAWS = 20
 """Draws in which a jigsaw must move or mask a patch at least once."""
 
 
-def measure_price(
+def measure_utility(
     victim: Victim,
     spec: VictimSpec,
     defense: Defense,
@@ -29,7 +29,7 @@ def measure_price(
     options: MeasureOptions,
     training: Training | None = None,
     report: Callable[[str], None] = lambda _: None,
-) -> Price:
+) -> UtilityReport:
     """Measures what a victim can do.
 
     Args:
@@ -46,7 +46,7 @@ def measure_price(
 
     Raises:
         UserError: The victim's weights are not finite, the images are too few for a defense, the jigsaw moves no patch, or the
-            extra `price` is not installed.
+            extra `utility` is not installed.
     """
     _require_finite(victim)
     for one in (defense, options.jigsaw):
@@ -86,7 +86,7 @@ def measure_price(
             found, missing = found | errors, missing | reasons
     finally:
         victim.train(was_training)
-    return Price(
+    return UtilityReport(
         victim=spec,
         training=training,
         defense=defense_specs,

@@ -1,8 +1,8 @@
 """Claims of the field as they are written down: a text with its source, and comparisons that would bear it out.
 
 A comparison says that one side's score exceeds the other's by more than a margin. Sides are finished cases, paired image by
-image, prices of victims, or rows of a benchmark's table (`claims_tables.py`). Nobody writes a verdict: `verdicts.py` has the
-rule.
+image, utility reports of victims, or rows of a benchmark's table (`claims_tables.py`). Nobody writes a verdict: `verdicts.py`
+has the rule.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,9 +21,9 @@ from privbench.core import (
     ComponentSpec,
     FailedCase,
     Interval,
-    Price,
     Record,
     UserError,
+    UtilityReport,
     parse_spec,
     resolve_defense,
     unknown_name,
@@ -31,28 +31,28 @@ from privbench.core import (
 from privbench.core.component import one_line
 from privbench.core.stored import yaml_fields
 
-__all__ = ["PRICE_MEASURES", "Claim", "ClaimsFile", "Comparison", "ResolvedSide", "Side", "read_claims"]
+__all__ = ["UTILITY_MEASURES", "Comparison", "HypothesesFile", "Hypothesis", "ResolvedSide", "Side", "read_hypotheses"]
 
-_PRICE = "price."
-PRICE_MEASURES: Mapping[str, Callable[[Price], float | Interval | None]] = {
-    "accuracy": lambda price: price.accuracy,
-    "defended_accuracy": lambda price: price.defended_accuracy,
-    "jigsaw_accuracy": lambda price: price.jigsaw_accuracy,
-    "consistency": lambda price: price.consistency,
-    "difference_norm": lambda price: price.difference_norm,
-    "fgsm_accuracy": lambda price: price.fgsm_accuracy,
-    "pgd_accuracy": lambda price: price.pgd_accuracy,
-    "calibration_error": lambda price: price.calibration_interval or price.calibration_error,
-    "rms_calibration_error": lambda price: price.rms_calibration_error,
-    "aurra": lambda price: price.aurra,
-    "aupr": lambda price: price.aupr,
-    "position_error": lambda price: price.position_error,
-    "sequence_position_error": lambda price: price.sequence_position_error,
-    "pairwise_position_error": lambda price: price.pairwise_position_error,
-    "pairwise_sequence_error": lambda price: price.pairwise_sequence_error,
-    "mean_corrupted_accuracy": lambda price: price.mean_corrupted_accuracy,
+_UTILITY = "utility."
+UTILITY_MEASURES: Mapping[str, Callable[[UtilityReport], float | Interval | None]] = {
+    "accuracy": lambda utility: utility.accuracy,
+    "defended_accuracy": lambda utility: utility.defended_accuracy,
+    "jigsaw_accuracy": lambda utility: utility.jigsaw_accuracy,
+    "consistency": lambda utility: utility.consistency,
+    "difference_norm": lambda utility: utility.difference_norm,
+    "fgsm_accuracy": lambda utility: utility.fgsm_accuracy,
+    "pgd_accuracy": lambda utility: utility.pgd_accuracy,
+    "calibration_error": lambda utility: utility.calibration_interval or utility.calibration_error,
+    "rms_calibration_error": lambda utility: utility.rms_calibration_error,
+    "aurra": lambda utility: utility.aurra,
+    "aupr": lambda utility: utility.aupr,
+    "position_error": lambda utility: utility.position_error,
+    "sequence_position_error": lambda utility: utility.sequence_position_error,
+    "pairwise_position_error": lambda utility: utility.pairwise_position_error,
+    "pairwise_sequence_error": lambda utility: utility.pairwise_sequence_error,
+    "mean_corrupted_accuracy": lambda utility: utility.mean_corrupted_accuracy,
 }
-"""Measure to what it is in a price; a bare number has no interval."""
+"""Measure to what it is in a utility report; a bare number has no interval."""
 
 
 def _several(value: Any) -> Any:
@@ -61,15 +61,15 @@ def _several(value: Any) -> Any:
 
 
 class Side(ClaimPart):
-    """Which cases, or which price: what is not said is the default."""
+    """Which cases, or which utility report: what is not said is the default."""
 
     defense: str = "none"
     """As on the command line; parameters that are left out have their defaults."""
     attack: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
-    """As on the command line, of the attack's first preset; of several the worst case of each image counts. Empty for a
-    price."""
+    """As on the command line, of the attack's first preset; of several the highest leakage of each image counts. Empty for a
+    utility report."""
     adversary: Annotated[tuple[Adversary, ...], BeforeValidator(_several)] = ()
-    """Empty for any; of several the worst case of each image counts."""
+    """Empty for any; of several the highest leakage of each image counts."""
     labels: Literal["recovered", "known"] = "recovered"
     """What the attacker knows of the labels."""
     model_mode: Literal["eval", "train"] = "eval"
@@ -79,7 +79,7 @@ class Side(ClaimPart):
     model: str = "vit_mini_patch4_32"
     """The victim."""
     weights: str = "embedded"
-    """Its weights: `embedded`, `random`, `pretrained`, the name of a file, or, for a price, `any`."""
+    """Its weights: `embedded`, `random`, `pretrained`, the name of a file, or, for a utility report, `any`."""
     data: str = "cifar10"
     """Name of the data set, without its folder."""
     seed: int = 0
@@ -99,7 +99,7 @@ class Comparison(ClaimPart):
     name: str
     """What is compared, in a few words."""
     metric: str
-    """A metric of the records, such as `psnr`, or `price.MEASURE`, such as `price.accuracy`."""
+    """A metric of the records, such as `psnr`, or `utility.MEASURE`, such as `utility.accuracy`."""
     higher: Side
     """The side whose values the claim says to be higher."""
     lower: Side
@@ -115,30 +115,30 @@ class Comparison(ClaimPart):
 
     @property
     def measure(self) -> str | None:
-        """Of a price; None where records are compared."""
-        return self.metric.removeprefix(_PRICE) if self.metric.startswith(_PRICE) else None
+        """Of a utility report; None where records are compared."""
+        return self.metric.removeprefix(_UTILITY) if self.metric.startswith(_UTILITY) else None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         sides = (self.higher, self.lower)
         if self.measure is not None:
-            if self.measure not in PRICE_MEASURES:
-                raise ValueError(str(unknown_name("measure of a price", self.measure, PRICE_MEASURES)))
+            if self.measure not in UTILITY_MEASURES:
+                raise ValueError(str(unknown_name("measure of a utility report", self.measure, UTILITY_MEASURES)))
             if any(side.attack or side.adversary for side in sides) or self.attacker or self.ceiling is not None:
                 raise ValueError(
-                    f"{self.metric} is of prices, which have no attack, adversary, attacker or ceiling; leave them out"
+                    f"{self.metric} is of utility reports, which have no attack, adversary, attacker or ceiling; leave them out"
                 )
             return self
         if self.metric not in METRICS.names():
             raise ValueError(
-                str(unknown_name("metric", self.metric, [*METRICS.names(), *(_PRICE + name for name in PRICE_MEASURES)]))
+                str(unknown_name("metric", self.metric, [*METRICS.names(), *(_UTILITY + name for name in UTILITY_MEASURES)]))
             )
         if not all(side.attack for side in sides):
             raise ValueError(f"{self.metric} is of attacks; name the attack of both sides")
         if any(side.weights == "any" for side in sides):
             raise ValueError(f"{self.metric} is of attacks on one victim; name its weights")
         if self.by_sign:
-            raise ValueError(f"{self.metric} has an interval over images; by_sign is for prices")
+            raise ValueError(f"{self.metric} has an interval over images; by_sign is for utility reports")
         informed = {"aware", "oracle"} if self.attacker == "aware" else {self.attacker}
         if self.attacker and not any(side.adversary and set(side.adversary) <= informed for side in sides):
             raise ValueError(f"the attacker is {self.attacker} and neither side has such an adversary; name it there")
@@ -150,7 +150,7 @@ def _kind(given: Any) -> str:
     return "table" if of_table else "cases"
 
 
-class Claim(ClaimPart):
+class Hypothesis(ClaimPart):
     """One row of the table."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -178,17 +178,17 @@ class Claim(ClaimPart):
         return self
 
 
-class ClaimsFile(ClaimPart):
+class HypothesesFile(ClaimPart):
     """The fields of a file of claims."""
 
     commands: tuple[str, ...] = ()
     """What computes all records that the claims ask for."""
-    claims: tuple[Claim, ...] = Field(min_length=1)
+    claims: tuple[Hypothesis, ...] = Field(min_length=1)
     """In the order of the table."""
 
     @model_validator(mode="after")
     def _different(self) -> Self:
-        ids = [claim.id for claim in self.claims]
+        ids = [hypothesis.id for hypothesis in self.claims]
         twice = next((one for one in ids if ids.count(one) > 1), None)
         if twice is not None:
             raise ValueError(f"two claims have the id {twice}; give each its own")
@@ -239,12 +239,12 @@ class ResolvedSide:
             and (Path(case.data.source).name, case.data.split) == (side.data, "test")
         )
 
-    def is_price_of(self, price: Price) -> bool:
-        """Whether a price is this side's."""
+    def is_report_of(self, utility: UtilityReport) -> bool:
+        """Whether a utility report is this side's."""
         return (
-            price.defense == self.defense
-            and self._is_victim(price.victim.model.name, price.victim.weights)
-            and (Path(price.dataset).name, price.seed) == (self.side.data, self.side.seed)
+            utility.defense == self.defense
+            and self._is_victim(utility.victim.model.name, utility.victim.weights)
+            and (Path(utility.dataset).name, utility.seed) == (self.side.data, self.side.seed)
         )
 
 
@@ -259,22 +259,22 @@ def _completed(spec: ComponentSpec) -> ComponentSpec:
         return spec
 
 
-def read_claims(path: Path) -> ClaimsFile:
+def read_hypotheses(path: Path) -> HypothesesFile:
     """Reads a file of claims and resolves every attack and defense in it.
 
     Raises:
         UserError: The file cannot be read, a field is wrong, or an attack or defense is not known; the line names it.
     """
-    content = yaml_fields(path, "claims", "holds no claims", ClaimsFile.model_fields)
+    content = yaml_fields(path, "claims", "holds no claims", HypothesesFile.model_fields)
     try:
-        file = ClaimsFile.model_validate(content)
+        file = HypothesesFile.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)[:600]}") from None
-    for claim in file.claims:
-        for comparison in (one for one in claim.comparisons if isinstance(one, Comparison)):
+    for hypothesis in file.claims:
+        for comparison in (one for one in hypothesis.comparisons if isinstance(one, Comparison)):
             for side in (comparison.higher, comparison.lower):
                 try:
                     ResolvedSide.of(side)
                 except UserError as error:
-                    raise UserError(f"{path}, claim {claim.id}, {comparison.name}: {error}") from None
+                    raise UserError(f"{path}, claim {hypothesis.id}, {comparison.name}: {error}") from None
     return file
