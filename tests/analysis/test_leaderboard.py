@@ -71,7 +71,8 @@ def test_a_row_says_what_the_record_says(template: Record, tmp_path: Path) -> No
         "adversary": "unaware",
         "labels": "recovered",
     }
-    assert (row["model"], row["dataset"], row["weights"], row["seed"]) == ("vit_mini_patch4_32", "photos", "random", "0")
+    named = (row["model"], row["dataset"], row["weights"], row["seed"])
+    assert named == (case.victim.model.name, "photos", "random", "0")
     assert (row["n_images"], row["batch_size"], row["steps"], row["failures"]) == ("2", "1", "4", "0")
     assert row["case"] == case.identity
     assert row["flags"] == "random-weights update-not-explained"
