@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from privbench.core import UserError
+from privbench.core.inputs import LARGEST_FILE, read_input
 
 __all__ = ["submit_page", "verified_cases"]
 
@@ -17,8 +18,8 @@ def verified_cases(path: Path) -> frozenset[str]:
         UserError: The file cannot be read, or a line is no hash.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_input(path, "list of verified cases", LARGEST_FILE).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path} ({error}); give a text file with the hashes of verified cases") from None
     words = [line.partition("#")[0].strip() for line in lines]
     for number, word in enumerate(words, start=1):

@@ -73,5 +73,7 @@ def score(
     for name, reason in scored.unavailable.items():
         if name in METRICS:
             click.echo(f"{METRICS[name]}: n/a, {reason}")
+    for remark in scored.remarks:
+        click.echo(remark)
     if output is not None:
         click.echo(scored.save(output))

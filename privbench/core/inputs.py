@@ -5,7 +5,10 @@ from pathlib import Path
 
 from privbench.core.errors import UserError
 
-__all__ = ["read_input"]
+__all__ = ["LARGEST_FILE", "read_input"]
+
+LARGEST_FILE = 2**30
+"""Bytes of a file among results of which nothing else is known."""
 
 
 def read_input(path: Path, kind: str, largest: int) -> bytes:

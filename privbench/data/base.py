@@ -55,6 +55,7 @@ class ImageSet:
         read: Gives the image at a position as upright 8-bit RGB; raises `UserError` where it cannot be decoded.
         nominal_labels: Whether the labels do not name the content: they are there because a client's loss needs some label.
         flags: Remarks for the reader of a score, such as `labels-absent`.
+        left_out: Files beside the images that are none, by ending, in one line; empty where there are none.
 
     Raises:
         UserError: There are no images, or a label has no class.
@@ -68,6 +69,7 @@ class ImageSet:
     read: Callable[[int], Image.Image] = field(repr=False)
     nominal_labels: bool = False
     flags: tuple[str, ...] = ()
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.names):

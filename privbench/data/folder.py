@@ -5,14 +5,15 @@ Files count by their ending; everything else (a README) and every hidden name is
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from privbench.core.errors import UserError
 from privbench.data.base import LABELS_ABSENT, SPLIT_NAMES, ImageSet, require_split
-from privbench.data.class_indices import class_indices
-from privbench.data.pixels import decode, first_line
+from privbench.data.class_indices import CLASSES_FILE, class_indices
+from privbench.data.pixels import decode, first_line, left_out_text
 
 __all__ = ["IMAGE_ENDINGS", "list_folder", "open_folder", "open_image"]
 
@@ -83,13 +84,25 @@ def list_folder(path: Path) -> tuple[list[Path], list[Path]]:
 def _open_layout(path: Path, name: str, split: str) -> ImageSet:
     subfolders, images = list_folder(path)
     classes = {folder.name: list_folder(folder)[1] for folder in subfolders}
+    beside = left_out_text(path, [file for folder in (path, *subfolders) for file in _others(folder)])
     if images and any(classes.values()):
         raise UserError(f"{path} holds both images and folders of images; keep either")
     if images:
-        return _unlabelled(name, split, path, images)
+        return replace(_unlabelled(name, split, path, images), left_out=beside)
     if not any(classes.values()):
         raise UserError(f"no images in {path}; accepted: {' '.join(IMAGE_ENDINGS)}, directly or in one folder per class")
-    return _labelled(name, split, path, classes)
+    return replace(_labelled(name, split, path, classes), left_out=beside)
+
+
+def _others(folder: Path) -> list[Path]:
+    """Files that are neither images nor what may lie beside images."""
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() not in IMAGE_ENDINGS
+        and file.is_file()
+        and not file.name.startswith((".", "README", "LICENSE", CLASSES_FILE))
+    ]
 
 
 def _unlabelled(name: str, split: str, root: Path, images: list[Path]) -> ImageSet:

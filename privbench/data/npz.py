@@ -1,7 +1,5 @@
 """Images in a NumPy archive: what another tool or a notebook saves with `np.savez(file, images=..., labels=...)`."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from privbench.core.errors import UserError
+from privbench.data.archives import read_archive
 from privbench.data.base import (
     LABELS_ABSENT,
     ImageSet,
@@ -19,7 +18,6 @@ from privbench.data.base import (
     numbered_names,
     require_split,
 )
-from privbench.data.pixels import first_line
 
 __all__ = ["open_npz"]
 
@@ -63,16 +61,11 @@ def open_npz(path: Path, split: str = "test") -> ImageSet:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("images", "labels") if key in archive.files}
-            found = ", ".join(archive.files) or "nothing"
-    # A lone array (.npy) has no context manager: TypeError or AttributeError, depending on Python's version.
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = first_line(error)
-        raise UserError(f"cannot read {path} as a .npz archive ({reason}); write it with numpy.savez") from None
+    arrays, names = read_archive(path, ("images", "labels"))
     if "images" not in arrays:
-        raise UserError(f"{path} has no array 'images' but {found}; accepted: images, and labels beside it")
+        raise UserError(
+            f"{path} has no array 'images' but {', '.join(names) or 'nothing'}; accepted: images, and labels beside it"
+        )
     return arrays
 
 

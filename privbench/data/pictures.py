@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from privbench.core.errors import UserError
-from privbench.data.pixels import decode, first_line
+from privbench.data.archives import read_archive, read_array
+from privbench.data.pixels import decode, first_line, left_out_text
 
 __all__ = ["Pictures", "natural_order", "pictures_of", "read_pictures"]
 
@@ -30,12 +31,14 @@ class Pictures:
         images: `[n, 3, height, width]` float32 in [0, 1].
         eight_bit: Whether they hold 8 bits a channel; otherwise they are floats.
         named: Whether the names are those of files; otherwise they are numbers.
+        left_out: Files beside them that are no images, in one line; empty where there are none.
     """
 
     names: tuple[str, ...]
     images: Tensor
     eight_bit: bool
     named: bool
+    left_out: str = ""
 
 
 def read_pictures(path: Path) -> Pictures:
@@ -52,11 +55,11 @@ def read_pictures(path: Path) -> Pictures:
         UserError: It is not there, holds no pictures, or they are not of one size and in range.
     """
     if path.is_dir():
-        found = (file for file in path.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith("."))
-        files = sorted((file for file in found if file.is_file()), key=lambda file: natural_order(file.stem))
+        found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+        files = sorted((file for file in found if _is_image(file)), key=lambda file: natural_order(file.stem))
         if not files:
             raise UserError(f"there are no image files in {path}; accepted: {', '.join(_IMAGES)}")
-        return _from_files(files)
+        return replace(_from_files(files), left_out=left_out_text(path, [file for file in found if not _is_image(file)]))
     if not path.is_file():
         raise UserError(f"there is no {path}; accepted: a folder of images, an image, or {', '.join(_ARRAYS)}")
     if path.suffix.lower() in _IMAGES:
@@ -64,6 +67,10 @@ def read_pictures(path: Path) -> Pictures:
     if path.suffix.lower() in _ARRAYS:
         return _from_array(_array(path), path)
     raise UserError(f"cannot read {path}; accepted: a folder of images, {', '.join((*_IMAGES, *_ARRAYS))}")
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in _IMAGES
 
 
 def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -119,11 +126,7 @@ def _tables(path: Path) -> dict[str, Any]:
     if ending in {".pt", ".pth"}:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return dict(content) if isinstance(content, dict) else {"images": content}
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return {"images": content}
-    with content:
-        return {name: content[name] for name in content.files}
+    return {"images": read_array(path)} if ending == ".npy" else dict(read_archive(path)[0])
 
 
 def pictures_of(array: Tensor) -> Pictures:

@@ -5,15 +5,19 @@ the input size with Pillow's antialiased bicubic filter. An image that already h
 """
 
 import io
+import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from privbench.core.errors import ImageError, UserError
 
-__all__ = ["decode", "first_line", "fit"]
+__all__ = ["decode", "first_line", "fit", "left_out_text"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded; Pillow's rarer formats are left out, since some run other programs on what they are given."""
@@ -31,8 +35,9 @@ def first_line(error: BaseException) -> str:
 def decode(source: Path | bytes, name: str) -> Image.Image:
     """Decodes an image file, turned upright, as 8-bit RGB.
 
-    Grey and palette images are expanded, CMYK is converted, transparent pixels are laid over white, 16-bit grey is scaled to
-    8 bits with rounding, and of several frames the first is taken. Colour profiles are not applied.
+    Grey and palette images are expanded, CMYK is converted, transparent pixels are laid over white, 16 bits are scaled to 8
+    with rounding, and of several frames the first is taken. Colour profiles are not applied. Images of up to 178 megapixels
+    are read; Pillow takes what is larger for an attack.
 
     Args:
         source: The file, or its content.
@@ -46,9 +51,10 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
         UserError: It has pixels without a defined range.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        with _opened(source) as image:
+            eight_bit = _with_eight_bits(image, source, name)
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), image.format, name)
+            return _rgb(ImageOps.exif_transpose(eight_bit), image.format, name)
     except UserError:
         raise
     # Pillow's parsers raise whatever they stumble over (OSError, SyntaxError, struct.error, ...): all of it means a bad file.
@@ -59,17 +65,57 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
         raise ImageError(f"cannot decode the image {name} ({reason}); replace the file or take it out") from None
 
 
+def _opened(source: Path | bytes) -> ImageFile.ImageFile:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+
+
+def _with_eight_bits(image: ImageFile.ImageFile, source: Path | bytes, name: str) -> Image.Image:
+    """The same picture, or where it has 16 bits of colour, of which Pillow cuts the lower half off, one of the rounded ones.
+
+    That half is what Pillow reads of the file if it is told the other order of bytes.
+    """
+    if not image.tile or ";16" not in str(image.tile[0][3]) or image.mode not in ("RGB", "RGBA", "LA"):
+        return image
+    codec, extents, offset, raw = image.tile[0]
+    if raw not in ("RGB;16B", "RGBA;16B"):
+        raise UserError(f"the image {name} has 16 bits a channel in a form that is not read ({raw}); write 8 bits, or PNG")
+    with _opened(source) as other:
+        other.tile = [cast(Any, (codec, extents, offset, raw.replace("16B", "16L")))]
+        low = np.asarray(other).astype(np.uint32)
+    rounded = Image.fromarray(_rounded(np.asarray(image).astype(np.uint32) * 256 + low), image.mode)
+    rounded.info.update(image.info)
+    rounded.getexif().update(image.getexif())
+    return rounded
+
+
+def _rounded(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """16 bits as 8. 65535 = 257 * 255: the division maps black to black and white to white."""
+    return ((values + 128) // 257).astype(np.uint8)
+
+
 def _rgb(image: Image.Image, file_format: str | None, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in _SIXTEEN_BIT_FORMATS):
-        # 65535 = 257 * 255: the division maps black to black and white to white.
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_rounded(np.asarray(image).astype(np.uint32))).convert("RGB")
     if image.mode in ("I", "F"):
         raise UserError(f"the image {name} has 32-bit pixels of unknown range; accepted: 8 or 16 bits; convert it to PNG")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def left_out_text(place: Path, files: Iterable[Path]) -> str:
+    """What is said of files in a folder of images that are none, by ending; empty where there are none."""
+    counts = Counter(file.suffix.lower() or "no ending" for file in files)
+    if not counts:
+        return ""
+    total = sum(counts.values())
+    shown = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    return f"{place}: {total} {'file is' if total == 1 else 'files are'} left out, no images of an accepted kind ({shown})"[
+        :300
+    ]
 
 
 def fit(image: Image.Image, image_size: int, name: str) -> NDArray[np.uint8]:

@@ -194,12 +194,17 @@ def require_classifies(spec: ModelSpec) -> None:
         )
 
 
-def _without_cached_biases(module: nn.Module, _: object) -> None:
+def _forget_biases(module: nn.Module, _: object) -> None:
     """Clears what a layer of LeViT, EfficientFormer or TinyViT keeps of its parameters in eval mode, before each pass.
 
     It is of an earlier pass: of other parameters, and of a derivative that is over.
     """
     cast(Any, module).attention_bias_cache.clear()
+
+
+def _forget_indices(module: nn.Module, _: object) -> None:
+    """Likewise the relative positions of ConViT, a constant, but made inside the derivative of an earlier pass."""
+    cast(Any, module).rel_indices = None
 
 
 def _native(spec: ModelSpec) -> str:
@@ -227,7 +232,9 @@ def build_model(spec: ModelSpec) -> Victim:
         if hasattr(module, "fused_attn"):
             cast(Any, module).fused_attn = False
         if hasattr(module, "attention_bias_cache"):
-            module.register_forward_pre_hook(_without_cached_biases)
+            module.register_forward_pre_hook(_forget_biases)
+        if hasattr(module, "rel_indices"):
+            module.register_forward_pre_hook(_forget_indices)
     victim = Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)
     if victim.patch_size and spec.image_size % victim.patch_size:
         raise UserError(

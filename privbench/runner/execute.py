@@ -162,6 +162,8 @@ class CaseRunner:
         self._listener.started(self._case, self._context.batches, sorted(self._finished))
         for name, reason in self._suite.unavailable.items():
             self._listener.note(f"{name} will be n/a: {reason}")
+        if self._context.images.left_out:
+            self._listener.note(self._context.images.left_out)
         self._folder.write(CASE, self._case.to_yaml().encode())
         self._attack_pending()
         batches = [self._finished[batch] for batch in range(self._context.batches)]

@@ -29,6 +29,7 @@ class Scores:
         scores: For each original, metric name to value.
         summary: Metric name to mean and interval.
         unavailable: Metric name to the reason why it was not computed.
+        remarks: What else must be known, a line each: files that are no pictures and were left out.
     """
 
     pixels: str
@@ -37,6 +38,7 @@ class Scores:
     scores: tuple[Mapping[str, float], ...]
     summary: Mapping[str, Interval]
     unavailable: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """One row per original: its name, the reconstruction, what pixels that holds, and the scores."""
@@ -83,6 +85,7 @@ def score_pictures(
     Raises:
         UserError: Names, numbers or sizes do not match, or the pictures are too small for a metric.
     """
+    remarks = tuple(dict.fromkeys(filter(None, (truth.left_out, found.left_out))))
     if match == "best":
         truth, found = _nearest(truth, found)
     images, names = _matched(truth, found)
@@ -101,7 +104,7 @@ def score_pictures(
             scores.append(scored.scores)
             matched.append(names[start + scored.source])
     pixels = "8-bit" if found.eight_bit else "float"
-    return Scores(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed), suite.unavailable)
+    return Scores(pixels, truth.names, tuple(matched), tuple(scores), summarise(scores, seed), suite.unavailable, remarks)
 
 
 def _nearest(truth: Pictures, found: Pictures) -> tuple[Pictures, Pictures]:

@@ -92,7 +92,11 @@ def _url(net: str) -> str:
 def _read(file: Path, net: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     accepted = f"accepted: a state dict of torchvision's {ARCHITECTURES[net]} or of its .features (.pth or .safetensors)"
     try:
+        if file.exists() and not file.is_file():
+            raise UserError(f"the LPIPS weights {file} are no regular file (a folder, a pipe or a device); {accepted}")
         content = load_file(str(file)) if file.suffix == ".safetensors" else _unpickle(file)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no LPIPS weights file {file}; {accepted}") from None
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:

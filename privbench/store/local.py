@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privbench.core import Case, FailedCase, Record, UserError
+from privbench.core.inputs import LARGEST_FILE, read_input
 from privbench.store.base import is_table_row
 from privbench.store.case_folder import CaseFolder, is_locked
 from privbench.store.files import atomic_write, check_output
@@ -86,12 +87,7 @@ class FolderStore:
         if (packed := self._inside_pack(name)) is not None:
             return packed[0].read(packed[1])
         path = self.path / name
-        try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        return read_input(path, "file", LARGEST_FILE) if os.path.lexists(path) else None
 
     def is_running(self, name: str) -> bool:
         """As of `Store`."""

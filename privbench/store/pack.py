@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from privbench.core import Case, FailedCase, Record, StoreError, UserError
+from privbench.core.inputs import LARGEST_FILE, read_input
 from privbench.store.base import Store, is_table_row, parsed
 from privbench.store.files import atomic_write, refuse_folder
 from privbench.store.layout import COMPARISON, FAILURE, MEMBERS, RECONSTRUCTIONS, RECORD, TRACE
@@ -256,7 +257,7 @@ def _belongs(name: str, *, pictures: bool) -> bool:
 def _content(name: str, path: Path, packed: set[str]) -> bytes:
     """What is packed of a file; of a record, data set and weights by name alone, and the checksums of what goes with it."""
     if path.name != RECORD:
-        return path.read_bytes()
+        return read_input(path, "file", LARGEST_FILE)
     record = Record.load(path)
     folder = name.removesuffix(RECORD)
     files = {file: known for file, known in record.files.items() if f"{folder}{file}" in packed}

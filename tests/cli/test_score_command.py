@@ -1,5 +1,6 @@
 """`privbench score`: another tool's pictures get the scores that the suite would give, and what does not match is refused."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def test_folders_are_matched_by_name_and_scored_as_8_bit(score: Score, pixels: n
         expected = peak_signal_noise_ratio(pixels[place], noisy[place])  # type: ignore[no-untyped-call]
         assert rows.loc[name, "psnr"] == pytest.approx(expected, abs=1e-4)
     assert (rows["psnr_patch"] >= rows["psnr"]).all()
+
+
+def test_files_that_are_no_pictures_are_counted(score: Score, pixels: np.ndarray, tmp_path: Path) -> None:
+    originals, found = folder(tmp_path / "o", pixels), folder(tmp_path / "r", pixels)
+    (found / "notes.txt").write_text("x")
+    answer = score(originals, found)
+    assert answer.exit_code == 0, answer.output
+    assert f"{found}: 1 file is left out, no images of an accepted kind (1 .txt)" in answer.stdout.replace("\n", "")
+
+
+def test_weights_that_are_a_pipe_are_refused(score: Score, pixels: np.ndarray, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    answer = score(folder(tmp_path / "o", pixels), tmp_path / "o", "--lpips-weights", tmp_path / "pipe")
+    assert answer.exit_code == 2
+    assert "are no regular file (a folder, a pipe or a device)" in answer.stderr
 
 
 def test_arrays_are_matched_by_order_or_by_assignment_and_floats_are_not_rounded(

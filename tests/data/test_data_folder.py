@@ -67,6 +67,16 @@ def test_flat_folder_has_no_labels_and_says_so(tmp_path: Path, picture: Picture)
     assert images.nominal_labels
 
 
+def test_files_that_are_no_images_are_counted(tmp_path: Path, picture: Picture) -> None:
+    for name in ("cat/a.png", "dog/b.png"):
+        save(picture(), tmp_path / name)
+    assert open_images(str(tmp_path)).left_out == ""
+    for name in ("cat/c.gif", "dog/d.gif", "dog/e.txt", "README.md", ".hidden", "notes"):
+        (tmp_path / name).write_text("x")
+    said = f"{tmp_path}: 4 files are left out, no images of an accepted kind (2 .gif, 1 .txt, 1 no ending)"
+    assert open_images(str(tmp_path)).left_out == said
+
+
 def test_single_file(tmp_path: Path, picture: Picture) -> None:
     images = open_images(str(save(picture(), tmp_path / "me.png")))
     assert (images.name, images.names, images.labels, images.flags) == ("me.png", ("me.png",), (0,), ("labels-absent",))

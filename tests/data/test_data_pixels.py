@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,36 @@ def test_sixteen_bit_grey_is_rounded_not_cut() -> None:
     assert pixels(encoded(Image.fromarray(levels), "PNG"))[0, :, 0].tolist() == [0, 1, 255, 254]
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def sixteen_bit_png(values: "np.ndarray[tuple[int, ...], np.dtype[np.uint16]]", colour_type: int, extra: bytes = b"") -> bytes:
+    """A PNG as its standard describes it; Pillow writes none with 16 bits of colour."""
+
+    height, width = values.shape[:2]
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_of_colour_are_rounded_as_grey_is() -> None:
+    values = np.array([[[0, 128, 129], [65535 - 129, 65535 - 128, 65535], [257 * 7 + 200, 257 * 8 - 100, 12345]]], np.uint16)
+    found = np.asarray(decode(sixteen_bit_png(values, 2), "it"))
+    assert found.tolist() == np.rint(values / 257).astype(int).tolist()
+    opaque = np.concatenate([values, np.full((1, 3, 1), 65535, np.uint16)], 2)
+    assert np.array_equal(np.asarray(decode(sixteen_bit_png(opaque, 6), "it")), found)
+    clear = np.concatenate([values, np.zeros((1, 3, 1), np.uint16)], 2)
+    assert np.asarray(decode(sixteen_bit_png(clear, 6), "it")).tolist() == [[[255] * 3] * 3]
+    turned = sixteen_bit_png(values, 2, chunk(b"eXIf", b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)))
+    assert np.array_equal(np.asarray(decode(turned, "it")), np.rot90(found, -1))
+
+
+def test_sixteen_bits_that_cannot_be_rounded_are_refused() -> None:
+    with pytest.raises(UserError, match=r"the image it has 16 bits a channel in a form that is not read \(LA;16B\); write 8"):
+        decode(sixteen_bit_png(np.zeros((2, 2, 2), np.uint16), 4), "it")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_pixels_of_unknown_range_are_refused(dtype: type) -> None:
     with pytest.raises(UserError, match=r"image it has 32-bit pixels of unknown range.*8 or 16 bits"):
@@ -175,6 +207,11 @@ def test_rare_formats_are_not_tried(picture: Picture, file_format: str) -> None:
 def test_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png \(No such file or directory\)"):
         decode(tmp_path / "gone.png", "gone.png")
+
+
+def test_a_hundred_megapixels_are_read_without_a_warning(tmp_path: Path) -> None:
+    Image.new("L", (10_000, 10_000), 7).save(tmp_path / "a.png", compress_level=1)
+    assert fit(decode(tmp_path / "a.png", "it"), 32, "it").max() == 7
 
 
 def test_enormous_image_is_refused(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:

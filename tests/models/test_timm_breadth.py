@@ -60,8 +60,8 @@ def test_every_model_is_taken_or_refused_in_a_line(name: str) -> None:
     _says_it_in_a_line(_asked(name))
 
 
-# Networks that keep tensors which they make of their parameters, in eval mode, from one pass to the next.
-CACHING = ("levit_128s", "tiny_vit_5m_224")
+# Networks that keep tensors which they make in a pass for the next one.
+CACHING = ("levit_128s", "tiny_vit_5m_224", "convit_tiny")
 OTHERS = sorted({"efficientformer_l1", "efficientformerv2_s0", "efficientvit_m0", *SAMPLE} - set(CACHING))
 
 

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from privbench.store.case_folder import CaseFolder
 from privbench.store.checkpoints import BatchGroup, Checkpoint, Checkpoints, FinishedBatch, _onto
 from privbench.store.files import atomic_write, check_output
 from privbench.store.layout import find_records
+from privbench.store.local import FolderStore
 
 CPU = torch.device("cpu")
 SLOT = BatchGroup(2, 2)
@@ -369,3 +371,12 @@ def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
         find_records(tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
         find_records(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["record.json", "case.yaml"])
+def test_a_pipe_among_results_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"cannot read the file .*{re.escape(name)}: it is no regular file"):
+        FolderStore(tmp_path).read(name)
+    assert FolderStore(tmp_path).read("absent.json") is None
+    assert FolderStore(tmp_path).read(f"{name}/below") is None
