@@ -33,7 +33,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 def _budget(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip())
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([smhd]?)", value.strip())
     if not found or float(found[1]) <= 0:
         raise click.BadParameter(f"'{value}' is no time; accepted: 90s, 30m, 2h or 1d.", context, option)
     return float(found[1]) * _UNITS[found[2]]
@@ -42,7 +42,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 def _shard(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+)/(\d+)", value.strip())
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise click.BadParameter(f"'{value}' is no shard; accepted: I/N with I from 1 to N, such as 2/4.", context, option)
     return int(found[1]), int(found[2])

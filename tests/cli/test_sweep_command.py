@@ -88,6 +88,8 @@ def test_show_prints_numbers_flags_and_how_to_repeat(sweep: Cli, privbench: Cli,
     ("arguments", "words"),
     [
         (["--shard", "3/2"], "is no shard; accepted: I/N"),
+        (["--shard", f"1/{'9' * 5000}"], "is no shard; accepted: I/N"),
+        (["--budget", "9" * 5000], "is no time; accepted: 90s"),
         (["--shard", "9/9"], "has no case; choose fewer shards"),
         (["--budget", "soon"], "is no time; accepted: 90s, 30m, 2h or 1d"),
         (["--set", "seed"], "accepted: KEY=VALUE"),
