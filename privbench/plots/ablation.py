@@ -165,7 +165,7 @@ def _other_changes(parameters: Mapping[str, Any], reference: Mapping[str, Any], 
 def ablation_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = PAPER) -> Figure:
     """Draws what `ablation_points` found, one row per variant."""
     common = points["common"].iloc[0]
-    caption = f"GradViT without a defense, {setting_text(points)}. Bars: 95 % intervals."
+    caption = f"{points['attack'].iloc[0]} without a defense, {setting_text(points)}. Bars: 95 % intervals."
     names = [fill(name, 24 if paper.is_single else 44) for name in points["name"]]
     with styled(paper):
         lines = max(name.count("\n") + 1 for name in names)

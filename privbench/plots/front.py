@@ -14,7 +14,17 @@ from privbench.plots.labels import label_points
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import one_setting
 from privbench.plots.strengths import number_in
-from privbench.plots.style import PAPER, SMALLEST, Look, Paper, add_caption, literal_legend, metric_label, styled
+from privbench.plots.style import (
+    PAPER,
+    SMALLEST,
+    Look,
+    Paper,
+    add_caption,
+    height_beside_panels,
+    literal_legend,
+    metric_label,
+    styled,
+)
 from privbench.scoring import registered_metric
 
 __all__ = ["draw", "front_figure"]
@@ -47,8 +57,7 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool, p
     looks = family_looks([*rest["defense"], *away["defense"]])
     heights = [height for height, part in ((_rows_height(away, paper), away), (_PANEL, rest)) if not part.empty]
     with styled(paper):
-        below = 0.14 * (2 + rest["defense"].nunique() // 2) if paper.is_single else 0
-        figure = Figure(figsize=(paper.width, sum(heights) + below + 0.95), layout="constrained")
+        figure = Figure(figsize=(paper.width, sum(heights) + 0.95), layout="constrained")
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
         if not away.empty:
             _draw_rows(axes[0], away, looks, label, paper)
@@ -64,10 +73,15 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool, p
             one.grid(axis="x", color="0.94", linewidth=0.5)
             one.set_axisbelow(True)
         share = "accuracy of a victim trained under the defense,\n% of an undefended one's by the same recipe"
-        axes[-1].set_xlabel(share if trained else "accuracy of the attacked victim, %")
+        # Wider than a narrow panel: it begins where the panel does.
+        axes[-1].set_xlabel(
+            share if trained else "accuracy of the attacked victim, %", loc="left" if paper.is_single else "center"
+        )
         add_caption(figure, _caption(points), paper)
         _key(axes[-1], points, rest, looks, trained=trained)
         literal_legend(figure if paper.is_single or rest.empty else axes[-1], letters=paper.letters(0.9))
+        if paper.is_single:
+            figure.set_figheight(sum(heights) + 0.5 + height_beside_panels(figure, paper))
         if not rest.empty:
             labelled = rest[rest["strength"] != ""]
             anchors = np.column_stack([100 * labelled["accuracy"].to_numpy(float), labelled["leakage"].to_numpy(float)])

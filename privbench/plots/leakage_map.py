@@ -100,25 +100,33 @@ def leakage_map_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Pap
     for (row, layer), (column, kind) in product(enumerate(layers), enumerate(kinds)):
         if (layer, kind) in cells.index:
             values[row, column] = cells.loc[(layer, kind), "mean"]
+    narrow = paper.is_single
     width = min(paper.width, 1.7 + 0.85 * len(kinds))
-    texts = [[_cell_text(cells, layer, kind) for kind in kinds] for layer in layers]
+    texts = [[_cell_text(cells, layer, kind, narrow=narrow) for kind in kinds] for layer in layers]
     with styled(paper):
-        figure = Figure(figsize=(width, 0.9 + 0.3 * len(layers)), layout="constrained")
+        figure = Figure(figsize=(width, 1.7 + 0.36 * len(layers) if narrow else 0.9 + 0.3 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
         leakier = registered_metric(metric).higher_is_leakier
         shown = draw_heat(axes, values, texts, rows=layers, columns=kinds, higher_is_leakier=leakier)
         axes.set_ylabel("gradients that are matched")
-        figure.colorbar(shown, ax=axes, label=metric_label(metric), shrink=0.9)
-        caption = f"GradViT by the gradients that it matches, {setting_text(points)}. In brackets: 95 % intervals."
+        if narrow:
+            for name in axes.get_xticklabels():
+                name.set(rotation=35, ha="right", rotation_mode="anchor")
+        figure.colorbar(shown, ax=axes, label=metric_label(metric), shrink=0.9, location="bottom" if narrow else "right")
+        caption = (
+            f"{points['attack'].iloc[0]} by the gradients that it matches, {setting_text(points)}. In brackets: 95 % "
+            "intervals. White: not run."
+        )
         add_caption(figure, caption, replace(paper, width=width))
     return figure
 
 
-def _cell_text(cells: pd.DataFrame, layer: str, kind: str) -> str:
+def _cell_text(cells: pd.DataFrame, layer: str, kind: str, *, narrow: bool) -> str:
     if (layer, kind) not in cells.index:
         return ""
-    mean, low, high = (float(cells.loc[(layer, kind), name]) for name in ("mean", "low", "high"))  # type: ignore[arg-type]
-    return f"{mean:.3g}\n[{low:.3g}, {high:.3g}]"
+    numbers = (float(cells.loc[(layer, kind), name]) for name in ("mean", "low", "high"))  # type: ignore[arg-type]
+    mean, low, high = (f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}" for value in numbers)
+    return f"{mean}\n[{low},{chr(10) if narrow else ' '}{high}]"
 
 
 def draw(request: FigureRequest) -> Drawn:

@@ -108,7 +108,9 @@ def _caption(points: pd.DataFrame, paper: Paper) -> str:
     several = bool((points["settings"] > 1).any())
     of = " Of several settings of a defense that of the highest leakage." if several else ""
     whom = "attack, of its strongest adversary" if paper.is_single else "attack and adversary"
-    return f"Mean leakage of each defense under each {whom}, {setting_text(points)}.{of} White: not run."
+    reach = pd.concat([points["high"] - points["mean"], points["mean"] - points["low"]]).dropna()
+    widths = f" 95 % intervals reach {reach.median():.2g} from the mean in the middle case, {reach.max():.2g} at most."
+    return f"Mean leakage of each defense under each {whom}, {setting_text(points)}.{of}{widths} White: not run."
 
 
 def draw(request: FigureRequest) -> Drawn:

@@ -126,6 +126,7 @@ def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame, *, p
         page = min(paper.width, width * across + 0.8)
         # Names and captions stay as wide as their panel.
         letters = int(width * 10)
+        words_letters = 20 if paper.is_single else 2 * letters - 6
         above = down * (2 * width + 0.3)
         figure = Figure(figsize=(page, above + 1.2 + 0.22 * len(tables)), layout="constrained")
         top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[above, 0.9 + 0.22 * len(tables)])[:, 0]
@@ -136,11 +137,11 @@ def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame, *, p
             shown = panel.imshow(_tiles(table), vmin=-1, vmax=1, cmap="gray")
             panel.set(xticks=[], yticks=[])
             panel.set_title(fill(table.name, letters), parse_math=False, fontsize=8)
-            panel.set_xlabel(fill("similarity of each row to all", 2 * letters), fontsize=7)
+            panel.set_xlabel(fill("similarity of each row to all", words_letters), fontsize=7)
             plane, shares = position_projection(table)
             _mesh(plane_panel, plane, table.grid)
             words = f"two components, {shares.sum():.0%} of the variance"
-            plane_panel.set_xlabel(fill(words, max(12, 2 * letters - 6)), fontsize=7)
+            plane_panel.set_xlabel(fill(words, max(12, words_letters)), fontsize=7)
         for panel in panels.T.reshape(across, down, 2)[:, -1][len(tables) - (down - 1) * across :].ravel():
             panel.set_axis_off()
         top.colorbar(shown, ax=list(panels[::2].ravel()), shrink=0.8, label="cosine")
@@ -150,7 +151,8 @@ def positions_figure(tables: Sequence[PositionTable], points: pd.DataFrame, *, p
             place = list(points["name"]).index(name)
             axes.plot([chance, chance], [place - 0.35, place + 0.35], color="0.5", linestyle=":", linewidth=1.2)
         axes.set_xlim(0, None)
-        axes.set_xlabel("error of a linear regression to the place, patches\n(dotted: always the centre)")
+        error = "error of a linear regression to the place, patches"
+        axes.set_xlabel(f"{fill(error, 34) if paper.is_single else error}\n(dotted: always the centre)")
         number = ", ".join(map(str, sorted(set(points["n"]))))
         caption = f"What position embeddings encode, n = {number} positions. Bars: 95 % intervals."
         add_caption(figure, caption, replace(paper, width=page))

@@ -84,7 +84,8 @@ def strip_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = P
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_xlabel(metric_label(metric))
+        # Wider than a narrow panel: it ends where the panel does.
+        axes.set_xlabel(metric_label(metric), loc="right" if paper.is_single else "center")
         clipped = " Scores above 60 dB stand at 60." if bool((points["score"] > cut).any()) else ""
         caption = f"One dot per image under the strongest attack on each defense, {setting_text(points)}.{clipped}"
         add_caption(figure, caption, paper)

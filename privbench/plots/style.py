@@ -28,6 +28,7 @@ __all__ = [
     "caption_of",
     "figure_bytes",
     "figure_png",
+    "height_beside_panels",
     "literal_legend",
     "look",
     "metric_label",
@@ -155,6 +156,14 @@ def add_caption(figure: Figure, text: str, paper: Paper) -> None:
 def caption_of(figure: Figure) -> str:
     """What `add_caption` gave, in one paragraph."""
     return " ".join(str(figure.get_label()).split())
+
+
+def height_beside_panels(figure: Figure, paper: Paper) -> float:
+    """Inches that the caption above the panels and the legend below them take."""
+    lines = len(wrap(caption_of(figure), paper.letters())) if paper.captioned else 0
+    named = sum(len(legend.get_texts()) for legend in figure.legends)
+    columns = max((legend._ncols for legend in figure.legends), default=1)
+    return 0.11 * lines + 0.15 * -(-named // columns)
 
 
 def literal_legend(place: Axes | Figure, *, title: str | None = None, size: float = 7, letters: int = 100) -> None:
