@@ -39,5 +39,7 @@ def results_html(records: Sequence[Record], pictures: Sequence[bytes]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+    named = ", ".join(dict.fromkeys(defense_label(record.case) for record in records))
+    alt = html.escape(f"originals, what the client fed its model, and reconstructions under {named}")
     encoded = (base64.b64encode(picture).decode("ascii") for picture in pictures)
-    return table + "".join(f'<img alt="comparison" src="data:image/png;base64,{data}">' for data in encoded)
+    return table + "".join(f'<img alt="{alt}" src="data:image/png;base64,{data}">' for data in encoded)

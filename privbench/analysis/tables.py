@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METRICS",
+    "WIDE",
     "calibration_table",
     "caption",
     "case_table",
@@ -40,6 +41,8 @@ __all__ = [
 METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
 """The metrics that tables and pictures show, and their headings; the record holds all."""
 
+WIDE = 110
+"""Columns of a terminal on which every value has a column of its own."""
 _DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "psnr_patch": 2}
 _ABSENT = "n/a"
 
@@ -83,11 +86,8 @@ def case_table(record: Record, label: str) -> Table:
     """
     n = len(record.images)
     table = _table(_title(record, label))
-    table.add_column("image")
-    for heading in METRICS.values():
-        table.add_column(heading, justify="right")
-    table.add_column("explained", justify="right")
-    table.add_column("seconds", justify="right")
+    table.add_column("image", no_wrap=True)
+    _numbers(table, *METRICS.values(), "explained", "seconds")
     if record.members:
         table.add_column("won by")
     for place, image in enumerate(record.images):
@@ -224,30 +224,36 @@ def calibration_table(calibration: Calibration) -> Table:
     return table
 
 
-def comparisons_table(comparisons: "Sequence[Comparison]", metric: str, baseline: str) -> Table:
+def comparisons_table(comparisons: "Sequence[Comparison]", metric: str, baseline: str, *, width: int = WIDE) -> Table:
     """One row per defense and attack: the paired difference from the baseline.
 
     Args:
         comparisons: What was compared.
         metric: Whose differences.
         baseline: The defense that they are from.
+        width: Columns of the terminal; where there are few, attack, adversary and data share a cell, and so do difference and
+            interval.
     """
     from privbench.scoring import PAIRED_TEST
 
     table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
-    for heading in ("defense", "attack", "adversary", "data"):
-        table.add_column(heading)
-    for heading in ("difference", "95 % interval", "p", "p (Holm)", "n"):
-        table.add_column(heading, justify="right")
+    narrow = width < WIDE
+    table.add_column("defense", overflow="fold", min_width=17)
+    for heading in ["attack,\nadversary, data"] if narrow else ["attack", "adversary", "data"]:
+        table.add_column(heading, no_wrap=narrow)
+    _numbers(table, *(["difference, 95 % interval"] if narrow else ["difference", "95 % interval"]), "p", "p (Holm)", "n")
     for one in comparisons:
         case, interval = one.record.case, one.difference.interval
+        label = marked(defense_label(case), one.record.flags)
+        what = [case.attack.name, case.threat_model.adversary, Path(case.data.source).name]
+        value = [f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"]
         table.add_row(
-            marked(defense_label(case), one.record.flags),
-            case.attack.name,
-            case.threat_model.adversary,
-            Path(case.data.source).name,
-            f"{interval.mean:+.3f}",
-            f"[{interval.low:+.3f}, {interval.high:+.3f}]",
+            *(
+                [label.replace(":", ": ", 1).replace(",", ", "), f"{what[0]}\n{what[1]}, {what[2]}"]
+                if narrow
+                else [label, *what]
+            ),
+            *(["\n".join(value)] if narrow else value),
             f"{one.difference.p:.2g}",
             f"{one.p_corrected:.2g}",
             str(interval.n),
@@ -292,12 +298,8 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
     """
     first = records[0]
     table = _table(f"{_title(first, None)}; mean [95 % interval] over n = {len(first.images)} images")
-    table.add_column("defense")
-    for heading in METRICS.values():
-        table.add_column(heading, justify="right")
-    table.add_column("explained", justify="right")
-    table.add_column("s/image", justify="right")
-    table.add_column("accuracy", justify="right")
+    table.add_column("defense", overflow="fold")
+    _numbers(table, *METRICS.values(), "explained", "s/image", "accuracy")
     for record, label in zip(records, labels, strict=True):
         accuracy = record.victim_accuracy
         table.add_row(
@@ -332,7 +334,15 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True
+    )
+
+
+def _numbers(table: Table, *headings: str) -> None:
+    """Adds columns of numbers, which are never cut: as wide as the longest word of their heading, they break between words."""
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold", min_width=max(map(len, heading.split())))
 
 
 def _title(record: Record, label: str | None) -> str:

@@ -21,4 +21,5 @@ def compare(folder: str, metric: str, baseline: str) -> None:
     from privbench.cli.console import results_console
 
     found = privbench.load_results(folder).comparisons(metric=metric, baseline=baseline)
-    results_console().print(comparisons_table(found, metric, baseline))
+    console = results_console()
+    console.print(comparisons_table(found, metric, baseline, width=console.width))

@@ -1,13 +1,12 @@
 """Where text goes: results to stdout, progress and notes to stderr."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 
 import click
 from rich.console import Console
 
-__all__ = ["at_work", "notes_console", "results_console", "say_damaged"]
+__all__ = ["notes_console", "results_console", "say", "say_damaged"]
 
 _FILE_WIDTH = 160
 
@@ -20,16 +19,18 @@ def results_console() -> Console:
     )
 
 
+def say(line: str) -> None:
+    """A sentence on stdout: on a terminal broken between words, in a file or a pipe as one line."""
+    console = results_console()
+    if console.is_terminal:
+        console.print(line, markup=False, emoji=False)
+    else:
+        click.echo(line)
+
+
 def notes_console() -> Console:
     """Stderr."""
     return Console(stderr=True, highlight=False)
-
-
-def at_work(words: str, *, quiet: bool) -> None:
-    """Says at once on a terminal that something happens; the next line of stderr takes its place."""
-    if not quiet and sys.stderr.isatty():
-        sys.stderr.write(f"{words} …\r")
-        sys.stderr.flush()
 
 
 def say_damaged(lines: Sequence[str]) -> None:

@@ -9,9 +9,13 @@ from typing import Any, cast
 
 import click
 
+from privbench.cli.at_work import at_work
 from privbench.runner.interrupt import Interrupted, interruptible
 
 __all__ = ["LazyGroup", "OneLineError"]
+
+_SILENT = frozenset({"-h", "--help", "--quiet"})
+"""With these a command answers at once, or says nothing."""
 
 
 class OneLineError(click.ClickException):
@@ -66,7 +70,9 @@ class LazyGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parses the group's own options."""
+        """Parses the group's own options, and says first that something happens."""
+        if args and args[0] in self._commands_at and _SILENT.isdisjoint(args):
+            at_work()
         with _one_line_errors():
             return super().make_context(info_name, args, parent, **extra)
 

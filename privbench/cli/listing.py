@@ -35,17 +35,16 @@ def list_components(kind: str, name: str | None, as_json: bool) -> None:
 
 
 def _print_lines(kind: str, listed: Mapping[str, str]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from privbench.cli.console import results_console
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True, min_width=max(map(len, listed)))
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    console = results_console()
+    names = max(map(len, listed))
     for name, summary in listed.items():
-        table.add_row(name, Text(summary))
-    results_console().print(table)
+        line = Text.assemble((name.ljust(names), "bold"), "  ", summary)
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line)
     if kind in {"attacks", "defenses"}:
         click.echo(f"privbench list {kind} NAME shows a card with parameters")
 

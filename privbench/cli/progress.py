@@ -149,7 +149,8 @@ class LiveProgress(_Display):
         """Leaves a line of what was done."""
         label = self.label(record.case)
         self._live.update("")
-        self._print(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}")
+        count = len(record.images)
+        self._print(f"{label}: {count} image{'s' if count != 1 else ''} in {clock(record.provenance.seconds)}")
 
 
 def display(console: Console, *, quiet: bool) -> QuietProgress | LiveProgress | PlainProgress:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privbench.cli.console import results_console
+from privbench.cli.console import results_console, say
 
 if TYPE_CHECKING:
     from privbench.api import PlannedCase
@@ -31,9 +31,9 @@ def show_results(results: "Results") -> None:
         if record.members:
             console.print(members_table(record, label))
     for label, guarantee in results.guarantees.items():
-        click.echo(f"guarantee of {label}: {guarantee}")
+        say(f"guarantee of {label}: {guarantee}")
     for line in footnotes(records, labels):
-        click.echo(line)
+        say(line)
     for record, folder in zip(records, results.folders, strict=True):
         kept = "members/" if record.members else "trace.csv"
         click.echo(f"{results.place / folder}: record.json, case.yaml, {kept}, comparison.png, reconstructions/")

@@ -71,9 +71,6 @@ def run(
 
     A finished case is not computed again, and an interrupted one continues: repeat the same command.
     """
-    from privbench.cli.console import at_work
-
-    at_work("loading", quiet=quiet)
     from privbench import api
     from privbench.cli.console import notes_console
     from privbench.cli.results_shown import show_plan, show_results

@@ -10,7 +10,7 @@ from privbench.analysis.cases import case_table
 from privbench.core import UserError
 from privbench.plots.registry import FigureOptions
 from privbench.plots.selection import SETTING
-from privbench.plots.style import PAPER, Paper, caption_of, figure_bytes, paper_of
+from privbench.plots.style import PAPER, Paper, caption_of, figure_bytes, paper_of, small_png
 from privbench.store.files import atomic_write
 
 __all__ = ["FORMATS", "Drawn", "FigureRequest", "request_of", "where"]
@@ -62,8 +62,10 @@ class Drawn:
         atomic_write(path.with_suffix(".txt"), f"{self.caption}\n".encode())
         return [path, path.with_suffix(".txt")]
 
-    def _repr_png_(self) -> bytes:
-        return figure_bytes(self.figure, "png", paper=self.paper)
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        """The picture for a notebook, in few colours, and what it shows in words."""
+        picture = small_png(figure_bytes(self.figure, "png", paper=self.paper))
+        return picture, {"alt": f"{self.title.removeprefix('privbench ')}: {self.caption}"}
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class NotebookDisplay(Listener):
     def finished(self, record: Record) -> None:
         """Says what was done, and takes the view away: the results have the pictures."""
         label = self._view.where.label if self._view is not None else record.case.folder
-        self._say(Text(f"{label}: {len(record.images)} images in {clock(record.provenance.seconds)}"))
+        count = len(record.images)
+        self._say(Text(f"{label}: {count} image{'s' if count != 1 else ''} in {clock(record.provenance.seconds)}"))
         self._line = None
         if self._below is not None:
             self._show("")

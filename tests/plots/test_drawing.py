@@ -193,7 +193,7 @@ def test_intervals_are_drawn() -> None:
 
 def test_a_leakage_map_has_a_cell_with_its_interval_for_each_group() -> None:
     (axes, _) = DRAWN["leakage-map"]().axes
-    assert sorted(text.get_text() for text in axes.texts) == ["10\n[9, 12]", "11\n[10, 13]", "12\n[11, 14]"]
+    assert sorted(text.get_text() for text in axes.texts) == ["10.0\n[9, 12.0]", "11.0\n[10.0, 13.0]", "12.0\n[11.0, 14.0]"]
     assert {text.get_text() for text in axes.get_yticklabels()} == {"all layers", "embedding", "head"}
 
 
