@@ -28,7 +28,7 @@ class _Word:
         self._terminal = terminal
         terminal.write(_WORDS)
         terminal.flush()
-        self._watched = (terminal, other)
+        self._watched: tuple[Any, ...] = (terminal, other)
         for stream in self._watched:
             stream.write = self._first(stream.write)
         atexit.register(self._erase)

@@ -20,7 +20,7 @@ from privbench.plots.style import (
     Look,
     Paper,
     add_caption,
-    height_beside_panels,
+    caption_height,
     literal_legend,
     metric_label,
     styled,
@@ -79,9 +79,9 @@ def front_figure(points: pd.DataFrame, *, label: str, higher_is_leakier: bool, p
         )
         add_caption(figure, _caption(points), paper)
         _key(axes[-1], points, rest, looks, trained=trained)
-        literal_legend(figure if paper.is_single or rest.empty else axes[-1], letters=paper.letters(0.9))
+        lines = literal_legend(figure if paper.is_single or rest.empty else axes[-1], letters=paper.letters(0.9))
         if paper.is_single:
-            figure.set_figheight(sum(heights) + 0.5 + height_beside_panels(figure, paper))
+            figure.set_figheight(sum(heights) + 0.5 + caption_height(figure, paper) + 0.15 * lines)
         if not rest.empty:
             labelled = rest[rest["strength"] != ""]
             anchors = np.column_stack([100 * labelled["accuracy"].to_numpy(float), labelled["leakage"].to_numpy(float)])

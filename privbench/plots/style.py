@@ -25,10 +25,10 @@ __all__ = [
     "Look",
     "Paper",
     "add_caption",
+    "caption_height",
     "caption_of",
     "figure_bytes",
     "figure_png",
-    "height_beside_panels",
     "literal_legend",
     "look",
     "metric_label",
@@ -158,15 +158,12 @@ def caption_of(figure: Figure) -> str:
     return " ".join(str(figure.get_label()).split())
 
 
-def height_beside_panels(figure: Figure, paper: Paper) -> float:
-    """Inches that the caption above the panels and the legend below them take."""
-    lines = len(wrap(caption_of(figure), paper.letters())) if paper.captioned else 0
-    named = sum(len(legend.get_texts()) for legend in figure.legends)
-    columns = max((legend._ncols for legend in figure.legends), default=1)
-    return 0.11 * lines + 0.15 * -(-named // columns)
+def caption_height(figure: Figure, paper: Paper) -> float:
+    """Inches that the caption above the panels takes."""
+    return 0.11 * len(wrap(caption_of(figure), paper.letters())) if paper.captioned else 0.0
 
 
-def literal_legend(place: Axes | Figure, *, title: str | None = None, size: float = 7, letters: int = 100) -> None:
+def literal_legend(place: Axes | Figure, *, title: str | None = None, size: float = 7, letters: int = 100) -> int:
     """One legend of all series, to the right of axes or below a figure; a dollar sign in a name starts no formula.
 
     Args:
@@ -174,22 +171,28 @@ def literal_legend(place: Axes | Figure, *, title: str | None = None, size: floa
         title: Stands above the names.
         size: Of the font, in points.
         letters: Below a figure, so many letters stand beside each other.
+
+    Returns:
+        How many lines it has.
     """
     panels = place.axes if isinstance(place, Figure) else [place]
     named: dict[str, Any] = {}
     for panel in panels:
         named.update(dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)))
     if not named:
-        return
+        return 0
+    columns = 1
     where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     if isinstance(place, Figure):
-        columns = next(columns for columns in (4, 3, 2, 1) if columns == 1 or (max(map(len, named)) + 6) * columns <= letters)
-        where = {"loc": "outside lower center", "ncols": min(columns, len(named)), "columnspacing": 1.0}
+        longest = max(map(len, named)) + 6
+        columns = min(next(number for number in (4, 3, 2, 1) if number == 1 or longest * number <= letters), len(named))
+        where = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.0}
     legend = place.legend(
         list(named.values()), list(named), **where, frameon=False, fontsize=size, title=title, title_fontsize=size
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    return -(-len(named) // columns)
 
 
 def figure_bytes(figure: Figure, form: str, *, title: str = "", paper: Paper = PAPER) -> bytes:
