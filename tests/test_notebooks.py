@@ -1,5 +1,6 @@
 """Every figure has a notebook that is stored without outputs, says how its records are made, and runs on what is committed."""
 
+import ast
 import json
 import re
 import shlex
@@ -18,6 +19,8 @@ NOTEBOOKS = sorted((ROOT / "results" / "notebooks").glob("*.ipynb"))
 SECONDS = 120
 LONG = {"architectures", "leakage-map", "positions", "trajectories"}
 """Run with the slow tests; the tests of figures draw theirs too."""
+IN_A_KERNEL = "ablation"
+"""The notebook that is run by Jupyter itself by default; the slow tests run all so, and the others run in this process."""
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -57,7 +60,8 @@ def test_notebooks_only_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem in LONG)) for path in NOTEBOOKS]
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem != IN_A_KERNEL)) for path in NOTEBOOKS],
 )
 def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) -> None:
     papermill.execute_notebook(
@@ -65,3 +69,26 @@ def test_a_notebook_runs_on_the_committed_records(path: Path, tmp_path: Path) ->
     )
     outputs = [output for cell in cells(tmp_path / path.name, "code") for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def shown(path: Path) -> list[Any]:
+    """What the cells of a notebook end with, run one after the other in this process."""
+    names: dict[str, Any] = {}
+    values = []
+    for cell in cells(path, "code"):
+        *statements, last = ast.parse("".join(cell["source"])).body
+        if not isinstance(last, ast.Expr):
+            statements.append(last)
+        exec(compile(ast.Module(statements, []), path.name, "exec"), names)
+        if isinstance(last, ast.Expr):
+            values.append(eval(compile(ast.Expression(last.value), path.name, "eval"), names))
+    return values
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem not in {*LONG, IN_A_KERNEL}], ids=lambda path: path.stem
+)
+def test_the_cells_of_a_notebook_draw_a_picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    pictures = [value._repr_png_() for value in shown(path) if hasattr(value, "_repr_png_")]
+    assert any(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -98,11 +98,6 @@ def test_the_wheel_holds_every_embedded_model_with_its_card(wheel: Path) -> None
 
 def test_the_installed_copy_lists_and_runs_from_anywhere(installed: Path, elsewhere: Path) -> None:
     path = str(installed)
-    where = "import importlib.util as u; print(u.find_spec('privbench').origin, u.find_spec('privbench.attacks').origin)"
-    places = called("-c", where, cwd=elsewhere, PYTHONPATH=path).split()
-    assert places == [f"{path}/privbench/__init__.py", f"{path}/privbench/attacks/__init__.py"]
-    listed = json.loads(called("-m", "privbench", "list", "defenses", "--json", cwd=elsewhere, PYTHONPATH=path))
-    assert {"none", "no-pe", "naive-shuffle", "mjp"} <= {entry["name"] for entry in listed}
     short = ("--defense", "none", "--set", "attack.steps=3", "--limit", "1", "--device", "cpu", "--no-download", "--quiet")
     printed = called("-m", "privbench", "run", *short, "--output", "runs", cwd=elsewhere, PYTHONPATH=path)
     assert "astronaut" in printed
@@ -110,5 +105,14 @@ def test_the_installed_copy_lists_and_runs_from_anywhere(installed: Path, elsewh
     result = Record.load(record)
     assert result.case.victim.weights == "embedded"
     assert [image.failure for image in result.images] == [None]
-    called("-m", "privbench", "report", "runs", cwd=elsewhere, PYTHONPATH=path)
+    lines = (
+        "import importlib.util as u",
+        "print(u.find_spec('privbench').origin, u.find_spec('privbench.attacks').origin)",
+        "from privbench.cli import main",
+        "main(['report', 'runs'], standalone_mode=False)",
+        "main(['list', 'defenses', '--json'], standalone_mode=False)",
+    )
+    places, _, listed = called("-c", "; ".join(lines), cwd=elsewhere, PYTHONPATH=path).partition("\n")
+    assert places.split() == [f"{path}/privbench/__init__.py", f"{path}/privbench/attacks/__init__.py"]
+    assert {"none", "no-pe", "naive-shuffle", "mjp"} <= {entry["name"] for entry in json.loads(listed[listed.index("[") :])}
     assert f"#case-{result.case_id}" in (elsewhere / "report.html").read_text(encoding="utf-8")

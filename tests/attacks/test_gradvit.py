@@ -241,7 +241,7 @@ def test_a_single_group_is_all_that_an_attacker_with_known_labels_reads(layers: 
     images, labels = open_images("photos").load([0], 32)
     observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
     # The change to the second half lies within these steps.
-    attack = GradViT(steps=12, layers=layers, bn_prior=0.0)
+    attack = GradViT(steps=4, layers=layers, bn_prior=0.0)
     whole = attack(observation, generator=_generator()).images
     assert torch.equal(whole, attack(_without(observation, attack._matched), generator=_generator()).images)
     other = attack(_without(observation, lambda _: False), generator=_generator()).images
@@ -300,11 +300,18 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
     assert not torch.equal(first, attack(observation, generator=torch.Generator().manual_seed(12)).images)
 
 
+def test_the_matching_weighs_half_as_much_in_the_second_half() -> None:
+    observation, _ = _observe()
+    for steps, weight in ((1, 4e-3), (4, 2e-3)):
+        losses = GradViT(steps=steps, bn_prior=0.0)(observation, generator=_generator()).losses
+        assert losses["matching"] == pytest.approx(weight * losses["gradient"], rel=1e-4)
+
+
 def test_matching_alone_brings_the_gradient_nearer() -> None:
     images, labels = open_images("photos").load([3], 32)
     observation, _ = _observe(images=images, labels=labels.tolist())
     trace = Trace()
-    found = GradViT(steps=60, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
+    found = GradViT(steps=59, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
     assert found.losses["gradient"] < 0.5 * trace.rows[0][2]["gradient"]
 
 

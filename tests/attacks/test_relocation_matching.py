@@ -9,7 +9,7 @@ from torch import Tensor
 from privbench.adversary import simulate
 from privbench.attacks.relocation_matching import RelocationMatching
 from privbench.client import observe
-from privbench.core import Observation, Secret, ThreatModel, build_defense, resolve_defense
+from privbench.core import Observation, Progress, Secret, ThreatModel, build_defense, resolve_defense
 from privbench.data import open_images
 from privbench.models import load_victim, resolve_victim
 
@@ -84,6 +84,30 @@ def test_the_residual_is_observed_only_by_whoever_reads_the_classifier(layers: s
     assert list(context) == (["residual"] if observed else ["labels"])
 
 
+class _Trace(Progress):
+    """The reported losses."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def report(self, step: int, total: int, phase: str, *losses: Any) -> None:
+        self.rows.append(dict(losses[0]))
+
+
+def test_a_few_steps_bring_the_gradients_nearer_and_weigh_them_by_half_in_the_second_half() -> None:
+    images, labels = open_images("photos").load([3], 32)
+    observation, _ = _observe(images=images, labels=labels.tolist())
+    trace = _Trace()
+    found = RelocationMatching(steps=40)(observation, generator=_generator(), progress=trace)
+    assert found.losses["gradient"] < 0.5 * trace.rows[0]["gradient"]
+    assert found.losses["position"] < 0.8 * trace.rows[0]["position"]
+    assert "position-error" not in trace.rows[0]
+    weights = {"gradient": 1.0 / 2, "position": 0.3 / 2, "position-error": 0.1}
+    weighed = sum(weight * found.losses[name] for name, weight in weights.items())
+    assert found.losses["matching"] == pytest.approx(weighed, rel=1e-4)
+
+
+@pytest.mark.nightly
 def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
     images, labels = open_images("photos").load([3], 32)
     observation, secret = _observe(images=images, labels=labels.tolist())

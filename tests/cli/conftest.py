@@ -1,5 +1,6 @@
 """The command line in this process, with the test attacks registered."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,3 +43,37 @@ def small_run(privbench: Callable[..., Result]) -> Callable[..., Result]:
         return privbench("run", *fast, "--output", "out", *arguments)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept_runs() -> dict[tuple[str, ...], Path]:
+    """Results of earlier tests by what they were asked for; nobody writes into them."""
+    return {}
+
+
+@pytest.fixture
+def finished_run(
+    small_run: Callable[..., Result],
+    kept_runs: dict[tuple[str, ...], Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """The folder `out` of a `small_run`: computed once for all tests that ask for the same, a copy for each."""
+
+    def finished(*arguments: str) -> Path:
+        folder = tmp_path / "out"
+        if (kept := kept_runs.get(arguments)) is not None:
+            shutil.copytree(kept, folder)
+            return folder
+        answer = small_run(*arguments)
+        assert answer.exit_code == 0, answer.output
+        kept_runs[arguments] = shutil.copytree(folder, tmp_path_factory.mktemp("kept") / "out")
+        return folder
+
+    return finished
+
+
+@pytest.fixture
+def finished(finished_run: Callable[..., Path]) -> Path:
+    """Two cases of two photos in `out`."""
+    return finished_run("--defense", "none,mjp")

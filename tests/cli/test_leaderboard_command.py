@@ -12,8 +12,8 @@ from privbench.core import Record
 from tests.analysis.records import scored
 
 
-def test_a_leaderboard_of_runs(small_run: Callable[..., Result], privbench: Callable[..., Result], tmp_path: Path) -> None:
-    small_run("--defense", "none,naive-shuffle")
+def test_a_leaderboard_of_runs(finished_run: Callable[..., Path], privbench: Callable[..., Result], tmp_path: Path) -> None:
+    finished_run("--defense", "none,naive-shuffle")
     answer = privbench("leaderboard", "out", "-o", "board/leaderboard.csv")
     assert answer.exit_code == 0, answer.exception
     assert answer.stdout == "2 cases -> board/leaderboard.csv\n"
@@ -28,9 +28,9 @@ def test_a_leaderboard_of_runs(small_run: Callable[..., Result], privbench: Call
 
 
 def test_tables_in_latex_have_the_least_leakage_in_bold(
-    small_run: Callable[..., Result], privbench: Callable[..., Result], tmp_path: Path
+    finished_run: Callable[..., Path], privbench: Callable[..., Result], tmp_path: Path
 ) -> None:
-    small_run("--defense", "none,naive-shuffle", "--model", "vit_mini_patch4_32")
+    finished_run("--defense", "none,naive-shuffle", "--model", "vit_mini_patch4_32")
     (path,) = (tmp_path / "out").glob("none--*/record.json")
     record = Record.load(path)
     path.write_text(scored(record, "psnr", [30.0] * len(record.images)).to_json(), encoding="utf-8")
@@ -59,9 +59,9 @@ def test_an_ending_that_says_nothing_is_refused_before_anything_is_read(
 
 @pytest.mark.parametrize("command", ["leaderboard", "report"])
 def test_damaged_files_are_left_out_on_request_and_named(
-    command: str, small_run: Callable[..., Result], privbench: Callable[..., Result], tmp_path: Path
+    command: str, finished_run: Callable[..., Path], privbench: Callable[..., Result], tmp_path: Path
 ) -> None:
-    small_run("--defense", "none,naive-shuffle,mjp")
+    finished_run("--defense", "none,naive-shuffle,mjp")
     first, second, third = sorted((tmp_path / "out").glob("*/record.json"))
     first.write_bytes(first.read_bytes()[:-300])
     second.unlink()

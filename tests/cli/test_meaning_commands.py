@@ -5,20 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from click.testing import Result
 
 from privbench.core import Calibration, Identification
 
 Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def finished(small_run: Cli, tmp_path: Path) -> Path:
-    """Two cases of two photos in `out`."""
-    answer = small_run("--defense", "none,mjp")
-    assert answer.exit_code == 0, answer.output
-    return tmp_path / "out"
 
 
 def test_scores_are_placed_and_images_found_among_candidates(finished: Path, privbench: Cli) -> None:

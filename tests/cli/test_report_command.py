@@ -57,14 +57,6 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def finished(small_run: Cli, tmp_path: Path) -> Path:
-    """Two cases of two photos in `out`."""
-    answer = small_run("--defense", "none,mjp")
-    assert answer.exit_code == 0, answer.output
-    return tmp_path / "out"
-
-
 def made(privbench: Cli, tmp_path: Path, *arguments: str) -> Page:
     answer = privbench("report", "out", "-o", "page.html", *arguments)
     assert answer.exit_code == 0, answer.output

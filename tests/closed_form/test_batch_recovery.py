@@ -104,8 +104,8 @@ def test_the_attention_tells_whose_a_token_is(batch: Batch, missing: int, wrong:
 
 
 def test_the_attention_finds_the_tokens_that_are_missing(batch: Batch) -> None:
-    found = batch.without(12)
-    assert len(batch.recovery.completed(found)[0]) >= len(found) + 6
+    found = batch.without(6)
+    assert len(batch.recovery.completed(found)[0]) >= len(found) + 3
 
 
 def test_all_tokens_give_both_photos(batch: Batch) -> None:
