@@ -73,7 +73,8 @@ def test_defenses_stand_below_each_other_by_worst_case_and_attackers_side_by_sid
     # Nobody measured this.
     assert "trained under it / without (epochs)" not in rows[0]
     assert page.startswith(
-        f"`{template.case.victim.model.name}`, photos (test), 2 images (0 and 1), batches of 1, labels recovered, model in eval mode"
+        f"`{template.case.victim.model.name}`, photos (test), 2 images (0 and 1), batches of 1, "
+        "labels recovered, model in eval mode"
     )
     assert "Weights: `random` where no others are named." in page
 
