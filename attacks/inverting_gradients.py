@@ -3,7 +3,7 @@
     argmin_x  1 - <g(x), g> / (|g(x)| |g|) + α TV(x)
 
 One cosine over all parameters, total variation, Adam on the sign of each pixel's gradient, a learning rate that falls to a
-tenth after 3/8, 5/8 and 7/8 of the steps.
+tenth after 3/8, 5/8 and 7/8 of the steps. A CNN's batch-normalisation statistics, the victim's own or another's, can be added.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from privbench.adversary import Clients, Start, matching_group_size, mean_cross_
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     Adam,
+    BatchNormStatistics,
     Constant,
     Inversion,
     MatchingTerm,
@@ -26,6 +27,7 @@ from privbench.inversion import (
     WholeCosine,
 )
 from privbench.label_recovery import LabelRule
+from privbench.models import PRIOR_OFF, prior_for
 
 __all__ = ["InvertingGradients"]
 
@@ -46,6 +48,10 @@ class InvertingGradients(GroupAttack):
     """Independent trials, run side by side; the one with the smallest cosine distance is returned."""
     total_variation: Annotated[float, Field(ge=0)] = 0.8
     """Weight of total variation in [0, 1]: 0.2 in normalised pixels of deviation 0.25."""
+    bn_prior: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a CNN's batch-normalisation statistics (ours); 0: not used."""
+    prior: str = "cnn_mini_32"
+    """The CNN: `NAME` or `NAME:FILE`, such as that of a convolutional victim and its weights, which the server knows."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.03
     """Adam's learning rate at the start, pixels in [0, 1]."""
     signed: bool = True
@@ -71,11 +77,16 @@ class InvertingGradients(GroupAttack):
     ) -> list[Reconstruction | Failure]:
         """Matches the direction of the gradient."""
         clients = Clients.of(observations, self.label_recovery)
+        priors = [PriorTerm("variation", Constant(self.total_variation), TotalVariation())]
+        network = prior_for(self.prior, clients.simulation.model.image_size) if self.bn_prior else None
+        if network is not None:
+            statistics = BatchNormStatistics(network.to(clients.device), network.image_size)
+            priors.append(PriorTerm("bn", Constant(self.bn_prior), statistics))
         inversion = Inversion(
             simulate=mean_cross_entropy(clients.simulation),
             parameters=clients.parameters,
             matching=[MatchingTerm("gradient", Constant(1.0), WholeCosine())],
-            priors=[PriorTerm("variation", Constant(self.total_variation), TotalVariation())],
+            priors=priors,
             steps=self.steps,
             parametrisation=clients.variables(self.parametrisation, Adam(Milestones(self.learning_rate), signed=self.signed)),
         )
@@ -86,4 +97,5 @@ class InvertingGradients(GroupAttack):
             generators=generators,
             progress=progress,
             compute=compute,
+            flags=[PRIOR_OFF] if self.bn_prior and network is None else [],
         )

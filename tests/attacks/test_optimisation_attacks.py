@@ -10,6 +10,8 @@ from torch import nn
 
 from privbench.attacks.dlg import DeepLeakage
 from privbench.core import ATTACKS, MODELS, Attack, Observation, Progress, Reconstruction, UserError
+from privbench.inversion import BatchNormStatistics
+from privbench.models import load_prior
 from privbench.models.zoo import Architecture
 from tests.attacks.closed_forms import psnr, update
 from tests.conformance import client_update
@@ -177,6 +179,16 @@ def test_dlg_takes_known_labels_as_they_are_and_finds_those_of_a_batch() -> None
     assert told.labels is not None
     assert told.labels.tolist() == [7, 7]
     assert "labels-recovered" not in told.flags
+
+
+def test_the_statistics_of_a_convolutional_victim_pull_on_inverting_gradients() -> None:
+    observation, _ = update(model="cnn_mini_32", weights="embedded", photo=1)
+    without, with_them = (attacked(built("inverting-gradients", steps=40, bn_prior=weight), observation) for weight in (0, 0.1))
+    assert "bn" not in without.losses
+    statistics = BatchNormStatistics(load_prior("cnn_mini_32"), 32)
+    before, after = (float(statistics(found.images[None])) for found in (without, with_them))
+    assert after < 0.7 * before
+    assert with_them.losses["bn"] == pytest.approx(after, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["idlg", "inverting-gradients", "gradinversion", "april-optimisation"])
