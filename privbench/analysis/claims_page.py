@@ -1,4 +1,4 @@
-"""Judged claims as Markdown: one table, and a section for each claim with its numbers, limits and commands.
+"""Judged claims as Markdown: claim and verdict of each in a line, below them the evidence, the limits and the commands.
 
 Equal files give equal bytes. Paths stand as they were given, so that the commands work where the page was made.
 """
@@ -18,11 +18,14 @@ from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["claims_page", "write_claims"]
 
+_WIDTH = 120
+"""Columns of a line of prose."""
+
 AnyComparison = Comparison | TableComparison
 
 
 _RULE = f"""\
-A verdict follows from a rule. The difference of the two sides of a comparison is taken image by image and has a 95 %
+The difference of the two sides of a comparison is taken image by image and has a 95 %
 bootstrap interval. A comparison holds where the whole interval lies beyond its margin, does not hold where the whole
 interval lies on the other side, and is inconclusive otherwise and with fewer than {SMALLEST} images. A claim holds where all
 its comparisons hold, and does not hold where one does not; it holds only for unaware attackers where it does not hold for
@@ -68,21 +71,29 @@ def claims_page(file: HypothesesFile, judgements: Sequence[Judgement], evidence:
     lines = [
         "# Claims",
         "",
-        f"Made by `{command}`, never edited by hand. What computes the records:",
+        "| claim | verdict |",
+        "|---|---|",
+        *(f"| [{_cell(one.hypothesis.text)}](#{one.hypothesis.id}) | {_cell(_verdict_text(one))} |" for one in judgements),
+        "",
+        *_paragraph(
+            "A claim leads to its evidence and limits. How verdicts are made, and what computes the records: at the end."
+        ),
+    ]
+    for judgement in judgements:
+        lines += _section(judgement, reports)
+    lines += [
+        "## How a verdict is made",
+        "",
+        *_paragraph(_RULE),
+        "## What computes the records",
         "",
         "```sh",
         *file.commands,
         "```",
         "",
-        *textwrap.wrap(_RULE, 140),
-        "",
-        "| claim | source | comparison that decides | difference [95 %] | n | verdict | scale and limits |",
-        "|---|---|---|---|---|---|---|",
-        *map(_row, judgements),
+        f"This page is made by `{command}`, and never edited by hand.",
         "",
     ]
-    for judgement in judgements:
-        lines += _section(judgement, reports)
     return "\n".join(lines)
 
 
@@ -98,20 +109,6 @@ def _cell(text: str) -> str:
     return _line(text).replace("|", "\\|")
 
 
-def _row(judgement: Judgement) -> str:
-    hypothesis, decisive = judgement.hypothesis, judgement.decisive
-    cells = [
-        f"[{hypothesis.text}](#{hypothesis.id})",
-        hypothesis.source,
-        decisive.comparison.name if decisive else "",
-        _change(decisive) if decisive else "",
-        str(decisive.difference.n) if decisive and decisive.difference else "",
-        _verdict_text(judgement),
-        hypothesis.limits,
-    ]
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
 def _verdict_text(judgement: Judgement) -> str:
     reason = "" if judgement.reason is None else f" ({judgement.reason})"
     return f"**{judgement.verdict}**{reason}"
@@ -122,25 +119,31 @@ def _section(judgement: Judgement, reports: dict[str, UtilityReport]) -> list[st
     lines = [
         f"## {hypothesis.id}",
         "",
-        f"**Claim.** {_line(hypothesis.text)} Source: {_line(hypothesis.source)}.",
-        "",
-        f"**Verdict.** {_line(_verdict_text(judgement))}.",
-        "",
-        f"**Scale and limits.** {_line(hypothesis.limits)}",
-        "",
+        *_paragraph(f"**Claim.** {hypothesis.text} Source: {hypothesis.source}."),
+        *_paragraph(f"**Verdict.** {_verdict_text(judgement)}.{_decided(judgement)}"),
     ]
-    if not judgement.findings:
-        return lines
-    lines += [
-        "| comparison | claimed higher | claimed lower | difference [95 %] | margin | n | verdict |",
-        "|---|---|---|---|---|---|---|",
-        *map(_finding_row, judgement.findings),
-        "",
-    ]
+    if judgement.findings:
+        lines += [
+            "| comparison | claimed higher | claimed lower | difference [95 %] | margin | n | verdict |",
+            "|---|---|---|---|---|---|---|",
+            *map(_finding_row, judgement.findings),
+            "",
+        ]
+    lines += _paragraph(f"**Limits.** {hypothesis.limits}")
     commands = _commands(judgement.findings, reports)
-    if commands:
-        lines += ["```sh", *commands, "```", ""]
-    return lines
+    return lines + (["```sh", *commands, "```", ""] if commands else [])
+
+
+def _decided(judgement: Judgement) -> str:
+    """The comparison that decides, with its numbers."""
+    finding = judgement.decisive
+    if finding is None or finding.difference is None:
+        return ""
+    return f" Deciding comparison: {finding.comparison.name}, {_change(finding)}, n = {finding.difference.n}."
+
+
+def _paragraph(text: str) -> list[str]:
+    return [*textwrap.wrap(_line(text), _WIDTH, break_long_words=False, break_on_hyphens=False), ""]
 
 
 def _finding_row(finding: Finding) -> str:

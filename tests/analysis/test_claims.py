@@ -454,9 +454,18 @@ def test_a_page_has_every_claim_its_numbers_and_commands_and_equal_bytes(
         atomic_write(Path(name, "record.json"), record.to_json().encode())
     write_claims(definitions, [store_at("runs")], Path("claims.md"))
     page = Path("claims.md").read_text(encoding="utf-8")
-    assert "Made by `privbench claims claims.yaml runs -o claims.md`" in page
-    assert "| [A \\| B](#a) | S | first | +20.0 dB [+20.0, +20.0] | 16 | **holds** | L |" in page
-    assert "| [B](#b) | S |  |  |  | **not measured** (nobody can) | L |" in page
+    assert "made by `privbench claims claims.yaml runs -o claims.md`" in page
+    # Claim and verdict first, a line each; what they rest on, and within what limits, below.
+    head, _, below = page.partition("\n## ")
+    assert head.splitlines()[2:6] == [
+        "| claim | verdict |",
+        "|---|---|",
+        "| [A \\| B](#a) | **holds** |",
+        "| [B](#b) | **not measured** (nobody can) |",
+    ]
+    assert "**Verdict.** **holds**. Deciding comparison: first, +20.0 dB [+20.0, +20.0], n = 16." in below
+    assert below.index("first: psnr") < below.index("**Limits.** L") < below.index("## b\n")
+    assert below.index("## How a verdict is made") > below.index("## b\n")
     assert (
         "psnr, at most 40.0 dB counted | none, aware by closed-form: 40.0 dB | naive-shuffle, aware by closed-form: 20.0 dB"
         in page

@@ -131,4 +131,7 @@ def test_images_are_fed_in_smaller_batches_where_layers_draw_matrices_and_the_sh
     assert at_once("stochastic-layers:form=full", 1000) == 1
     whole = measured("none", *photos, draws=1, measures=frozenset())
     monkeypatch.setattr("privbench.training.measure._BATCH", 3)
-    assert measured("none", *photos, draws=1, measures=frozenset()) == whole
+    small = measured("none", *photos, draws=1, measures=frozenset())
+    assert (small.accuracy, small.defended_accuracy) == (whole.accuracy, whole.defended_accuracy)
+    # A product of another size rounds its last bit otherwise.
+    assert small.calibration_error == pytest.approx(whole.calibration_error, rel=1e-4)
