@@ -21,7 +21,9 @@ from privbench.core import (
     resolve_defense,
 )
 from privbench.inversion import Constant, MatchingTerm, Objective, Pixels, SquaredError
-from tests.conformance import client_update
+from tests.conformance import client_update, small_clients
+
+__all__ = ["small_clients"]
 
 FLAT = {"a": torch.zeros(300, 40), "b": torch.zeros(5000)}
 
@@ -349,6 +351,7 @@ def test_rounded_entries_count_by_what_they_are_outside_of_their_cell() -> None:
     torch.testing.assert_close(_compared("quantization:bits=3", simulated, observed), expected)
 
 
+@pytest.mark.usefixtures("small_clients")
 @pytest.mark.parametrize(
     "attack",
     [pytest.param("dlg", marks=pytest.mark.nightly), "gradinversion", "gradvit", "inverting-gradients", "april-optimisation"],

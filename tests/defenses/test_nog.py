@@ -18,7 +18,9 @@ from privbench.models import build_model, default_spec
 from privbench.runner.context import load_case
 from privbench.runner.options import RunOptions
 from privbench.runner.resolve import resolve_cases
-from tests.conformance import client_update
+from tests.conformance import client_update, small_clients
+
+__all__ = ["small_clients"]
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -115,7 +117,7 @@ def _cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_whoever_knows_of_it_comes_nearer_to_the_gradient_behind_it(batch: int) -> None:
     images = smooth_images(batch, 32, generator=torch.Generator().manual_seed(77))
     plain = client_update("none", images=images).observation.gradients
@@ -158,6 +160,7 @@ def test_closed_form_sees_more_for_knowing_of_it() -> None:
     assert fmean(math.log10(gain) for gain in gains) > 0.1, gains  # one decibel in the mean
 
 
+@pytest.mark.usefixtures("small_clients")
 def test_an_attack_that_knows_the_transformation_does_another_step() -> None:
     images = {}
     for adversary in ("unaware", "aware"):

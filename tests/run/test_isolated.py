@@ -53,7 +53,7 @@ def test_an_isolated_attack_finds_the_same(small_case: Callable[..., Case]) -> N
 def test_a_case_can_be_run_isolated(
     small_case: Callable[..., Case], compute: Callable[..., Record], called_here: list[str], tmp_path: Path
 ) -> None:
-    case = small_case(attack="closed-form", limit=1)
+    case = small_case(attack="adjoint-matching:steps=2", limit=1)
     here, apart = compute(case, output=tmp_path / "a"), compute(case, output=tmp_path / "b", isolate=True)
     assert len(called_here) == 1
     assert [image.scores for image in here.images] == [image.scores for image in apart.images]
