@@ -28,6 +28,7 @@ from privbench.runner.animation import ANIMATED_IMAGES, case_animation
 from privbench.runner.attacking import GroupOutcome, attack_group
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.devices import run_on_devices
+from privbench.runner.explained import share_of
 from privbench.runner.grouping import group_size
 from privbench.runner.image_results import ResultScorer
 from privbench.runner.interrupt import Interruption, interruptible
@@ -39,7 +40,7 @@ from privbench.runner.recording import finished_record
 from privbench.runner.suites import Suites
 from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder
-from privbench.store.checkpoints import BatchGroup, Checkpoints, FinishedBatch
+from privbench.store.checkpoints import BatchGroup, Checkpoint, Checkpoints, FinishedBatch
 from privbench.store.files import check_output
 from privbench.store.layout import CASE, COMPARISON, EVOLUTION, TRACE, WORK
 from privbench.store.trace import scored_trace, trace_csv
@@ -230,16 +231,17 @@ class CaseRunner:
         batches = checkpoint.batches if checkpoint else pending
         self._listener.group(self._case, batches)
         observed = [self._context.observe(batch) for batch in batches]
-        sinks = self._sinks(slot, batches, device)
+        observations = tuple(observation.to(device) for observation, _ in observed)
+        sinks = self._sinks(slot, batches, device, observations[0])
         return _Group(
             slot,
             batches,
-            tuple(observation.to(device) for observation, _ in observed),
+            observations,
             tuple(secret for _, secret in observed),
             AttackProgress(batches, checkpoint, sinks, self._interruption, self._compute.checkpoint_interval),
         )
 
-    def _sinks(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device) -> ProgressSinks:
+    def _sinks(self, slot: BatchGroup, batches: tuple[int, ...], device: torch.device, first: Observation) -> ProgressSinks:
         checkpoints, case, listener, lock = self._checkpoints, self._case, self._listener, self._listener_lock
         folder = self._folder
 
@@ -258,7 +260,10 @@ class CaseRunner:
             with lock:
                 listener.picture(case, batches, guesses)
 
-        return ProgressSinks(lambda checkpoint: checkpoints.save_checkpoint(slot, device, checkpoint), show, say, picture)
+        def keep(checkpoint: Checkpoint) -> None:
+            checkpoints.save_checkpoint(slot, device, checkpoint)
+
+        return ProgressSinks(keep, show, say, picture, lambda guess: share_of(Reconstruction(images=guess), first))
 
     def _job(self, group: _Group, compute: ComputeOptions) -> Callable[[], GroupOutcome]:
         attack, interruption = self._context.attack, self._interruption

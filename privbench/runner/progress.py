@@ -25,12 +25,15 @@ class ProgressSinks:
         show: Takes step, total, phase, and the losses of each batch.
         say: Takes a note.
         picture: Takes the present guess for each batch, `[batch, 3, height, width]` uint8.
+        explain: Takes the present guess at the first batch, `[batch, 3, height, width]` in [0, 1]; returns the share of the
+            observed update that it explains, None where that cannot be told.
     """
 
     keep: Callable[[Checkpoint], None]
     show: Callable[[int, int, str, Sequence[Mapping[str, float]]], None]
     say: Callable[[str], None]
     picture: Callable[[Sequence[Tensor]], None]
+    explain: Callable[[Tensor], float | None] = lambda _: None
 
 
 class AttackProgress(Progress):
@@ -62,6 +65,7 @@ class AttackProgress(Progress):
         self._batches = batches
         self._state = checkpoint.state if checkpoint else None
         self._sinks = sinks
+        self._explained: float | None = None
         self._interruption = interruption
         self._interval = interval
         self._began = self._saved = time.perf_counter()
@@ -83,7 +87,9 @@ class AttackProgress(Progress):
         values = [{name: float(value) for name, value in mapping.items()} for mapping in each]
         for trace, row in zip(self.traces, values, strict=True):
             trace.append((int(step), phase, row))
-        self._sinks.show(step, total, phase, values)
+        # The share is shown with the losses and is none of them: it stays out of the trace.
+        share = {} if self._explained is None else {"explained": self._explained}
+        self._sinks.show(step, total, phase, [{**share, **values[0]}, *values[1:]])
 
     def picture(self, step: int, *images: Tensor) -> None:
         """Keeps a guess for each batch, with 8 bits, and shows it; it is scored when the attack is over.
@@ -95,6 +101,7 @@ class AttackProgress(Progress):
             raise RuntimeError(f"the attack showed {len(images)} guesses and was given {len(self.pictures)} observations")
         for shown, guess in zip(self.pictures, images, strict=True):
             shown[int(step)] = to_uint8(guess.detach().float().nan_to_num(0).clamp(0, 1).cpu())
+        self._explained = self._sinks.explain(images[0].detach().float().nan_to_num(0).clamp(0, 1))
         self._sinks.picture([shown[int(step)] for shown in self.pictures])
 
     def note(self, message: str) -> None:

@@ -89,8 +89,12 @@ def test_a_logger_gets_settings_losses_guesses_and_scores(small_case: Small, com
     losses = {(entry[1], entry[2]): entry[3] for entry in entries if entry[0] == "values"}
     for row in trace:
         said = losses[f"image-{int(row['batch']) + 1}", int(row["step"])]
+        share = said.pop("explained", None)
         assert said
         assert {name: float(row[name]) for name in said} == said
+        # The share of the guess that the last step showed; of the first batch of a group.
+        assert (share is None) is (row["batch"] == "1" or row["step"] == "10")
+        assert share is None or 0 < share < 1
     shown = [entry for entry in entries if entry[0] == "picture"]
     assert [entry[1:3] for entry in shown[-2:]] == [("image-1", 30), ("image-2", 30)]
     assert all(entry[3].shape == (3, 32, 32) and entry[3].dtype == torch.uint8 for entry in shown)
