@@ -25,7 +25,7 @@ pytestmark = pytest.mark.nightly
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of six reference cases of two data sets and a failed one."""
     folder = tmp_path_factory.mktemp("report")
-    kept = sorted(path for path in REFERENCE.iterdir() if path.is_dir() and "--gradvit--" in path.name)[:6]
+    kept = sorted(path for path in REFERENCE.iterdir() if path.is_dir() and "--relocation-matching--" in path.name)[:6]
     kept += sorted(REFERENCE.glob("none--*--photos--*"))[:1]
     for path in kept:
         shutil.copytree(path, folder / "results" / path.name)
