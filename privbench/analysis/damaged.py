@@ -46,7 +46,7 @@ def sound_view(folder: Path, *, skip: bool = True) -> Iterator[tuple[Path, list[
                 if here / name not in left_out:
                     target = Path(view) / here.relative_to(folder) / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to((here / name).resolve())
+                    target.symlink_to((here / name).absolute())
         try:
             yield Path(view), list(damaged.values())
         except UserError as error:

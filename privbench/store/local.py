@@ -119,7 +119,7 @@ class FolderStore:
         for name in self._names():
             if not name.endswith(SUFFIX) and (everything or is_table_row(name)):
                 (view / name).parent.mkdir(parents=True, exist_ok=True)
-                (view / name).symlink_to((self.path / name).resolve())
+                (view / name).symlink_to((self.path / name).absolute())
 
     def publish(self, case: Case, *, replace: bool = False) -> None:
         """Nothing is left to do: the case lies where it belongs."""

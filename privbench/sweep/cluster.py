@@ -5,6 +5,7 @@ started again elsewhere, where the store has what it had finished. The extra `ra
 """
 
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ _LOOK = 0.5
 """Seconds between looks at the clock while no task ends."""
 _TASKS = 4
 """Tasks for each CPU or GPU: enough that none waits long for the last ones, and few enough that starting them is nothing."""
+_ANSWER = 10.0
+"""Seconds within which the head of a cluster takes a connection."""
 _GRACE = 60.0
 """Seconds that tasks get to reach a checkpoint when the sweep is stopped."""
 
@@ -56,6 +59,7 @@ def on_ray(
     with ExitStack() as stack:
         # What Ray says of its nodes on standard output is no result of ours; what it means for the sweep is noted.
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+        _require_answer(address)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=_surroundings(), **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -68,6 +72,21 @@ def on_ray(
                 tasks.listen(_LOOK)
                 if budget is not None and tasks.pending and time.monotonic() - began > budget:
                     raise BudgetUsedError
+
+
+def _require_answer(address: str | None) -> None:
+    """Asks whether anybody listens at `HOST:PORT`, where Ray itself would wait for minutes; of other addresses nothing.
+
+    Raises:
+        UserError: Nobody does.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "/" in host or not port.isdecimal() or len(port) > len("65535"):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot reach Ray at {address}: {one_line_of(error)[:200]}; is its head node up?") from None
 
 
 def _surroundings() -> dict[str, Any]:

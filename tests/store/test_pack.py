@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from privbench.analysis.damaged import sound_view
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import Case, Record, StoreError, UserError
 from privbench.store.base import Store
@@ -162,3 +164,27 @@ def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
         pack(FolderStore(tmp_path / "empty"), tmp_path / "study.jsonl.gz")
     with pytest.raises(UserError, match=r"there is no pack .*none.jsonl.gz"):
         PackStore(tmp_path / "none.jsonl.gz").list()
+
+
+def test_a_pack_that_unpacks_to_hundreds_of_times_its_size_is_refused_early(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write(b'{"privbench_pack":1,"files":1}\n')
+        for _ in range(70):
+            file.write(bytes(2**20))
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz is not a pack .*: more than 64 MiB come out of it"):
+        PackStore(tmp_path / "a.jsonl.gz").list()
+    assert time.process_time() - started < 5
+
+
+def test_a_loop_of_links_beside_a_pack_is_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "record.json").symlink_to("record.json")
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write('{"privbench_pack":1,"files":0}\n')
+    with FolderStore(tmp_path).open() as view, pytest.raises(UserError, match="cannot read the record"):
+        Record.load(view / "case" / "record.json")
+    (tmp_path / "a.jsonl.gz").unlink()
+    with sound_view(tmp_path) as (view, damaged):
+        assert not list(view.iterdir())
+        assert len(damaged) == 1
