@@ -23,7 +23,15 @@ from privbench.adjoint import (
     hidden_patches,
     patch_sizes,
 )
-from privbench.adversary import Clients, Simulation, Start, believed_gradients, matching_group_size, mean_cross_entropy
+from privbench.adversary import (
+    Clients,
+    Simulation,
+    Start,
+    believed_gradients,
+    matching_group_size,
+    mean_cross_entropy,
+    residual_loss,
+)
 from privbench.attacks.closed_form import ClosedForm
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
@@ -209,7 +217,7 @@ class AdjointMatching(GroupAttack):
 
     def _network(self, clients: Clients, observation: Observation) -> Simulator:
         simulation = clients.simulation
-        return _with_residual(simulation) if _residual(simulation, observation) is not None else mean_cross_entropy(simulation)
+        return residual_loss(simulation) if _residual(simulation, observation) is not None else mean_cross_entropy(simulation)
 
     def _contexts(self, clients: Clients, names: Sequence[str], adjoints: Sequence[FreeAdjoint]) -> list[dict[str, Tensor]]:
         contexts = []
@@ -295,14 +303,3 @@ def _residual(simulation: Simulation, observation: Observation) -> Tensor | None
     name = simulation.model.classifier_names()[1]
     known = observation.batch_size == 1 and simulation.view.entries_are_exact and name in observation.gradients
     return observation.gradients[name] if known else None
-
-
-def _with_residual(simulation: Simulation) -> Simulator:
-    """A loss that is linear in the logits and has the client's gradient at the client's images."""
-
-    def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        logits, penalty = simulation.forward(images, context, parameters)
-        linear = (logits * context["residual"]).sum()
-        return linear if penalty is None else linear + penalty
-
-    return loss

@@ -7,13 +7,12 @@ the scale of pixels are those of the re-implementation by the authors of MJP. At
 (`layers=attention` and so on) make a map of what leaks where.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from privbench.adversary import Clients, matching_group_size, mean_cross_entropy
@@ -41,21 +40,12 @@ from privbench.inversion import (
 )
 from privbench.label_recovery import LabelRule
 from privbench.models import PRIOR_OFF, Victim, prior_for
+from privbench.models.layer_groups import LayerGroup, groups_among, is_in_group
 
 __all__ = ["GradViT"]
 
 Weight = Annotated[float, Field(ge=0)]
 
-_UP_TO = ("all", "first-block", "embedding")
-"""Groups that begin at the input; they go by what is left out, and exist in every model."""
-_GROUPS = {
-    "position": r"network\.pos_embed",
-    "patch-embedding": r"network\.patch_embed\..*",
-    "attention": r"network\.blocks\.\d+\.attn\..*",
-    "mlp": r"network\.blocks\.\d+\.mlp\..*",
-    "head": r"network\.head\..*",
-}
-"""Name of a group to the parameters in it; `block-N` beside these is `network.blocks.N.` with its LayerNorms."""
 _CONSENSUS = "consensus"
 
 
@@ -74,7 +64,7 @@ class GradViT(GroupAttack):
     """Optimisation steps of each trial."""
     trials: Annotated[int, Field(gt=0)] = 1
     """Independent trials, run side by side; the one with the smallest matching loss is returned."""
-    layers: str = "all"
+    layers: LayerGroup = "all"
     """Whose gradients are matched: `all` parameters (published), those up to the `first-block`, or the `embedding`'s alone. Or
     a single group, for a map of what leaks where: `position`, `patch-embedding`, `attention` or `mlp` of all blocks, `head`
     (the classifier), `block-0`, `block-1`, ... Label recovery always reads the classifier; `--labels known` keeps it out of
@@ -102,23 +92,13 @@ class GradViT(GroupAttack):
     label_recovery: LabelRule = "last-layer"
     """How unknown labels are recovered: `idlg` (one image), `last-layer` (no repeats), `bias-counts` (repeats)."""
 
-    @field_validator("layers")
-    @classmethod
-    def _known_group(cls, value: str) -> str:
-        if value in _UP_TO or value in _GROUPS or re.fullmatch(r"block-\d+", value):
-            return value
-        raise ValueError(f"no group of parameters; accepted: {', '.join([*_UP_TO, *_GROUPS])} or block-N")
-
     def require(self, observation: Observation) -> None:
         """Refuses models without the parameters that are to be matched."""
-        if any(map(self._matched, observation.update)):
+        if any(map(self._matched, observation.gradients)):
             return
-        blocks = sorted(int(found) for found in _block_numbers(observation.update))
-        names = [*_GROUPS, *(f"block-{number}" for number in blocks)]
-        there = [*_UP_TO, *(name for name in names if any(_in_group(name, one) for one in observation.gradients))]
         raise UserError(
             f"attack gradvit matches layers={self.layers}, and {observation.model.name} under {observation.defense_text} has "
-            f"no such parameters; accepted for it: {', '.join(there)}"
+            f"no such parameters; accepted for it: {', '.join(groups_among(observation.gradients))}"
         )
 
     def group_size(self, observation: Observation) -> int:
@@ -166,11 +146,7 @@ class GradViT(GroupAttack):
         )
 
     def _matched(self, name: str) -> bool:
-        if self.layers not in _UP_TO:
-            return _in_group(self.layers, name)
-        block = "blocks." in name
-        deep = ".head" in name or ".norm." in name or (block and "blocks.0." not in name)
-        return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
+        return is_in_group(self.layers, name)
 
     def _prior_terms(self, model: Victim, device: torch.device) -> list[PriorTerm]:
         mean, std = model.mean.to(device), model.std.to(device)
@@ -206,14 +182,3 @@ def _uniform(model: Victim, trials: int, observation: Observation, generator: to
     """Start images, uniform in [0, 1] in normalised pixels: `[trials, batch, 3, height, width]`."""
     drawn = torch.rand(trials, observation.batch_size, *observation.image_shape, generator=generator)
     return (model.mean + model.std * drawn.to(observation.device)).clamp(0, 1)
-
-
-def _in_group(group: str, name: str) -> bool:
-    """Whether a parameter is in one of the single groups."""
-    number = group.removeprefix("block-")
-    pattern = _GROUPS.get(group, rf"network\.blocks\.{number}\..*")
-    return re.fullmatch(pattern, name) is not None
-
-
-def _block_numbers(names: Iterable[str]) -> set[str]:
-    return {found[1] for name in names if (found := re.match(r"network\.blocks\.(\d+)\.", name))}

@@ -7,15 +7,14 @@ matching of position rows (`position_matching=0`, `position_error=0`) and the ob
 on single groups of parameters (`layers=attention` and so on) make a map of what leaks where.
 """
 
-import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy
+from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy, residual_loss
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
 from privbench.inversion import (
@@ -42,21 +41,11 @@ from privbench.inversion import (
     TwoPhase,
 )
 from privbench.models import PRIOR_OFF, prior_for
+from privbench.models.layer_groups import LayerGroup, groups_among, is_in_group, is_up_to_a_layer
 
 __all__ = ["RelocationMatching"]
 
 Weight = Annotated[float, Field(ge=0)]
-
-_UP_TO = ("all", "first-block", "embedding")
-"""Groups that begin at the input; they go by what is left out, and exist in every model."""
-_GROUPS = {
-    "position": r"network\.pos_embed",
-    "patch-embedding": r"network\.patch_embed\..*",
-    "attention": r"network\.blocks\.\d+\.attn\..*",
-    "mlp": r"network\.blocks\.\d+\.mlp\..*",
-    "head": r"network\.head\..*",
-}
-"""Name of a group to the parameters in it; `block-N` beside these is `network.blocks.N.` with its LayerNorms."""
 
 
 class RelocationMatching(GroupAttack):
@@ -82,7 +71,7 @@ class RelocationMatching(GroupAttack):
     one and unless the adversary knows the gradient to be noisy, rounded or pruned, the observed gradient of the classifier's
     bias, which is exactly that derivative (probability minus one-hot). Of the single groups of `layers` only `head` has that
     bias; the others are always `simulated`."""
-    layers: str = "first-block"
+    layers: LayerGroup = "first-block"
     """Whose gradients are matched: `all` parameters (published), those up to the `first-block`, or the `embedding`'s alone;
     fewer parameters make a step cheaper, because their gradients need not be formed and differentiated again. Or a single
     group, for a map of what leaks where: `position`, `patch-embedding`, `attention` or `mlp` of all blocks, `head` (the
@@ -126,23 +115,13 @@ class RelocationMatching(GroupAttack):
     relocation_until: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the steps after which nothing is relocated any more."""
 
-    @field_validator("layers")
-    @classmethod
-    def _known_group(cls, value: str) -> str:
-        if value in _UP_TO or value in _GROUPS or re.fullmatch(r"block-\d+", value):
-            return value
-        raise ValueError(f"no group of parameters; accepted: {', '.join([*_UP_TO, *_GROUPS])} or block-N")
-
     def require(self, observation: Observation) -> None:
         """Refuses models without the parameters that are to be matched."""
         if any(map(self._matched, observation.gradients)):
             return
-        blocks = sorted(int(found) for found in _block_numbers(observation.gradients))
-        names = [*_GROUPS, *(f"block-{number}" for number in blocks)]
-        there = [*_UP_TO, *(name for name in names if any(_in_group(name, one) for one in observation.gradients))]
         raise UserError(
             f"attack {self.name} matches layers={self.layers}, and {observation.model.name} under {observation.defense_text} "
-            f"has no such parameters; accepted for it: {', '.join(there)}"
+            f"has no such parameters; accepted for it: {', '.join(groups_among(observation.gradients))}"
         )
 
     def group_size(self, observation: Observation) -> int:
@@ -191,7 +170,7 @@ class RelocationMatching(GroupAttack):
     def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
         # Whoever matches a single group has not read the classifier's bias.
         bias = simulation.model.classifier_names()[1]
-        read = bias in observation.update and (self.layers in _UP_TO or self._matched(bias))
+        read = bias in observation.update and (is_up_to_a_layer(self.layers) or self._matched(bias))
         return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.entries_are_exact
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
@@ -201,15 +180,11 @@ class RelocationMatching(GroupAttack):
 
     def _simulator(self, simulation: Simulation, observation: Observation) -> Simulator:
         if self._observes_residual(simulation, observation):
-            return _with_residual(simulation)
+            return residual_loss(simulation)
         return mean_cross_entropy(simulation)
 
     def _matched(self, name: str) -> bool:
-        if self.layers not in _UP_TO:
-            return _in_group(self.layers, name)
-        block = "blocks." in name
-        deep = ".head" in name or ".norm." in name or (block and "blocks.0." not in name)
-        return {"all": True, "first-block": not deep, "embedding": not deep and not block}[self.layers]
+        return is_in_group(self.layers, name)
 
     def _matching_terms(self, simulation: Simulation, sent: Container[str]) -> list[MatchingTerm]:
         distance = SquaredError() if self.matching == "squared-error" else LayerCosine()
@@ -264,25 +239,3 @@ class RelocationMatching(GroupAttack):
         if self.schedule == "constant" or not self.bn_prior:
             return "matching" if not self.bn_prior else "matching and prior"
         return "matching" if share <= 0.5 else "matching and prior"
-
-
-def _in_group(group: str, name: str) -> bool:
-    """Whether a parameter is in one of the single groups."""
-    number = group.removeprefix("block-")
-    pattern = _GROUPS.get(group, rf"network\.blocks\.{number}\..*")
-    return re.fullmatch(pattern, name) is not None
-
-
-def _block_numbers(names: Iterable[str]) -> set[str]:
-    return {found[1] for name in names if (found := re.match(r"network\.blocks\.(\d+)\.", name))}
-
-
-def _with_residual(simulation: Simulation) -> Simulator:
-    """A loss that is linear in the logits and has the client's gradient at the client's images."""
-
-    def loss(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        logits, penalty = simulation.forward(images, context, parameters)
-        linear = (logits * context["residual"]).sum()
-        return linear if penalty is None else linear + penalty
-
-    return loss

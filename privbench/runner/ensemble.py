@@ -16,17 +16,16 @@ from privbench.core import (
     ensemble_members,
     is_ensemble,
 )
-from privbench.models import victim_card
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.ensemble_draw import EnsembleDraw, over_draws
 from privbench.runner.execute import run_case
 from privbench.runner.interrupt import interruptible
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw, shown_results
-from privbench.runner.plugins import plugins_of
 from privbench.runner.provenance import take_provenance
+from privbench.runner.recording import record_of
 from privbench.runner.suites import Suites
-from privbench.scoring import MetricSuite, summarise
+from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder
 from privbench.store.files import check_output
 from privbench.store.layout import CASE, COMPARISON
@@ -105,24 +104,12 @@ def _record(
     seconds: float,
     compute: ComputeOptions,
 ) -> Record:
-    case = context.case
     attacked = sum(member.seconds for draw in draws for member in draw.members)
-    card = victim_card(case.victim, context.defense)
-    return Record(
-        case_id=case.identity,
-        case=case,
-        images=results,
-        summary=summarise([image.scores for image in results], case.seed),
-        summary_saved=summarise([image.scores_saved for image in results], case.seed),
-        unavailable=dict(suite.unavailable),
-        victim_accuracy=card.accuracy if card else None,
-        victim_accuracy_images=card.test_images if card else None,
-        flags=_flags(context, draws, results),
-        members=tuple(member for draw in draws for member in draw.members),
-        plugins=plugins_of(case, suite.names),
-        # Members that were finished before an interruption count with the time that they took then.
-        provenance=take_provenance(compute, max(seconds, attacked), group=compute.group or 1),
-    )
+    # Members that were finished before an interruption count with the time that they took then.
+    provenance = take_provenance(compute, max(seconds, attacked), group=compute.group or 1)
+    members = tuple(member for draw in draws for member in draw.members)
+    flags = _flags(context, draws, results)
+    return record_of(context, suite, results, flags=flags, provenance=provenance, members=members)
 
 
 def _flags(context: CaseContext, draws: Sequence[EnsembleDraw], results: Sequence[ImageResult]) -> tuple[str, ...]:

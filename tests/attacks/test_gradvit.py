@@ -9,39 +9,13 @@ from torch import Tensor, nn
 
 from privbench.adversary import mean_cross_entropy, simulate
 from privbench.attacks.gradvit import GradViT
-from privbench.client import observe
-from privbench.core import Observation, Progress, Secret, ThreatModel, UserError, build_defense, resolve_defense
+from privbench.core import Observation, Progress, UserError
 from privbench.data import open_images
 from privbench.inversion import ConsensusNorm, MeanSquaredError, aligned_consensus, parameter_gradients
-from privbench.models import Victim, load_prior, load_victim, resolve_victim
+from privbench.models import Victim, load_prior
+from tests.attacks.clients import observe_client
 
 CPU = torch.device("cpu")
-
-
-def _observe(
-    defense: str = "none",
-    images: Tensor | None = None,
-    labels: list[int] | None = None,
-    threat: dict[str, Any] | None = None,
-    model: str = "vit_mini_patch4_32",
-) -> tuple[Observation, Secret]:
-    specs = resolve_defense(defense)
-    built = build_defense(specs)
-    victim_spec = resolve_victim(model, "embedded", built)
-    victim = load_victim(victim_spec, built, generator=torch.Generator().manual_seed(0))
-    if images is None:
-        images, found = open_images("photos").load([0], 32)
-        labels = found.tolist()
-    return observe(
-        victim,
-        victim_spec.model,
-        built,
-        images,
-        torch.tensor(labels),
-        declared=specs,
-        threat_model=ThreatModel(**(threat or {})),
-        generator=torch.Generator().manual_seed(5),
-    )
 
 
 def _generator() -> torch.Generator:
@@ -124,7 +98,7 @@ def _restated(victim: Victim, observation: Observation, labels: Tensor, pixels: 
 
 def test_every_term_pulls_as_strongly_beside_the_matching_as_in_a_slow_restatement() -> None:
     images, labels = open_images("photos").load([2], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
+    observation, _ = observe_client(images=images, labels=labels.tolist(), threat={"labels": "known"})
     simulation = simulate(observation)
     victim = simulation.model
     pixels = torch.rand(1, 3, 32, 32, generator=_generator()).requires_grad_()
@@ -157,7 +131,7 @@ def test_trials_are_pulled_to_what_they_agree_on(generator: torch.Generator) -> 
 
 def test_the_phases_of_the_schedule_are_reported_and_the_prior_is_on_in_the_second_only() -> None:
     trace = Trace()
-    observation, _ = _observe()
+    observation, _ = observe_client()
     GradViT(steps=40, bn_prior=1e-3)(observation, generator=_generator(), progress=trace)
     assert [(step, phase) for step, phase, _ in trace.rows] == [
         (10, "matching"),
@@ -169,7 +143,7 @@ def test_the_phases_of_the_schedule_are_reported_and_the_prior_is_on_in_the_seco
 
 
 def test_labels_are_recovered_unless_known() -> None:
-    recovered, secret = _observe()
+    recovered, secret = observe_client()
     assert recovered.labels is None
     result = GradViT(steps=1)(recovered, generator=_generator())
     assert result.labels is not None
@@ -179,7 +153,7 @@ def test_labels_are_recovered_unless_known() -> None:
 
 def test_labels_that_repeat_in_a_batch_are_recovered() -> None:
     images, _ = open_images("photos").load([0, 1, 2, 3], 32)
-    observation, _ = _observe(images=images, labels=[3, 3, 8, 3])
+    observation, _ = observe_client(images=images, labels=[3, 3, 8, 3])
     result = GradViT(steps=1, label_recovery="bias-counts")(observation, generator=_generator())
     assert result.labels is not None
     assert sorted(result.labels.tolist()) == [3, 3, 3, 8]
@@ -187,7 +161,7 @@ def test_labels_that_repeat_in_a_batch_are_recovered() -> None:
 
 def test_known_labels_are_used_as_given() -> None:
     images, labels = open_images("photos").load([0], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
+    observation, _ = observe_client(images=images, labels=labels.tolist(), threat={"labels": "known"})
     assert observation.labels is not None
     result = GradViT(steps=1)(observation, generator=_generator())
     assert result.labels is not None
@@ -211,13 +185,13 @@ COUNTS = {
 
 @pytest.mark.parametrize(("layers", "count"), COUNTS.items())
 def test_only_the_chosen_layers_are_matched(layers: str, count: int) -> None:
-    observation, _ = _observe()
+    observation, _ = observe_client()
     attack = GradViT(layers=layers)
     assert sum(attack._matched(name) for name in observation.gradients) == count
 
 
 def test_the_single_groups_are_disjoint_and_leave_class_token_and_norms() -> None:
-    observation, _ = _observe()
+    observation, _ = observe_client()
     groups = [GradViT(layers=layers) for layers in ("position", "patch-embedding", "attention", "mlp", "head")]
     chosen = {name: sum(group._matched(name) for group in groups) for name in observation.gradients}
     assert set(chosen.values()) == {0, 1}
@@ -239,7 +213,7 @@ def _without(observation: Observation, kept: Callable[[str], bool]) -> Observati
 @pytest.mark.parametrize("layers", ["position", "patch-embedding", "attention", "mlp", "head", "block-1"])
 def test_a_single_group_is_all_that_an_attacker_with_known_labels_reads(layers: str) -> None:
     images, labels = open_images("photos").load([0], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist(), threat={"labels": "known"})
+    observation, _ = observe_client(images=images, labels=labels.tolist(), threat={"labels": "known"})
     # The change to the second half lies within these steps.
     attack = GradViT(steps=4, layers=layers, bn_prior=0.0)
     whole = attack(observation, generator=_generator()).images
@@ -259,7 +233,7 @@ def test_a_single_group_is_all_that_an_attacker_with_known_labels_reads(layers: 
 def test_a_group_that_the_victim_lacks_is_refused_with_those_it_has(
     model: str, defense: str, layers: str, accepted: str
 ) -> None:
-    observation, _ = _observe(defense, model=model)
+    observation, _ = observe_client(defense, model=model)
     with pytest.raises(
         UserError, match=f"layers={layers}, and {model} .* has no such parameters; accepted for it: .*{accepted}"
     ):
@@ -274,7 +248,7 @@ def test_a_group_that_does_not_exist_is_refused(layers: str) -> None:
 
 def test_a_convolutional_victim_is_attacked_without_the_prior_that_it_is() -> None:
     images, labels = open_images("photos").load([0], 32)
-    observation, secret = _observe(images=images, labels=labels.tolist(), model="cnn_mini_32")
+    observation, secret = observe_client(images=images, labels=labels.tolist(), model="cnn_mini_32")
     result = GradViT(steps=4, bn_prior=0.0)(observation, generator=_generator())
     assert result.labels is not None
     assert result.labels.tolist() == secret.labels.tolist()
@@ -283,7 +257,7 @@ def test_a_convolutional_victim_is_attacked_without_the_prior_that_it_is() -> No
 
 def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
     images, labels = open_images("photos").load([1, 3], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist())
+    observation, _ = observe_client(images=images, labels=labels.tolist())
     result = GradViT(steps=2, trials=2)(observation, generator=_generator())
     assert result.images.shape == (2, 3, 32, 32)
     assert result.labels is not None
@@ -293,7 +267,7 @@ def test_batches_of_two_and_several_trials_have_the_right_shape() -> None:
 
 @pytest.mark.nightly
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
-    observation, _ = _observe()
+    observation, _ = observe_client()
     attack = GradViT(steps=45)
     first = attack(observation, generator=_generator()).images
     assert torch.equal(first, attack(observation, generator=_generator()).images)
@@ -301,7 +275,7 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
 
 
 def test_the_matching_weighs_half_as_much_in_the_second_half() -> None:
-    observation, _ = _observe()
+    observation, _ = observe_client()
     for steps, weight in ((1, 4e-3), (4, 2e-3)):
         losses = GradViT(steps=steps, bn_prior=0.0)(observation, generator=_generator()).losses
         assert losses["matching"] == pytest.approx(weight * losses["gradient"], rel=1e-4)
@@ -309,7 +283,7 @@ def test_the_matching_weighs_half_as_much_in_the_second_half() -> None:
 
 def test_matching_alone_brings_the_gradient_nearer() -> None:
     images, labels = open_images("photos").load([3], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist())
+    observation, _ = observe_client(images=images, labels=labels.tolist())
     trace = Trace()
     found = GradViT(steps=59, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
     assert found.losses["gradient"] < 0.5 * trace.rows[0][2]["gradient"]
@@ -319,7 +293,7 @@ def test_matching_alone_brings_the_gradient_nearer() -> None:
 def test_the_published_objective_ends_below_the_matching_loss_that_it_starts_from() -> None:
     images, labels = open_images("photos").load(range(8), 32)
     for number in range(8):
-        observation, _ = _observe(images=images[number : number + 1], labels=labels[number : number + 1].tolist())
+        observation, _ = observe_client(images=images[number : number + 1], labels=labels[number : number + 1].tolist())
         # A rate of almost nothing: the loss of the start.
         start = GradViT(steps=1, learning_rate=1e-9)(observation, generator=_generator())
         end = GradViT(steps=60)(observation, generator=_generator())

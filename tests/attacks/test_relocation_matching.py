@@ -8,36 +8,9 @@ from torch import Tensor
 
 from privbench.adversary import simulate
 from privbench.attacks.relocation_matching import RelocationMatching
-from privbench.client import observe
-from privbench.core import Observation, Progress, Secret, ThreatModel, build_defense, resolve_defense
+from privbench.core import Progress
 from privbench.data import open_images
-from privbench.models import load_victim, resolve_victim
-
-
-def _observe(
-    defense: str = "none",
-    images: Tensor | None = None,
-    labels: list[int] | None = None,
-    threat: dict[str, Any] | None = None,
-    model: str = "vit_mini_patch4_32",
-) -> tuple[Observation, Secret]:
-    specs = resolve_defense(defense)
-    built = build_defense(specs)
-    victim_spec = resolve_victim(model, "embedded", built)
-    victim = load_victim(victim_spec, built, generator=torch.Generator().manual_seed(0))
-    if images is None:
-        images, found = open_images("photos").load([0], 32)
-        labels = found.tolist()
-    return observe(
-        victim,
-        victim_spec.model,
-        built,
-        images,
-        torch.tensor(labels),
-        declared=specs,
-        threat_model=ThreatModel(**(threat or {})),
-        generator=torch.Generator().manual_seed(5),
-    )
+from tests.attacks.clients import observe_client
 
 
 def _generator() -> torch.Generator:
@@ -50,7 +23,7 @@ def _psnr(images: Tensor, truth: Tensor) -> float:
 
 def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth() -> None:
     images, labels = open_images("photos").load([2], 32)
-    observation, secret = _observe(images=images, labels=labels.tolist())
+    observation, secret = observe_client(images=images, labels=labels.tolist())
     simulation = simulate(observation)
     for residual in ("observed", "simulated"):
         attack = RelocationMatching(residual=residual)
@@ -68,7 +41,7 @@ def test_the_observed_residual_makes_the_simulated_gradient_exact_at_the_truth()
 def test_position_terms_and_relocation_act_only_where_the_position_rows_are_matched(
     layers: str, terms: int, relocates: bool
 ) -> None:
-    observation, _ = _observe()
+    observation, _ = observe_client()
     simulation = simulate(observation)
     attack = RelocationMatching(layers=layers)
     assert len(attack._matching_terms(simulation, observation.update)) == terms
@@ -79,7 +52,7 @@ def test_position_terms_and_relocation_act_only_where_the_position_rows_are_matc
     ("layers", "observed"), [("first-block", True), ("embedding", True), ("head", True), ("mlp", False), ("block-2", False)]
 )
 def test_the_residual_is_observed_only_by_whoever_reads_the_classifier(layers: str, observed: bool) -> None:
-    observation, secret = _observe()
+    observation, secret = observe_client()
     context = RelocationMatching(layers=layers)._residual(simulate(observation), observation, secret.labels)
     assert list(context) == (["residual"] if observed else ["labels"])
 
@@ -96,7 +69,7 @@ class _Trace(Progress):
 
 def test_a_few_steps_bring_the_gradients_nearer_and_weigh_them_by_half_in_the_second_half() -> None:
     images, labels = open_images("photos").load([3], 32)
-    observation, _ = _observe(images=images, labels=labels.tolist())
+    observation, _ = observe_client(images=images, labels=labels.tolist())
     trace = _Trace()
     found = RelocationMatching(steps=40)(observation, generator=_generator(), progress=trace)
     assert found.losses["gradient"] < 0.5 * trace.rows[0]["gradient"]
@@ -110,7 +83,7 @@ def test_a_few_steps_bring_the_gradients_nearer_and_weigh_them_by_half_in_the_se
 @pytest.mark.nightly
 def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
     images, labels = open_images("photos").load([3], 32)
-    observation, secret = _observe(images=images, labels=labels.tolist())
+    observation, secret = observe_client(images=images, labels=labels.tolist())
     attack = RelocationMatching(steps=160)(observation, generator=_generator())
     control = RelocationMatching.from_preset("priors-only", {"steps": 160})(observation, generator=_generator())
     assert _psnr(attack.images, secret.images) > _psnr(control.images, secret.images) + 2
@@ -119,7 +92,7 @@ def test_a_few_steps_already_beat_the_control_without_gradient() -> None:
 @pytest.mark.nightly
 def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
     images, labels = open_images("photos").load([3], 32)
-    observation, secret = _observe(images=images, labels=labels.tolist())
+    observation, secret = observe_client(images=images, labels=labels.tolist())
     result = RelocationMatching.from_preset(None, {})(observation, generator=_generator())
     assert _psnr(result.images, secret.images) > 20
 
@@ -127,7 +100,7 @@ def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
 @pytest.mark.nightly
 def test_relocation_is_worth_decibels() -> None:
     images, labels = open_images("photos").load([3], 32)
-    observation, secret = _observe(images=images, labels=labels.tolist())
+    observation, secret = observe_client(images=images, labels=labels.tolist())
     scores = {}
     for switch in ("on", "off"):
         attack = RelocationMatching.from_preset(None, {"relocation": switch, "steps": 600})
