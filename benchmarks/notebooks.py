@@ -29,6 +29,8 @@ def executed(path: Path) -> dict[str, Any]:
         path: The notebook; its cells run in its folder, and import this checkout.
     """
     os.environ["PYTHONPATH"] = str(ROOT)
+    # A library looks for a widget that it does not need, and would leave a path of this machine in the outputs.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     with tempfile.TemporaryDirectory(prefix="privbench-") as folder:
         done = Path(folder) / path.name
         papermill.execute_notebook(
@@ -37,6 +39,10 @@ def executed(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         cell["metadata"] = {}
+        for output in cell.get("outputs", []):
+            # Beside a picture the text is Python's, and may name folders of this machine.
+            if "image/png" in output.get("data", {}):
+                output["data"].pop("text/plain", None)
     content["metadata"] = json.loads(path.read_text(encoding="utf-8"))["metadata"]
     return content
 

@@ -1,6 +1,7 @@
-"""Every figure has a notebook that is stored without outputs, says how its records are made, and runs on what is committed."""
+"""Every figure has a notebook that is stored with its outputs, says how its records are made, and runs on what is committed."""
 
 import ast
+import base64
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import click
 import papermill
 import pytest
 
+from benchmarks.notebooks import LARGEST
 from privbench.cli import main
 from privbench.plots.registry import FIGURES
 
@@ -35,8 +37,29 @@ def test_every_figure_has_a_notebook() -> None:
 
 
 @each_notebook
-def test_outputs_are_stripped(path: Path) -> None:
-    assert [cell["id"] for cell in cells(path, "code") if cell["outputs"] or cell["execution_count"] is not None] == []
+def test_outputs_are_stored_small_and_in_words_too(path: Path) -> None:
+    assert path.stat().st_size <= LARGEST
+    outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert pictures
+    for output in pictures:
+        assert base64.b64decode("".join(output["data"]["image/png"])).startswith(b"\x89PNG")
+        alt = output["metadata"]["image/png"]["alt"]
+        assert alt.startswith(f"{path.stem}: ")
+        assert re.search(r"n = \d", alt)
+    assert all(set(output["data"]) == {"image/png"} for output in pictures)
+    # A warning or an error would be stored as well.
+    assert {output["output_type"] for output in outputs} == {"execute_result"}
+
+
+@each_notebook
+def test_two_lines_of_set_up_and_a_figure(path: Path) -> None:
+    first, *others = cells(path, "code")
+    assert [line for line in "".join(first["source"]).splitlines() if line] == [
+        "import privbench",
+        next(line for line in first["source"] if "load_results(" in line).rstrip("\n"),
+    ]
+    assert all("".join(cell["source"]).startswith("results.figure(") for cell in others)
 
 
 @each_notebook
