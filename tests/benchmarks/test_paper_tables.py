@@ -1,4 +1,4 @@
-"""Tables of the research notes say what the benchmarks' files hold: features, noise in two training states."""
+"""Tables of the research notes say what the benchmarks' files hold: features, federations, noise in two training states."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Interval
-from privbench.scoring import bootstrap_interval
+from privbench.scoring import bootstrap_interval, student_interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,20 @@ def of_features() -> Iterator[str]:
         yield f"| `{defense.partition(':')[0]}` | `{attack}` | {adversary} | {psnr.n} | {shown(psnr, 1)} | {shown(ssim, 3)} |"
 
 
+def of_federations() -> Iterator[str]:
+    table = rows("federated.csv")
+    for phase in dict.fromkeys(row["phase"] for row in table):
+        last = max(int(row["round"]) for row in table if row["phase"] == phase)
+        plain, random = (
+            column(table, {"defense": text, "phase": phase, "round": str(last)}, "accuracy")
+            for text in ("none", "stochastic-layers")
+        )
+        difference = student_interval([100 * (one - other) for one, other in zip(random, plain, strict=True)])
+        each = (", ".join(f"{100 * value:.1f}" for value in values) for values in (plain, random))
+        said = shown(difference, 1, "+") if difference.n > 1 else f"{difference.mean:+.1f}, one seed"
+        yield f"| {phase}, round {last} | {' | '.join(each)} | {said} |"
+
+
 def of_noise() -> Iterator[str]:
     table = rows("relative-noise.csv")
     for noise, state in dict.fromkeys((row["noise"], row["state"]) for row in table):
@@ -49,8 +63,8 @@ def of_noise() -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("made", "where"),
-    [(of_features, "stochastic-layers.md"), (of_noise, "gradient-defenses.md")],
-    ids=["features", "noise"],
+    [(of_features, "stochastic-layers.md"), (of_federations, "stochastic-layers.md"), (of_noise, "gradient-defenses.md")],
+    ids=["features", "federations", "noise"],
 )
 def test_a_table_is_that_of_its_file(made: Callable[[], Iterator[str]], where: str) -> None:
     lines = list(made())
