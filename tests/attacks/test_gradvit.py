@@ -1,6 +1,7 @@
 """GradViT as declared: presets, switches, and that it really brings an image back."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -290,8 +291,8 @@ def test_matching_alone_brings_the_gradient_nearer() -> None:
 
 
 @pytest.mark.nightly
-def test_the_published_objective_ends_below_the_matching_loss_that_it_starts_from() -> None:
-    images, labels = open_images("photos").load(range(8), 32)
+def test_the_published_objective_ends_below_the_matching_loss_that_it_starts_from(shared_data: Path) -> None:
+    images, labels = open_images(str(shared_data / "cifar10")).load(range(8), 32)
     for number in range(8):
         observation, _ = observe_client(images=images[number : number + 1], labels=labels[number : number + 1].tolist())
         # A rate of almost nothing: the loss of the start.
