@@ -39,7 +39,7 @@ def test_a_leaderboard_is_regenerated_byte_for_byte(folder: str, name: str, tmp_
 
 def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RESULTS.parent)
-    stores = [store_at(f"results/{name}.jsonl.gz") for name in ("front", "reference", "claims", "imagenet")]
+    stores = [store_at(f"results/{name}.jsonl.gz") for name in ("front", "reference", "claims", "imagenet", "papers")]
     judgements = write_claims(Path("results", "claims.yaml"), stores, tmp_path / "claims.md")
     page = (
         (tmp_path / "claims.md").read_text(encoding="utf-8").replace((tmp_path / "claims.md").as_posix(), "results/claims.md")
