@@ -20,10 +20,10 @@ GROUP_WALK = ("--attack", "test-group-walk", "--set", "attack.steps=20", "--set"
 GRADVIT = ("--attack", "gradvit", "--preset", "quick", "--set", "attack.steps=60", "--set", "attack.bn_prior=2e-5")
 
 
-def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(output: Path, *arguments: str, interpreter: tuple[str, ...] = ("-m", "privbench")) -> subprocess.Popen[str]:
     words = ("run", "--defense", "mjp", "--weights", "random", "--limit", "2", "--device", "cpu", "--no-download")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)]), "OMP_NUM_THREADS": "1"}
-    command = (sys.executable, "-m", "privbench", *words, "--checkpoint-interval", "0", "--output", str(output), *arguments)
+    command = (sys.executable, *interpreter, *words, "--checkpoint-interval", "0", "--output", str(output), *arguments)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -99,7 +99,11 @@ def test_a_killed_run_continues_to_the_same_result(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        *(pytest.param(*pair, marks=pytest.mark.nightly) for pair in ((signal.SIGTERM, 143), (signal.SIGHUP, 129))),
+    ],
 )
 def test_a_signal_saves_says_how_to_continue_and_exits(number: signal.Signals, code: int, tmp_path: Path) -> None:
     # So slow and with checkpoints so rare that only the signal's own checkpoint can have been made.
@@ -115,3 +119,42 @@ def test_a_signal_saves_says_how_to_continue_and_exits(number: signal.Signals, c
     assert line == f"Interrupted: what is done is kept in {tmp_path}; repeat the command to continue"
     assert states(tmp_path, 0)
     assert not list(tmp_path.rglob("record.json"))
+
+
+PHASES = {
+    "loading": ("privbench.runner.context", "load_victim"),
+    "observing": ("privbench.runner.context", "observe"),
+    "scoring": ("privbench.runner.image_results", "score_batch"),
+    "drawing": ("privbench.plots.drawing", "draw_case"),
+}
+"""Phase to a function that is called in it, in the module that calls it."""
+
+
+def slow_in(phase: str, marker: Path) -> str:
+    """The command line, but for a function of a phase that says when it is called and takes its time."""
+    module, name = PHASES[phase]
+    return (
+        f"import sys, time, pathlib, {module} as room; from privbench.cli import main; whole = room.{name}; "
+        f"slow = lambda *a, **k: (pathlib.Path({str(marker)!r}).touch(), time.sleep(60), whole(*a, **k))[-1]; "
+        f"room.{name} = slow; main(sys.argv[1:], prog_name='privbench')"
+    )
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_every_phase_and_the_case_goes_on(phase: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
+    output, marker = tmp_path / "out", tmp_path / "marker"
+    short = ("--attack", "test-walk", "--set", "attack.steps=2")
+    process = start(output, *short, interpreter=("-c", slow_in(phase, marker)))
+    wait_for(process, marker.exists)
+    sent = time.monotonic()
+    process.send_signal(number)
+    returned, stdout, stderr = finish(process)
+    assert (returned, stdout) == (code, "")
+    assert time.monotonic() - sent < 30
+    assert stderr.splitlines()[-1] == f"Interrupted: what is done is kept in {output}; repeat the command to continue"
+    assert not list(output.rglob("record.json"))
+    code, _, stderr = finish(start(output, *short))
+    assert code == 0, stderr
+    assert len(list(output.rglob("record.json"))) == 1
