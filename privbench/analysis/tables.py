@@ -248,11 +248,7 @@ def comparisons_table(comparisons: "Sequence[Comparison]", metric: str, baseline
         what = [case.attack.name, case.threat_model.adversary, Path(case.data.source).name]
         value = [f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"]
         table.add_row(
-            *(
-                [label.replace(":", ": ", 1).replace(",", ", "), f"{what[0]}\n{what[1]}, {what[2]}"]
-                if narrow
-                else [label, *what]
-            ),
+            *([_breakable(label), f"{what[0]}\n{what[1]}, {what[2]}"] if narrow else [label, *what]),
             *(["\n".join(value)] if narrow else value),
             f"{one.difference.p:.2g}",
             f"{one.p_corrected:.2g}",
@@ -289,13 +285,16 @@ def checks_table(record: Record, checks: "Sequence[Check]", label: str) -> Table
     return table
 
 
-def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
+def defenses_table(records: Sequence[Record], labels: Sequence[str], *, width: int = WIDE) -> Table:
     """One row per defense: means with their intervals.
 
     Args:
         records: Finished cases.
         labels: What to call the defense of each.
+        width: Columns of the terminal; where there are few, intervals stand below their means and seconds are left out.
     """
+    if width < WIDE:
+        return _narrow_defenses(records, labels)
     first = records[0]
     table = _table(f"{_title(first, None)}; mean [95 % interval] over n = {len(first.images)} images")
     table.add_column("defense", overflow="fold")
@@ -310,6 +309,31 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str]) -> Table:
             _ABSENT if accuracy is None else f"{100 * accuracy:.1f} % (n = {record.victim_accuracy_images or _ABSENT})",
         )
     return table
+
+
+def _narrow_defenses(records: Sequence[Record], labels: Sequence[str]) -> Table:
+    """Columns as wide as what stands in them, 80 in all."""
+    first = records[0]
+    table = _table(f"{_title(first, None)}; mean [95 % interval] over n = {len(first.images)} images")
+    table.add_column("defense", overflow="fold", max_width=16)
+    for name, heading in METRICS.items():
+        table.add_column(heading, justify="right", width={"lpips": 7, "psnr_patch": 10}.get(name, 8))
+    for heading in ("explained", "accuracy"):
+        table.add_column(heading, justify="right", width=len(heading))
+    for record, label in zip(records, labels, strict=True):
+        accuracy = record.victim_accuracy
+        table.add_row(
+            _breakable(marked(label, record.flags)),
+            *(interval_text(name, record.summary.get(name)) for name in METRICS),
+            share_text(record.images),
+            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
+        )
+    return table
+
+
+def _breakable(label: str) -> str:
+    """The label of a defense that may be broken between its parameters."""
+    return label.replace(":", ": ", 1).replace(",", ", ")
 
 
 def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:

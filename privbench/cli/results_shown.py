@@ -26,7 +26,7 @@ def show_results(results: "Results") -> None:
     records, labels = results.records, results.labels
     console = results_console()
     several = len(records) > 1
-    console.print(defenses_table(records, labels) if several else case_table(records[0], labels[0]))
+    console.print(defenses_table(records, labels, width=console.width) if several else case_table(records[0], labels[0]))
     for record, label in zip(records, labels, strict=True):
         if record.members:
             console.print(members_table(record, label))

@@ -47,8 +47,10 @@ def test_a_case_shows_whole_headings_and_numbers(reference: Results) -> None:
 
 def test_defenses_beside_each_other_keep_their_intervals(reference: Results) -> None:
     records = photos(reference)[:3]
-    shown = lines(defenses_table(records, ["none", "naive-shuffle", "mjp:mask_ratio=0.27"]))
+    shown = lines(defenses_table(records, ["none", "naive-shuffle", "mjp:mask_ratio=0.27"], width=80))
     assert "…" not in "".join(shown)
+    assert {"naive-shuffle", "mjp:", "mask_ratio=0.27", "explained", "accuracy", "%"} <= words(shown)
+    assert max(map(len, shown)) <= 80
     for record in records:
         interval = record.summary["psnr_patch"]
         assert {f"{interval.mean:.2f}", f"[{interval.low:.2f},", f"{interval.high:.2f}]"} <= words(shown)
