@@ -17,11 +17,6 @@ from privbench.store.files import atomic_write
 from tests.analysis.records import scored
 
 
-@pytest.fixture
-def template(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> Record:
-    return compute(small_case(), output=tmp_path / "template")
-
-
 def variant(template: Record, psnr: float, seed: int, **threat: str) -> Record:
     """A record like the template with another mean PSNR, seed and threat model."""
     case = template.case.model_copy(update={"seed": seed, "threat_model": template.case.threat_model.model_copy(update=threat)})

@@ -1,23 +1,17 @@
 """The tables of a paper: what stands in which row and cell, and that the same records give the same page."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from privbench.analysis.overview import overview, write_overview
-from privbench.core import Case, Record, UserError, resolve_defense
+from privbench.core import Record, UserError, resolve_defense
 from privbench.store.files import atomic_write
 from privbench.store.places import local_folder
 from tests.analysis.records import scored
 
 FRONT = local_folder(Path(__file__).parents[2] / "results" / "front.jsonl.gz")
-
-
-@pytest.fixture
-def template(small_case: Callable[..., Case], compute: Callable[..., Record], tmp_path: Path) -> Record:
-    return compute(small_case(), output=tmp_path / "template")
 
 
 def store(folder: Path, record: Record) -> None:

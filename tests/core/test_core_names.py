@@ -82,6 +82,7 @@ def test_what_the_source_does_not_tell_is_asked_of_the_component() -> None:
     assert declared("privbench.core.defense:Nothing") is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -105,6 +106,7 @@ def test_reading_results_and_listing_import_no_torch(arguments: tuple[str, ...],
     subprocess.run([sys.executable, "-c", "; ".join(lines)], cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.integration
 def test_a_case_is_resolved_without_what_only_attacks_need(tmp_path: Path) -> None:
     code = (
         f"import os, sys; os.chdir({str(tmp_path)!r}); from privbench.cli import main; "
