@@ -53,6 +53,10 @@ def leaving(model: nn.Module, batch: ModelInput, _generator: torch.Generator) ->
     return ProtectedInput(ModelInput(batch.images + 1))
 
 
+def idle(model: nn.Module, batch: ModelInput, _generator: torch.Generator) -> ProtectedInput:
+    return ProtectedInput(batch, {"tint.colour": torch.ones(3, 1, 1)})
+
+
 def unseeded(model: nn.Module, batch: ModelInput, _generator: torch.Generator) -> ProtectedInput:
     colour = torch.rand(3, 1, 1)
     return ProtectedInput(ModelInput(batch.images * colour), {"tint.colour": colour})
@@ -114,6 +118,7 @@ def test_a_sound_defense_keeps_all_rules_and_each_is_a_line(checked: Callable[..
         ({"prepare_batch": staticmethod(leaving)}, "feeds a batch of the same shape, range and type"),
         ({"prepare_batch": staticmethod(unseeded)}, "draws from its generator alone"),
         ({"prepare_batch": staticmethod(telling)}, "discloses choices that are no images"),
+        ({"prepare_batch": staticmethod(idle)}, "is not explained by the undefended pass"),
         ({"protect_gradients": staticmethod(infinite)}, "sends finite gradients"),
         ({"protect_gradients": staticmethod(in_place)}, "does not change the gradients that it is given"),
         ({"oracle": staticmethod(forgetful)}, "lets the oracle compute the observed gradient"),

@@ -204,6 +204,7 @@ def test_the_path_does_not_enter_the_fingerprint(hub: Path, tmp_path: Path) -> N
     assert open_images(str(tmp_path / "moved")).fingerprint(range(4), 32) == before
 
 
+@pytest.mark.integration
 def test_real_test_set(shared_data: Path) -> None:
     images = open_images(str(shared_data / "cifar10"))
     assert len(images) == 10_000

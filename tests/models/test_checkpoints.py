@@ -98,6 +98,7 @@ def test_positions_are_resampled_on_request_alone(network_state: dict[str, Tenso
     assert smooth > 0.8
 
 
+@pytest.mark.integration
 def test_an_architecture_without_a_classifier_gets_one(tmp_path: Path) -> None:
     """DINOv2's weights have none; 145 of timm's architectures are so."""
     spec = default_spec("vit_small_patch14_dinov2", image_size=28)
@@ -114,6 +115,7 @@ def test_an_architecture_without_a_classifier_gets_one(tmp_path: Path) -> None:
     assert not load_victim(whole, NONE, generator=torch.Generator()).classifier_drawn
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "num_classes", "drawn"),
     [("deit_tiny_patch16_224", 1000, False), ("deit_tiny_patch16_224", 10, True), ("vit_small_patch14_dinov2", 1000, True)],

@@ -63,6 +63,7 @@ def test_it_equals_the_formula_of_the_paper(size: int, random_trunk: Path, photo
     assert _lpips(random_trunk).compute(guess, original).tolist() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("net", "file"), [("alex", "alexnet"), ("squeeze", "squeezenet1_1")])
 def test_real_weights_give_the_values_of_the_paper(
     net: str, file: str, shared_data: Path, photos: Callable[[int], Tensor], generator: torch.Generator

@@ -144,6 +144,7 @@ def test_scoring_is_quick(suite: MetricSuite, photos: Callable[[int], Tensor], g
     assert time.perf_counter() - start < 3, "0.2 s on an idle core"
 
 
+@pytest.mark.integration
 def test_real_images_of_the_benchmark(suite: MetricSuite, shared_data: Path, generator: torch.Generator) -> None:
     """On genuine 224x224 validation images: noise of a known size has the PSNR that follows from it."""
     from PIL import Image

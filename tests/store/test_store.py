@@ -134,6 +134,7 @@ def hold(output: Path, case: Case, held: Any, release: Any) -> None:
         release.wait(30)
 
 
+@pytest.mark.integration
 def test_a_second_process_is_kept_out(small_case: Callable[..., Case], tmp_path: Path) -> None:
     case = small_case()
     context = multiprocessing.get_context("spawn")

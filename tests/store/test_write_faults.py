@@ -106,6 +106,7 @@ def require_whole(folder: Path) -> None:
                 Record.load(path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.nightly) for part in range(1, 7))])
 def test_any_write_may_fail_and_the_case_goes_on(part: int, case: Case, compute: Callable[..., Record], tmp_path: Path) -> None:
     steps = count(compute, case, tmp_path / "whole")
