@@ -23,9 +23,9 @@ def test_the_embedded_victim_gives_the_photo_away(photo: int) -> None:
 
 def test_a_random_vit_small_at_224_does_too_within_seconds() -> None:
     observation, secret = update(model="vit_small_patch16_224", weights="random")
-    began = time.perf_counter()
+    began = time.process_time()
     result = attacked(ClosedForm(), observation)
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
     assert psnr(result.images, secret.images) > 60
 
 

@@ -66,7 +66,7 @@ def test_wrong_files_are_refused_in_one_line(random_trunk: Path, tmp_path: Path)
         "empty.pth": "cannot read",
         "text.safetensors": "cannot read",
         "cut.pth": "cannot read",
-        "folder.pth": "cannot read",
+        "folder.pth": "are no regular file",
         "list.pth": "holds a list",
         "wrapped.pth": "lacks features.0.weight",
         "lacking.pth": "lacks features.0.weight",
