@@ -172,6 +172,8 @@ class Observation:
         """
         groups: dict[str, dict[str, Tensor]] = {name: {} for name in _GROUPS}
         labels = None
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read the observation {path}: it is no regular file (a folder, a pipe or a device)")
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = json.loads((file.metadata() or {})[OBSERVATION_HEADER])
@@ -236,6 +238,8 @@ def _check(observation: Observation) -> None:
 
 def is_saved_observation(path: Path) -> bool:
     """Whether a file was written by `Observation.save`."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(str(path), framework="pt") as file:
             return OBSERVATION_HEADER in (file.metadata() or {})

@@ -51,6 +51,8 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
         UserError: It has pixels without a defined range.
     """
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise ImageError(f"the image {name} is no regular file (a folder, a pipe or a device); take it out")
         with _opened(source) as image:
             eight_bit = _with_eight_bits(image, source, name)
             image.load()

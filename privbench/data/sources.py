@@ -69,6 +69,8 @@ def _names() -> str:
 
 
 def _file_opener(path: Path) -> Callable[[Path, str], ImageSet]:
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file (a pipe or a device); accepted: {_PATHS}")
     opener = _BY_ENDING.get(path.suffix.lower())
     if opener is None:
         raise UserError(f"cannot tell what {path} holds by its ending; accepted: {', '.join(sorted(_BY_ENDING))}")

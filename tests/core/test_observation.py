@@ -1,6 +1,7 @@
 """The wire: what crosses it, what does not, and that a saved observation is the same one."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,9 @@ def test_an_attack_says_which_parameters_a_partial_update_lacks() -> None:
 def test_a_secret_does_not_print_itself() -> None:
     secret = Secret(torch.rand(1, 3, 2, 2), torch.tensor([7]), torch.rand(1, 3, 2, 2))
     assert repr(secret) == "Secret(sealed)"
+
+
+def test_a_pipe_is_no_observation(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="it is no regular file"):
+        Observation.load(tmp_path / "pipe.safetensors")

@@ -230,3 +230,14 @@ def test_real_imagenet_folder(shared_data: Path) -> None:
     counts = labels.bincount()
     assert counts[counts > 0].tolist() == [10] * 10
     assert counts[217] == 10, "n02102040, the English springer"
+
+
+def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("images/a.png", "b.npz", "c.parquet", "d.png"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"a\.png is no regular file"):
+        open_images(str(tmp_path / "images")).load([0], 8)
+    for name in ("b.npz", "c.parquet", "d.png"):
+        with pytest.raises(UserError, match=rf"{name} is no regular file \(a pipe or a device\)"):
+            open_images(str(tmp_path / name))
