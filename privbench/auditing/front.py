@@ -199,7 +199,10 @@ def _is_observation(update: Any) -> bool:
 
 
 def _names(given: str | Sequence[str]) -> Sequence[str]:
-    return (split_names(given, "--what-if") if given else ()) if isinstance(given, str) else given
+    names = (split_names(given, "--what-if") if given else ()) if isinstance(given, str) else given
+    for name in names:
+        resolve_defense(name)  # refused now, whether or not it comes to be tried
+    return names
 
 
 def _known_photo(

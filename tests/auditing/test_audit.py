@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import privbench
+from privbench.auditing.front import _names
 from privbench.core import LocalTraining, UserError
 from tests.conformance import some_images
 from tests.test_client_training import client_that_trains
@@ -147,3 +148,9 @@ def test_what_does_not_fit_is_one_line() -> None:
         privbench.audit(MODEL, {"other": torch.ones(2)})
     with pytest.raises(UserError, match="of type"):
         privbench.audit(MODEL, nn.Linear(1, 1))
+
+
+def test_a_defense_to_try_that_is_none_is_refused_before_the_work() -> None:
+    with pytest.raises(UserError, match="unknown defense 'zzz'"):
+        _names("mjp,zzz")
+    assert list(_names("mjp,none")) == ["mjp", "none"]
