@@ -113,5 +113,5 @@ def shown(path: Path) -> list[Any]:
 )
 def test_the_cells_of_a_notebook_draw_a_picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    pictures = [value._repr_png_() for value in shown(path) if hasattr(value, "_repr_png_")]
+    pictures = [value._repr_png_()[0] for value in shown(path) if hasattr(value, "_repr_png_")]
     assert any(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -15,7 +15,7 @@ ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line
 NAMED = sorted(set(re.findall(r"`([^`]+)`", PAGE)))
 NO_COMPONENTS = {"paper"}
 """Presets, which stand behind the name of their attack."""
-KINDS = ("attacks", "defenses", "models", "metrics")
+KINDS: tuple[catalogue.Kind, ...] = ("attacks", "defenses", "models", "metrics")
 
 
 def components() -> dict[str, set[str]]:

@@ -55,7 +55,7 @@ def audit(
     what_if: str | Sequence[str] = (),
     attacks: Sequence[str] | None = None,
     preset: str = "quick",
-    self_test: bool = True,
+    self_test: bool | None = None,
     output: Path | str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -74,7 +74,7 @@ def audit(
         model: A timm or embedded name, `FILE.py:FUNCTION` that builds a module, or a module; None where the update is an
             `Observation` or a file of one, which hold all of this.
         update: A file (safetensors, torch, npz), tensors by name, Flower's parameters, or arrays in the order of the state.
-            Without it and without `after`, one is made of a known photo, which tests the set-up alone.
+            Without it and without `after`, `self_test=True` makes one of a known photo, which tests the set-up alone.
         weights: Those that the server sent, in any of these forms, or `embedded`, `pretrained`; None: the module's own.
         after: The weights that came back, in place of `update`.
         kind: `gradient`, `delta` (weights after less before), or `auto`.
@@ -94,7 +94,7 @@ def audit(
         what_if: Defenses to try on a known photo, as a list or separated by commas.
         attacks: Names in order; None: the suite's own choice.
         preset: Of the attacks: `quick`, `standard`, ...
-        self_test: Whether every attack is also run on an update made of a known photo.
+        self_test: Whether every attack is also run on an update made of a known photo; None: where there is an update.
         output: Folder for report and pictures; a repeated audit continues there.
         device: `auto`, `cpu` or `cuda:INDEX`.
         seed: Of random choices.
@@ -108,13 +108,14 @@ def audit(
         UserError: Something cannot be read, or does not fit together.
     """
     training = _training(learning_rate, steps, optimiser, batches, weight_decay)
+    made: list[str] = []
     if model is None and not _is_observation(update):
         raise UserError("--model is needed: a timm or embedded name, or FILE.py:FUNCTION that returns a torch module")
     if update is None and after is None and model is not None:
         if not self_test:
             raise UserError("nothing to audit: give UPDATE, or --before and --after, or --self-test")
         known = _known_photo(model, weights, num_classes, image_size, defense, batch_size, seed, training)
-        update, self_test = dict(known.update), False
+        update, self_test, made = dict(known.update), False, ["no update was given: this one is made of a known photo"]
     if (mean is None) != (std is None):
         raise UserError("mean and std of the normalisation go together; give both")
     normalisation = None if mean is None or std is None else Normalisation(_three(mean), _three(std))
@@ -131,6 +132,7 @@ def audit(
         image_size=image_size,
         normalisation=normalisation,
         defense=defense,
+        notes=made,
     )
     saved = _saved(update)
     observation, victim = observation_of(source) if saved is None else saved
@@ -143,7 +145,7 @@ def audit(
         known=open_images("photos"),
         photos=None if photos is None else open_images(str(photos)),
         what_if=_names(what_if),
-        self_test=self_test,
+        self_test=self_test is not False,
         seed=seed,
         say=tell,
         progress=progress or Progress(),
@@ -154,7 +156,7 @@ def audit(
         tell(f"note: {note}")
     plan = planned(observation, victim, names=attacks or ORDER, preset=preset)
     for entry in plan:
-        doubled = entry.seconds * (2 if self_test else 1)
+        doubled = entry.seconds * (1 if self_test is False else 2)
         tell(f"plan: {entry.name}, about {doubled:.0f} s" if entry.attack else f"plan: not {entry.name}: {entry.reason}")
     report = auditor.run(plan, source.notes)
     if output is not None:

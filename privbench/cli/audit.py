@@ -58,7 +58,9 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--what-if", default="", help="Defenses to try on a known photo, A,B:KEY=VALUE,...")
 @click.option("--attacks", default="", help="Names in order.  [default: all that apply, cheapest first]")
 @click.option("--preset", default="quick", show_default=True, help="Of the attacks.")
-@click.option("--self-test/--no-self-test", default=True, show_default=True, help="Also attack an update of a known photo.")
+@click.option(
+    "--self-test/--no-self-test", default=None, help="Also attack an update of a known photo (on), or alone, without UPDATE."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for page, JSON and pictures.  [default: audit]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or cuda:INDEX.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random choices.")

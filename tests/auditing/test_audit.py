@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_one_line() -> None:
         privbench.audit(MODEL, _gradient(), learning_rate=0.1)
     with pytest.raises(UserError, match="go together"):
         privbench.audit(MODEL, _gradient(), mean=[0.5])
-    with pytest.raises(UserError, match="no update is given"):
+    with pytest.raises(UserError, match="nothing to audit: give UPDATE"):
         privbench.audit(MODEL)
     with pytest.raises(UserError, match="the weights lack"):
         privbench.audit(MODEL, _gradient(), weights={"cls_token": torch.zeros(1, 1, 192)})

@@ -30,6 +30,13 @@ def test_a_set_up_can_be_tested_without_an_update(tmp_path: Path, privbench: Cal
     done = privbench("audit", "--self-test", "--model", "vit_mini_patch4_32", "--attacks", "closed-form", "-o", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert "verdict: found." in done.output
+    assert "note: no update was given" in " ".join(done.output.split())
+
+
+def test_an_update_that_was_forgotten_is_no_verdict(privbench: Callable[..., Result]) -> None:
+    done = privbench("audit", "--model", "vit_mini_patch4_32")
+    assert done.exit_code == 2
+    assert "nothing to audit" in done.output
 
 
 def test_bad_input_is_one_line(tmp_path: Path, privbench: Callable[..., Result]) -> None:

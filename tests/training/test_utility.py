@@ -271,7 +271,7 @@ def test_images_of_other_classes_than_the_victim_learnt_are_refused(tmp_path: Pa
     same = folder("same", CIFAR10_CLASSES)
     answer = evaluated("--data", str(same), "--measure", "accuracy", "--output", str(tmp_path / "out"))
     assert answer.exit_code == 0, answer.output
-    assert "n = 10 test images of same" in answer.stdout
+    assert "n = 10 test images of same" in " ".join(answer.stdout.split())
 
 
 def test_weights_that_are_not_finite_have_no_report(test_set: Path, tmp_path: Path) -> None:
