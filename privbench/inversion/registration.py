@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
+import scipy
+import skimage
 import torch
-from scipy.optimize import linear_sum_assignment
-from skimage.registration import phase_cross_correlation
 from torch import Tensor
 
 from privbench.core.patches import from_patches, to_patches
@@ -68,7 +68,7 @@ def _shifted(image: Tensor, towards: Tensor) -> Tensor:
     still, moving = (np.asarray(one.mean(0).cpu().double()) for one in (towards, image))
     if np.ptp(still) == 0 or np.ptp(moving) == 0:
         return image
-    shift, _, _ = cast(Any, phase_cross_correlation)(still, moving)
+    shift, _, _ = cast(Any, skimage.registration.phase_cross_correlation)(still, moving)
     down, right = (round(float(one)) for one in shift)
     if max(abs(down) / image.shape[1], abs(right) / image.shape[2]) > _FURTHEST:
         return image
@@ -81,5 +81,5 @@ def _assigned(image: Tensor, towards: Tensor, size: int) -> Tensor:
     distance = torch.cdist(theirs.flatten(1), ours.flatten(1)).square()
     # Equal evidence must not move anything.
     distance = distance - 1e-9 * torch.eye(len(distance), device=image.device)
-    _, order = linear_sum_assignment(np.asarray(distance.detach().cpu().double()))
+    _, order = scipy.optimize.linear_sum_assignment(np.asarray(distance.detach().cpu().double()))
     return from_patches(ours[torch.from_numpy(order).to(image.device)][None], image.shape[1], image.shape[2])[0]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 __all__ = ["Rearrange", "Relocation", "relocation_order"]
@@ -62,5 +62,5 @@ def relocation_order(candidate: Tensor, observed: Tensor) -> Tensor:
     cost = 1 - target @ ours.T
     # Equal evidence must not move anything.
     cost = cost - 1e-9 * torch.eye(len(cost), dtype=cost.dtype, device=cost.device)
-    _, order = linear_sum_assignment(np.asarray(cost.cpu()))
+    _, order = scipy.optimize.linear_sum_assignment(np.asarray(cost.cpu()))
     return torch.from_numpy(order)

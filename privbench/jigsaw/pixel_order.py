@@ -7,8 +7,8 @@ defenses/README.md.
 """
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.smoothness import grid_correlation
@@ -181,7 +181,7 @@ def _resemblance(wanted: Tensor, given: Tensor) -> Floats:
 
 def _places(costs: Floats) -> Ints:
     """`[patches, places]`: which pixel each place gets at the least cost."""
-    return np.stack([linear_sum_assignment(cost)[1] for cost in costs])
+    return np.stack([scipy.optimize.linear_sum_assignment(cost)[1] for cost in costs])
 
 
 def _assigned(colours: Tensor, costs: Floats) -> Tensor:

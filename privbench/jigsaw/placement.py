@@ -4,8 +4,8 @@ After Sholomon, David and Netanyahu, "A Genetic Algorithm-Based Solver for Very 
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from privbench.jigsaw.borders import Floats
 
@@ -129,7 +129,7 @@ class PlacementSearch:
                     evidence[index] += self.down[order[place - columns], pieces]
                 if row[place] < rows - 1:
                     evidence[index] += self.down[pieces, order[place + columns]]
-            order[places] = pieces[linear_sum_assignment(-evidence)[1]]
+            order[places] = pieces[scipy.optimize.linear_sum_assignment(-evidence)[1]]
 
 
 class _Canvas:

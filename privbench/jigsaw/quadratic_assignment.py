@@ -5,7 +5,7 @@ PLOS ONE 2015).
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from privbench.jigsaw.borders import Floats
 from privbench.jigsaw.placement import Ints
@@ -39,10 +39,10 @@ class QuadraticAssignment:
         for _ in range(_RELAXED_STEPS):
             slope = (self.weights @ mixed @ self.moments.swapaxes(1, 2)).sum(0)
             slope += (self.weights.swapaxes(1, 2) @ mixed @ self.moments).sum(0)
-            step = np.eye(self.pixels)[linear_sum_assignment(slope)[1]] - mixed
+            step = np.eye(self.pixels)[scipy.optimize.linear_sum_assignment(slope)[1]] - mixed
             linear, square = float((slope * step).sum()), float((self.weights * (step @ self.moments @ step.T)).sum())
             mixed = mixed + (1.0 if square <= 0 else min(1.0, -linear / (2 * square))) * step
-        return np.asarray(linear_sum_assignment(-mixed)[1])
+        return np.asarray(scipy.optimize.linear_sum_assignment(-mixed)[1])
 
     def reassigned(self, start: Ints, share: float, draws: np.random.Generator) -> Ints:
         """The best order on a walk from `start`: random places are assigned anew given what stands at the others.
@@ -58,7 +58,7 @@ class QuadraticAssignment:
             given += self.weights[:, kept[:, None], chosen].swapaxes(1, 2) @ self.moments[:, there[:, None], here]
             alone = self.weights[:, chosen, chosen].T @ self.moments[:, here, here]
             order = order.copy()
-            order[chosen] = here[linear_sum_assignment(given.sum(0) + alone)[1]]
+            order[chosen] = here[scipy.optimize.linear_sum_assignment(given.sum(0) + alone)[1]]
             cost = self.cost(order)
             if cost < least:
                 best, least = order, cost
