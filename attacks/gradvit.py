@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from privbench.adversary import Clients, matching_group_size, mean_cross_entropy
-from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.inversion import (
     Adam,
     Alignment,
@@ -40,7 +40,7 @@ from privbench.inversion import (
 )
 from privbench.label_recovery import LabelRule
 from privbench.models import PRIOR_OFF, Victim, prior_for
-from privbench.models.layer_groups import LayerGroup, groups_among, is_in_group
+from privbench.models.layer_groups import LayerGroup, is_in_group, require_group
 
 __all__ = ["GradViT"]
 
@@ -94,12 +94,7 @@ class GradViT(GroupAttack):
 
     def require(self, observation: Observation) -> None:
         """Refuses models without the parameters that are to be matched."""
-        if any(map(self._matched, observation.gradients)):
-            return
-        raise UserError(
-            f"attack gradvit matches layers={self.layers}, and {observation.model.name} under {observation.defense_text} has "
-            f"no such parameters; accepted for it: {', '.join(groups_among(observation.gradients))}"
-        )
+        require_group(self.layers, observation, self.name)
 
     def group_size(self, observation: Observation) -> int:
         """As many as the engine attacks best in one step, by the size of this victim."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy, residual_loss
-from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
+from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
 from privbench.core.patches import rearrange
 from privbench.inversion import (
     Adam,
@@ -41,7 +41,7 @@ from privbench.inversion import (
     TwoPhase,
 )
 from privbench.models import PRIOR_OFF, prior_for
-from privbench.models.layer_groups import LayerGroup, groups_among, is_in_group, is_up_to_a_layer
+from privbench.models.layer_groups import LayerGroup, is_in_group, is_up_to_a_layer, require_group
 
 __all__ = ["RelocationMatching"]
 
@@ -117,12 +117,7 @@ class RelocationMatching(GroupAttack):
 
     def require(self, observation: Observation) -> None:
         """Refuses models without the parameters that are to be matched."""
-        if any(map(self._matched, observation.gradients)):
-            return
-        raise UserError(
-            f"attack {self.name} matches layers={self.layers}, and {observation.model.name} under {observation.defense_text} "
-            f"has no such parameters; accepted for it: {', '.join(groups_among(observation.gradients))}"
-        )
+        require_group(self.layers, observation, self.name)
 
     def group_size(self, observation: Observation) -> int:
         """As many as the engine attacks best in one step, by the size of this victim."""

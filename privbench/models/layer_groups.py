@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-__all__ = ["LayerGroup", "groups_among", "is_in_group", "is_up_to_a_layer"]
+from privbench.core import Observation, UserError
+
+__all__ = ["LayerGroup", "groups_among", "is_in_group", "is_up_to_a_layer", "require_group"]
 
 _UP_TO = ("all", "first-block", "embedding")
 """Groups that begin at the input; they go by what is left out, and exist in every model."""
@@ -56,3 +58,21 @@ def groups_among(names: Iterable[str]) -> list[str]:
     blocks = {int(found[1]) for name in names if (found := re.match(r"network\.blocks\.(\d+)\.", name))}
     single = [*_SINGLE, *(f"block-{number}" for number in sorted(blocks))]
     return [*_UP_TO, *(group for group in single if any(is_in_group(group, name) for name in names))]
+
+
+def require_group(group: str, observation: Observation, attack: str) -> None:
+    """Refuses an update without any gradient of a group.
+
+    Args:
+        group: What is to be matched.
+        observation: The update.
+        attack: Its name, for the message.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not any(is_in_group(group, name) for name in observation.gradients):
+        raise UserError(
+            f"attack {attack} matches layers={group}, and {observation.model.name} under {observation.defense_text} has "
+            f"no such parameters; accepted for it: {', '.join(groups_among(observation.gradients))}"
+        )
