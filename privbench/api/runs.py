@@ -76,7 +76,7 @@ def run(
         listener: Who watches; in a notebook where nobody does, a line of progress.
         **options: What to run: `defense`, `attack`, `preset`, `weights`, `data`, `split`, `limit`, `indices`, `batch_size`,
             `labels`, `model_mode`, `adversary`, `local`, `training`, `lpips_net`, `seed`, ... as the options of
-            `privbench run`; comma lists of defenses and attacks make one case each.
+            `privbench run`; lists of defenses and attacks, in Python or with commas, make one case each.
 
     Returns:
         The finished cases, attack after attack, each with its defenses in the order given.

@@ -4,12 +4,12 @@
 `resolve` turns them into cases. The module imports nothing heavy, so that `--help` answers at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
-__all__ = ["OPTIONS", "SETTINGS", "CaseOptions", "Option", "RunOptions", "choices_of", "is_whole_number"]
+__all__ = ["OPTIONS", "SETTINGS", "CaseOptions", "Option", "RunOptions", "choices_of", "is_whole_number", "takes_several"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class ComponentOptions(TypedDict, total=False):
     """Which attacks and defenses."""
 
     defense: Annotated[
-        str | None,
+        str | Sequence[str] | None,
         Option(
             "defense", "Defense, with parameters NAME:KEY=VALUE,...; A+B composes, A,B runs one after another.  [default: mjp]"
         ),
     ]
     attack: Annotated[
-        str | None,
+        str | Sequence[str] | None,
         Option(
             "attack",
             "Attack, with parameters NAME:KEY=VALUE,..., or an ensemble: standard, fast, rand; A,B runs one after another.  "
@@ -74,7 +74,7 @@ class ClientOptions(TypedDict, total=False):
     data: Annotated[str | None, Option("data.source", "Private images: a data set, folder or file.  [default: photos]")]
     split: Annotated[str | None, Option("data.split", "Part of the data set.  [default: test]")]
     limit: Annotated[int | str | None, Option("data.limit", "How many images.  [default: 4, in whole batches]")]
-    indices: Annotated[str | None, Option("data.indices", "Which images, such as 0,3,5-7.")]
+    indices: Annotated[str | Sequence[int] | None, Option("data.indices", "Which images, such as 0,3,5-7.")]
     batch_size: Annotated[int | str | None, Option("batch_size", "Images per client update.  [default: 1]")]
     labels: Annotated[
         Literal["recovered", "known"] | None,
@@ -140,6 +140,11 @@ def choices_of(name: str) -> tuple[str, ...]:
 def is_whole_number(name: str) -> bool:
     """Whether an option is a whole number."""
     return int in _parts(name)
+
+
+def takes_several(name: str) -> bool:
+    """Whether an option is one value or several."""
+    return any(get_origin(part) is Sequence for part in _parts(name))
 
 
 def _parts(name: str) -> tuple[Any, ...]:

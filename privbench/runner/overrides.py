@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from privbench.core import UserError, unknown_name
-from privbench.runner.options import OPTIONS, SETTINGS, RunOptions
+from privbench.runner.options import OPTIONS, SETTINGS, RunOptions, takes_several
 
 __all__ = ["Overrides", "read_overrides"]
 
@@ -64,12 +65,15 @@ def read_overrides(options: RunOptions) -> Overrides:
     """Splits `--set` into options, attack parameters and defense parameters.
 
     Raises:
-        UserError: A key is unknown or given twice, or an option has a name that there is not.
+        UserError: A key is unknown or given twice, an option has an unknown name, or several values where it takes one.
     """
-    values: dict[str, Any] = {name: value for name, value in options.items() if name not in {"config", "settings"}}
-    for name in values:
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in {"config", "settings"}:
+            continue
         if name not in OPTIONS:
             raise unknown_name("option", name, OPTIONS)
+        values[name] = _one_value(name, value)
     parameters: dict[str, dict[str, str]] = {"attack": {}, "defense": {}}
     for key, value in _pairs(options.get("settings") or ()):
         kind, dot, parameter = key.partition(".")
@@ -83,6 +87,15 @@ def read_overrides(options: RunOptions) -> Overrides:
             raise UserError(f"{key} is given twice, by --set and by the option for it; keep one")
         values[name] = value
     return Overrides(values, parameters["attack"], parameters["defense"])
+
+
+def _one_value(name: str, value: Any) -> Any:
+    """Several names or positions are a comma list; of other options there is one value."""
+    if isinstance(value, str | PurePath) or not isinstance(value, Iterable):
+        return value
+    if not takes_several(name):
+        raise UserError(f"{name} is {str(value)[:60]}; accepted: one value; call once for each")
+    return ",".join(map(str, value))
 
 
 def _pairs(settings: Iterable[str]) -> list[tuple[str, str]]:

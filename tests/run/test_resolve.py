@@ -34,6 +34,17 @@ def test_a_comma_separates_defenses_and_parameters(text: str, expected: list[str
     assert split_names(text) == expected
 
 
+def test_lists_say_the_same_as_commas() -> None:
+    listed = cases(defense=["none", "naive-shuffle:ratio=0.5"], indices=[0, 2])
+    assert listed == cases(defense="none,naive-shuffle:ratio=0.5", indices="0,2")
+    assert cases(indices=range(2, 4)) == cases(indices="2-3")
+
+
+def test_several_values_are_refused_where_there_is_one() -> None:
+    with pytest.raises(UserError, match=r"adversary is \['aware', 'oracle'\]; accepted: one value; call once for each"):
+        cases(adversary=["aware", "oracle"])
+
+
 @pytest.mark.parametrize("text", ["", "none,,mjp", "none,", "mask_ratio=0.5,mjp"])
 def test_a_list_with_holes_or_a_leading_parameter_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="accepted: NAME"):
