@@ -4,7 +4,7 @@ import base64
 import html
 from collections.abc import Sequence
 
-from privbench.analysis.tables import METRICS, interval_text
+from privbench.analysis.score_text import METRICS, interval_text
 from privbench.core import Record
 from privbench.core.labels import attack_label, defense_label
 

@@ -3,7 +3,7 @@
 What computes is imported by the table that is about it: a record is shown without torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
-from privbench.core import Calibration, ImageResult, Interval, Record, UtilityReport
+from privbench.analysis.score_text import ABSENT, METRICS, bounds_text, interval_text, share_text, value_text
+from privbench.core import Calibration, Record, UtilityReport
 from privbench.core.flags import ENSEMBLE_FLAGS, NOT_EXPLAINED
 from privbench.core.labels import defense_label
 
@@ -21,60 +22,21 @@ if TYPE_CHECKING:
     from privbench.runner.verify import Check
 
 __all__ = [
-    "METRICS",
     "WIDE",
     "calibration_table",
-    "caption",
     "case_table",
     "checks_table",
     "comparisons_table",
     "defenses_table",
     "footnotes",
-    "interval_text",
     "members_table",
+    "score_footnotes",
     "score_table",
-    "share_text",
     "utility_table",
-    "value_text",
 ]
-
-METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
-"""The metrics that tables and pictures show, and their headings; the record holds all."""
 
 WIDE = 110
 """Columns of a terminal on which every value has a column of its own."""
-_DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "psnr_patch": 2}
-_ABSENT = "n/a"
-
-
-def value_text(name: str, value: float | None) -> str:
-    """A score as a table shows it."""
-    if value is None:
-        return _ABSENT
-    # Adding zero takes the sign off a value that rounds to it.
-    return f"{round(value, _DIGITS[name]) + 0.0:.{_DIGITS[name]}f}"
-
-
-def interval_text(name: str, interval: Interval | None) -> str:
-    """`mean [low, high]`."""
-    return _ABSENT if interval is None else f"{value_text(name, interval.mean)} {_bounds_text(name, interval)}"
-
-
-def _bounds_text(name: str, interval: Interval | None) -> str:
-    if interval is None:
-        return _ABSENT
-    return f"[{value_text(name, interval.low)}, {value_text(name, interval.high)}]"
-
-
-def caption(image: ImageResult) -> str:
-    """The scores of one image in two lines, for a picture."""
-    if image.failure:
-        return image.failure[:40]
-    words = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "lpips": "LPIPS {}", "psnr_patch": "patch {} dB"}
-    texts = {name: words[name].format(value_text(name, image.scores.get(name))) for name in METRICS if name in image.scores}
-    first = "   ".join(texts[name] for name in ("psnr", "ssim") if name in texts)
-    second = "   ".join(texts[name] for name in ("lpips", "psnr_patch") if name in texts)
-    return "\n".join(line for line in (first, second) if line)
 
 
 def case_table(record: Record, label: str) -> Table:
@@ -96,20 +58,14 @@ def case_table(record: Record, label: str) -> Table:
             *(value_text(name, image.scores.get(name)) for name in METRICS),
             share_text([image]),
             f"{image.seconds:.1f}",
-            *([image.won_by or _ABSENT] if record.members else []),
+            *([image.won_by or ABSENT] if record.members else []),
             end_section=place == n - 1,
         )
     summary = {name: record.summary.get(name) for name in METRICS}
     means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
     table.add_row(f"mean, n = {n}", *means, share_text(record.images), f"{_seconds(record):.1f}", style="bold")
-    table.add_row("95 % interval", *(_bounds_text(name, interval) for name, interval in summary.items()), "", "")
+    table.add_row("95 % interval", *(bounds_text(name, interval) for name, interval in summary.items()), "", "")
     return table
-
-
-def share_text(images: Sequence[ImageResult]) -> str:
-    """The mean share of the update that the reconstructions of some images explain."""
-    shares = [image.explained for image in images if image.explained is not None]
-    return f"{sum(shares) / len(shares):.3f}" if shares else _ABSENT
 
 
 def members_table(record: Record, label: str) -> Table:
@@ -199,8 +155,14 @@ def score_table(scored: "Scores") -> Table:
     summary = {metric: scored.summary.get(metric) for metric in METRICS}
     means = (value_text(metric, interval.mean if interval else None) for metric, interval in summary.items())
     table.add_row(f"mean, n = {n}", "", *means, style="bold")
-    table.add_row("95 % interval", "", *(_bounds_text(metric, interval) for metric, interval in summary.items()))
+    table.add_row("95 % interval", "", *(bounds_text(metric, interval) for metric, interval in summary.items()))
     return table
+
+
+def score_footnotes(scored: "Scores") -> list[str]:
+    """What the reader of that table must know, one line each."""
+    missing = [f"{METRICS[name]}: n/a, {reason}" for name, reason in scored.unavailable.items() if name in METRICS]
+    return [*missing, *scored.remarks]
 
 
 def calibration_table(calibration: Calibration) -> Table:
@@ -270,14 +232,14 @@ def checks_table(record: Record, checks: "Sequence[Check]", label: str) -> Table
     table = _table(_title(record, label))
     for heading in ("metric", "recorded", "now", "difference", "tolerance", ""):
         table.add_column(heading, justify="left" if heading in {"metric", ""} else "right")
-    words = {True: "holds", False: "differs", None: _ABSENT}
+    words = {True: "holds", False: "differs", None: ABSENT}
     for check in checks:
-        difference = _ABSENT if check.computed is None else f"{check.computed - check.recorded:+.4f}"
+        difference = ABSENT if check.computed is None else f"{check.computed - check.recorded:+.4f}"
         both_high = check.metric.startswith("psnr") and min(check.recorded, check.computed or 0) > CAP
         table.add_row(
             check.metric,
             f"{check.recorded:.4f}",
-            _ABSENT if check.computed is None else f"{check.computed:.4f}",
+            ABSENT if check.computed is None else f"{check.computed:.4f}",
             difference,
             f"both above {CAP:.0f}" if both_high else f"{check.tolerance:.3g}",
             words[check.holds],
@@ -306,7 +268,7 @@ def defenses_table(records: Sequence[Record], labels: Sequence[str], *, width: i
             *(interval_text(name, record.summary.get(name)) for name in METRICS),
             share_text(record.images),
             f"{_seconds(record):.1f}",
-            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} % (n = {record.victim_accuracy_images or _ABSENT})",
+            ABSENT if accuracy is None else f"{100 * accuracy:.1f} % (n = {record.victim_accuracy_images or ABSENT})",
         )
     return table
 
@@ -326,7 +288,7 @@ def _narrow_defenses(records: Sequence[Record], labels: Sequence[str]) -> Table:
             _breakable(marked(label, record.flags)),
             *(interval_text(name, record.summary.get(name)) for name in METRICS),
             share_text(record.images),
-            _ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
+            ABSENT if accuracy is None else f"{100 * accuracy:.1f} %",
         )
     return table
 

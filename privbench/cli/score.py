@@ -55,7 +55,7 @@ def score(
     Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
     order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
     """
-    from privbench.analysis.tables import METRICS, score_table
+    from privbench.analysis.tables import score_footnotes, score_table
     from privbench.cli.console import results_console
 
     scored = privbench.score(
@@ -70,10 +70,7 @@ def score(
         match=match,
     )
     results_console().print(score_table(scored))
-    for name, reason in scored.unavailable.items():
-        if name in METRICS:
-            click.echo(f"{METRICS[name]}: n/a, {reason}")
-    for remark in scored.remarks:
-        click.echo(remark)
+    for line in score_footnotes(scored):
+        click.echo(line)
     if output is not None:
         click.echo(scored.save(output))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from privbench.analysis.tables import METRICS, caption
+from privbench.analysis.score_text import METRICS, caption
 from privbench.core import Case
 from privbench.core.labels import defense_label
 from privbench.plots.front import front_figure

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from privbench.analysis.tables import value_text
+from privbench.analysis.score_text import value_text
 from privbench.core import ImageResult, Record, UserError
 from privbench.plots.image_grid import Pixels
 from privbench.plots.selection import SETTING, one_setting, setting_text

@@ -1,7 +1,7 @@
 """What the report page shows beside its numbers: names, number formats and drawings."""
 
 from privbench.analysis.report import Presentation
-from privbench.analysis.tables import METRICS, value_text
+from privbench.analysis.score_text import METRICS, value_text
 from privbench.core.labels import attack_label, defense_label
 from privbench.plots.drawing import draw_fronts
 from privbench.plots.image_grid import comparison_cells

@@ -15,7 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 from privbench.analysis.flags import FLAG_MEANINGS
-from privbench.analysis.tables import METRICS, value_text
+from privbench.analysis.score_text import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Record, UtilityReport
 from privbench.plots.image_grid import comparison_cells
 from privbench.runner.pictures import read_picture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from privbench.analysis.tables import caption, interval_text, value_text
+from privbench.analysis.score_text import caption, interval_text, value_text
 from privbench.core import ImageResult, Interval
 
 
