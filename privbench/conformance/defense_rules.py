@@ -1,14 +1,22 @@
 """What every defense keeps to, checked on clients of the embedded architecture with random weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from privbench.adversary import simulate
-from privbench.conformance.harness import Update, client_update, simulated_gradients, some_images
+from privbench.conformance.composition_rules import COMPOSITION_RULES
+from privbench.conformance.defense_probes import (
+    EXPLAINED,
+    built,
+    must_simulate_exactly,
+    prepared,
+    protects_gradients,
+    relative_error,
+    same_inputs,
+)
+from privbench.conformance.harness import client_update, simulated_gradients, some_images
 from privbench.conformance.rules import (
     NotApplicableError,
     Rule,
@@ -16,105 +24,17 @@ from privbench.conformance.rules import (
     check_parameters,
     global_state_stays,
     keep,
-    raises,
 )
 from privbench.conformance.seal import holds_image
-from privbench.core import (
-    DEFENSES,
-    Adversary,
-    AttackerView,
-    Defense,
-    ModelInput,
-    Observation,
-    ProtectedInput,
-    build_defense,
-    resolve_defense,
-)
-from privbench.models import Victim, client_loss
+from privbench.core import DEFENSES, Adversary, AttackerView, Defense, ModelInput
+from privbench.models import client_loss
 from privbench.undo import undone
 
-__all__ = ["DEFENSE_RULES", "Ramp", "relative_error"]
+__all__ = ["DEFENSE_RULES"]
 
 _ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
-_EXPLAINED = 1e-5
 _CHANGED = 1e-3
 _MOST_WORDS = 60
-
-
-class Ramp(Defense):
-    """Darkens from left to right: deterministic, and it does not commute with anything that moves pixels."""
-
-    name: ClassVar[str] = "check-ramp"
-
-    @staticmethod
-    def darken(batch: ModelInput) -> ModelInput:
-        """A batch, darkened."""
-        return ModelInput(batch.images * torch.linspace(1, 0.5, batch.images.shape[-1]), batch.unknown_positions)
-
-    def prepare_batch(self, model: nn.Module, batch: ModelInput, generator: torch.Generator) -> ProtectedInput:
-        """Draws nothing."""
-        return ProtectedInput(self.darken(batch))
-
-    def unaware(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Known to every adversary."""
-        return AttackerView(lambda given, _: self.darken(given))
-
-    def guarantee(self) -> str:
-        """Nothing."""
-        return "Promises nothing."
-
-
-@contextmanager
-def _ramp() -> Iterator[Defense]:
-    """A second defense to compose with, registered as long as it is needed."""
-    DEFENSES.register(Ramp.name, Ramp)
-    try:
-        yield Ramp()
-    finally:
-        DEFENSES.unregister(Ramp.name)
-
-
-def _built(spec: str) -> Defense:
-    return build_defense(resolve_defense(spec))
-
-
-def _prepared(defense: Defense, victim: Victim, images: Tensor, seed: int) -> ProtectedInput:
-    return defense.prepare_batch(victim, ModelInput(images), torch.Generator().manual_seed(seed))
-
-
-def _same(first: ProtectedInput, second: ProtectedInput) -> bool:
-    pairs = [(first.choices, second.choices), (first.model_input.layer_noise, second.model_input.layer_noise)]
-    return torch.equal(first.model_input.images, second.model_input.images) and all(
-        one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one) for one, other in pairs
-    )
-
-
-def relative_error(ours: dict[str, Tensor], observation: Observation) -> float:
-    """The distance of a simulated gradient from the observed one, relative to that one's norm."""
-    difference = torch.stack([(ours[name] - value).norm() for name, value in observation.gradients.items()])
-    observed = torch.stack([value.norm() for value in observation.gradients.values()])
-    return float(difference.norm() / observed.norm())
-
-
-def _protects_gradients(defense: Defense) -> bool:
-    return defense.uses_per_sample_gradients() or type(defense).protect_gradients is not Defense.protect_gradients
-
-
-def _draws_on_gradients(spec: str) -> bool:
-    """Whether the same batch is sent differently from draw to draw, though the model is fed the same."""
-    if not _protects_gradients(_built(spec)):
-        return False
-    one, other = (client_update(spec, seed=seed).observation.gradients for seed in (1, 2))
-    return any(not torch.equal(one[name], other[name]) for name in one)
-
-
-def _must_simulate_exactly(spec: str, update: Update) -> None:
-    if _draws_on_gradients(spec):
-        raise NotApplicableError("it sends noise or random rounding, of which only the expectation can be simulated")
-    if simulate(update.observation).view.expected(["network.pos_embed"]):
-        raise NotApplicableError("adversaries estimate the gradient behind what it sends")
-    if update.defense.uses_per_sample_gradients() and update.observation.batch_size > 1:
-        raise NotApplicableError("it works on single samples, and only the batch's gradient is simulated")
 
 
 # Parameters and words
@@ -126,18 +46,18 @@ def _class(spec: str) -> None:
 
 
 def _parameters(spec: str) -> None:
-    check_parameters(_built(spec))
+    check_parameters(built(spec))
 
 
 def _guarantee(spec: str) -> None:
-    text = _built(spec).guarantee()
+    text = built(spec).guarantee()
     words = len(text.split())
     keep(text[:1].isupper() and text.endswith(".") and "\n" not in text, f"guarantee() is no sentence on one line: '{text}'")
     keep(1 < words <= _MOST_WORDS, f"guarantee() has {words} words; accepted: 2 to {_MOST_WORDS}")
 
 
 def _victim(spec: str) -> None:
-    name, found = spec.partition(":")[0], _built(spec).trained_as()
+    name, found = spec.partition(":")[0], built(spec).trained_as()
     keep(found in {"none", name}, f"trained_as() is '{found}'; accepted: 'none', '{name}'")
 
 
@@ -145,9 +65,9 @@ def _victim(spec: str) -> None:
 
 
 def _batch(spec: str) -> None:
-    update, images = client_update(spec), some_images(max(2, _built(spec).smallest_batch()))
+    update, images = client_update(spec), some_images(max(2, built(spec).smallest_batch()))
     copy = images.clone()
-    fed = _prepared(update.defense, update.victim, images, seed=1).model_input
+    fed = prepared(update.defense, update.victim, images, seed=1).model_input
     keep(
         (fed.images.shape, fed.images.dtype) == (images.shape, images.dtype), "prepare_batch changes the batch's shape or type"
     )
@@ -159,17 +79,20 @@ def _batch(spec: str) -> None:
 
 
 def _choices(spec: str) -> None:
-    update, images = client_update(spec), some_images(max(2, _built(spec).smallest_batch()))
+    update, images = client_update(spec), some_images(max(2, built(spec).smallest_batch()))
     with global_state_stays():
-        first = _prepared(update.defense, update.victim, images, seed=0)
-    keep(_same(first, _prepared(update.defense, update.victim, images, seed=0)), "equal generators give different batches")
-    others = (_prepared(update.defense, update.victim, images, seed) for seed in range(1, 8 if first.choices else 2))
+        first = prepared(update.defense, update.victim, images, seed=0)
+    keep(same_inputs(first, prepared(update.defense, update.victim, images, seed=0)), "equal generators give different batches")
+    others = (prepared(update.defense, update.victim, images, seed) for seed in range(1, 8 if first.choices else 2))
     if first.choices:
-        keep(any(not _same(first, other) for other in others), "all generators give the same choices")
+        keep(any(not same_inputs(first, other) for other in others), "all generators give the same choices")
         wrong = [name for name in first.choices if name.partition(".")[0] != update.defense.name]
         keep(not wrong, f"a choice is called '{wrong[0] if wrong else ''}'; expected '{update.defense.name}.CHOICE'")
     else:
-        keep(all(_same(first, other) for other in others), "generators give different batches, and choices name no difference")
+        keep(
+            all(same_inputs(first, other) for other in others),
+            "generators give different batches, and choices name no difference",
+        )
 
 
 def _disclosed(spec: str) -> None:
@@ -206,7 +129,7 @@ def _in_place(spec: str) -> None:
 
 def _training(spec: str) -> None:
     for progress in (0.0, 0.5, 1.0):
-        update, images = client_update(spec), some_images(max(2, _built(spec).smallest_batch()))
+        update, images = client_update(spec), some_images(max(2, built(spec).smallest_batch()))
         victim, generator = update.victim, torch.Generator().manual_seed(3)
         batch = update.defense.training_batch(victim, ModelInput(images), generator, progress).model_input
         keep(batch.images.shape == images.shape, "training_batch changes the batch's shape")
@@ -246,11 +169,11 @@ def _forward(spec: str) -> None:
 def _oracle(spec: str) -> None:
     for batch in (1, 2):
         update = client_update(spec, batch=batch, adversary="oracle")
-        _must_simulate_exactly(spec, update)
+        must_simulate_exactly(spec, update)
         error = relative_error(
             simulated_gradients(update.observation, update.secret.images, update.secret.labels), update.observation
         )
-        keep(error < _EXPLAINED, f"at the private images the simulated gradient differs by {error:.1e} from the observed one")
+        keep(error < EXPLAINED, f"at the private images the simulated gradient differs by {error:.1e} from the observed one")
 
 
 def _undone(spec: str) -> None:
@@ -269,13 +192,13 @@ def _undone(spec: str) -> None:
 
 def _unaware(spec: str) -> None:
     # Of two images mixup may mix each with itself.
-    update = client_update(spec, batch=4 if _built(spec).smallest_batch() > 1 else 1, adversary="unaware")
+    update = client_update(spec, batch=4 if built(spec).smallest_batch() > 1 else 1, adversary="unaware")
     ours = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
-    fed = _prepared(update.defense, update.victim, update.secret.images, seed=11).model_input
-    untouched = not update.secret.choices and not _protects_gradients(update.defense) and not fed.layer_noise
+    fed = prepared(update.defense, update.victim, update.secret.images, seed=11).model_input
+    untouched = not update.secret.choices and not protects_gradients(update.defense) and not fed.layer_noise
     error = relative_error(ours, update.observation)
     if untouched and torch.equal(update.secret.fed, update.secret.images):
-        keep(error < _EXPLAINED, f"it changes nothing, and the plain gradient differs by {error:.1e} from what is sent")
+        keep(error < EXPLAINED, f"it changes nothing, and the plain gradient differs by {error:.1e} from what is sent")
     else:
         keep(error > _CHANGED, f"the undefended pass explains the update (error {error:.1e}): nothing is defended")
 
@@ -311,38 +234,6 @@ def _single_pass(spec: str) -> None:
             keep(close, f"{adversary}: in a pass over several clients the derivative of {name} is another one")
 
 
-# Composition
-
-
-def _composition(spec: str) -> None:
-    images = some_images(max(2, _built(spec).smallest_batch()))
-    with _ramp() as ramp:
-        for first in (True, False):
-            composed, update = _built(f"{spec}+{Ramp.name}" if first else f"{Ramp.name}+{spec}"), client_update(spec)
-            both = _prepared(composed, update.victim, images, seed=4)
-            given = images if first else Ramp.darken(ModelInput(images)).images
-            alone = _prepared(update.defense, update.victim, given, seed=4)
-            expected = Ramp.darken(alone.model_input) if first else alone.model_input
-            keep(torch.equal(both.model_input.images, expected.images), "composed it does not act in the order written")
-            keep(both.choices.keys() == alone.choices.keys(), "composed its choices have other names")
-            keep(composed.trained_as() == update.defense.trained_as(), "composed it runs on another victim")
-            keep(all(part.guarantee() in composed.guarantee() for part in (update.defense, ramp)), "a guarantee is lost")
-
-
-def _oracle_of_composition(spec: str) -> None:
-    with _ramp():
-        for text in (f"{spec}+{Ramp.name}", f"{Ramp.name}+{spec}"):
-            update = client_update(text, adversary="oracle")
-            _must_simulate_exactly(spec, update)
-            ours = simulated_gradients(update.observation, update.secret.images, update.secret.labels)
-            error = relative_error(ours, update.observation)
-            keep(error < _EXPLAINED, f"{text}: the oracle's gradient differs by {error:.1e} from the observed one")
-
-
-def _not_with_itself(spec: str) -> None:
-    raises(Exception, lambda: _built(f"{spec}+{spec}"), "it can be composed with itself")
-
-
 DEFENSE_RULES = (
     Rule("is a documented class with its registered name", _class),
     Rule("has frozen, keyword-only parameters that are stored unchanged", _parameters),
@@ -360,8 +251,6 @@ DEFENSE_RULES = (
     Rule("is undone for the oracle where it changes images", _undone),
     Rule("is not explained by the undefended pass", _unaware),
     Rule("lets several clients be simulated in one pass", _single_pass),
-    Rule("composes in the order written", _composition),
-    Rule("lets the oracle see through a composition", _oracle_of_composition),
-    Rule("is not composed with itself", _not_with_itself),
+    *COMPOSITION_RULES,
 )
 """In the order in which they are checked: what is cheap and what others rest on comes first."""
