@@ -121,5 +121,11 @@ def read_picture(path: Path) -> Pixels:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except OSError as error:
+        if not path.parent.exists():
+            case = path.parent.parent
+            raise UserError(
+                f"{case} has a record and no pictures, as in a pack; compute the case in a folder, with "
+                f"`privbench run --config {case} --output FOLDER`, and name that folder"
+            ) from None
         reason = error.strerror or "not an image"
         raise UserError(f"cannot read the picture {path} ({reason}); compute the case again with --force") from None

@@ -1,4 +1,4 @@
-"""Provenance, the trace and interruptions."""
+"""Provenance, the trace, pictures that are not there, and interruptions."""
 
 import signal
 import subprocess
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from privbench.core import ComputeOptions
+from privbench.core import ComputeOptions, UserError
 from privbench.runner.interrupt import Interrupted, interruptible
+from privbench.runner.pictures import read_picture
 from privbench.runner.provenance import repository_commit, take_provenance
 from privbench.store.trace import trace_csv
 
@@ -54,6 +55,13 @@ def test_provenance_names_the_machine() -> None:
     assert taken.torch == torch.__version__
     assert taken.seconds == 1.5
     assert taken.finished.endswith("+00:00")
+
+
+def test_a_case_without_pictures_says_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has a record and no pictures, as in a pack; compute the case in a folder, with"):
+        read_picture(tmp_path / "pack.jsonl.gz" / "case" / "reconstructions" / "a.png")
+    with pytest.raises(UserError, match=r"cannot read the picture .*; compute the case again with --force"):
+        read_picture(tmp_path / "a.png")
 
 
 class Finalised:
