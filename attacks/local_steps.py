@@ -94,8 +94,11 @@ class LocalSteps(Attack):
             labels = recover_labels(observation, simulation.model.classifier_names()[0], self.label_recovery)
             flags.append("labels-recovered")
         best: Reconstruction | None = None
-        for point in self._points(observation.training):
-            outcome = self._matched(observation, simulation, labels, point, generator, progress)
+        points = self._points(observation.training)
+        states = dict(progress.restore() or {})
+        for number, point in enumerate(points):
+            part = _PointProgress(progress, states, point, number, len(points))
+            outcome = self._matched(observation, simulation, labels, point, generator, part)
             share = explained_share(observation, simulation, outcome.images, labels)
             if best is None or share > best.losses["explained"]:
                 losses = {**outcome.losses, "explained": share}
@@ -151,6 +154,43 @@ class LocalSteps(Attack):
         if epochs > 1:
             terms.append(PriorTerm("epochs", Constant(self.epoch_prior), SameInEveryEpoch(epochs)))
         return terms
+
+
+class _PointProgress(Progress):
+    """Progress of one of several ways: steps are counted through, and the states of all are kept together.
+
+    Args:
+        whole: Of the attack.
+        states: Of every way that was begun, by point; that of a finished one ends it at once.
+        point: This way.
+        number: How many come before it.
+        count: How many there are.
+    """
+
+    def __init__(self, whole: Progress, states: dict[str, Any], point: Point, number: int, count: int) -> None:
+        self._whole, self._states, self._point, self._number, self._count = whole, states, point, number, count
+
+    def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
+        """Counts on from the ways before."""
+        self._whole.report(self._number * total + step, self._count * total, f"{self._point}, {phase}", *losses)
+
+    def picture(self, step: int, *images: Tensor) -> None:
+        """Hands a guess on."""
+        self._whole.picture(step, *images)
+
+    def note(self, message: str) -> None:
+        """Hands a note on."""
+        self._whole.note(message)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keeps this way's state beside those of the others."""
+        self._states[self._point] = dict(state)
+        self._whole.save(self._states)
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """The state of this way."""
+        found: Mapping[str, Any] | None = self._states.get(self._point)
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 Unrolled local training after Dimitrov et al. ("Data Leakage in Federated Averaging", TMLR 2022, arXiv 2206.12395).
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from privbench.core import LocalTraining, Observation
 from privbench.core.weight_delta import normalised_steps
 from privbench.inversion import Simulator
 
-__all__ = ["explained_share", "mean_gradient", "unrolled"]
+__all__ = ["Agreement", "agreement", "explained_share", "mean_gradient", "unrolled"]
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
@@ -122,6 +124,54 @@ def explained_share(observation: Observation, simulation: Simulation, images: Te
     Returns:
         1 for the client's own images, near 0 or below for others; a plain mean over nothing is never taken.
     """
+    return agreement(observation, simulation, images, labels).explained
+
+
+class Agreement(NamedTuple):
+    """How an observed update and that of a guess agree.
+
+    Attributes:
+        explained: As `explained_share` returns it.
+        cosine: The mean cosine similarity over the parameters observed, from -1 to 1; a parameter without any gradient counts
+            as 0. It falls more slowly with small errors of the pixels, and shows a blurred or a noisy image.
+    """
+
+    explained: float
+    cosine: float
+
+
+def agreement(observation: Observation, simulation: Simulation, images: Tensor, labels: Tensor) -> Agreement:
+    """Plays the client again at a guess and compares what it would have sent with what was observed.
+
+    Args:
+        observation: What was seen.
+        simulation: What the adversary believes of this client, from `simulate`.
+        images: `[batch, 3, height, width]` in [0, 1], the guess.
+        labels: `[batch]` int64, in the order of the images.
+    """
+    behind, observed = _replayed(observation, simulation, images, labels)
+    product, size, total = list[float](), list[float](), list[float]()
+    for name, value in behind.items():
+        simulated, seen = value.double().flatten(), observed[name].double().flatten()
+        product.append(float(simulated @ seen))
+        size.append(float(simulated @ simulated))
+        total.append(float(seen @ seen))
+    cosines = [
+        one / math.sqrt(two * three) if two * three > 0 else 0.0 for one, two, three in zip(product, size, total, strict=True)
+    ]
+    cosine = sum(cosines) / max(len(cosines), 1)
+    both, whole = sum(product), sum(total)
+    if whole == 0 or sum(size) == 0:
+        return Agreement(0.0, cosine)
+    if observation.kind == "delta" and observation.training is None:
+        return Agreement(max(both, 0.0) ** 2 / (sum(size) * whole), cosine)
+    return Agreement(1 - (sum(size) - 2 * both + whole) / whole, cosine)
+
+
+def _replayed(
+    observation: Observation, simulation: Simulation, images: Tensor, labels: Tensor
+) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+    """What a client with these images would have sent of the observed parameters, and what was observed."""
     training, observed = observation.training, observation.gradients
     by_steps = training is not None and training.optimiser == "adamw"
     if training is not None and by_steps:
@@ -141,11 +191,4 @@ def explained_share(observation: Observation, simulation: Simulation, images: Te
     transform = view.transform_gradient_inside or view.transform_gradient
     if transform is not None and not by_steps:
         behind = transform(behind, {name: observed[name] for name in behind}, view.known)
-    product = sum(float((behind[name].double() * observed[name].double()).sum()) for name in behind)
-    size = sum(float(value.double().square().sum()) for value in behind.values())
-    total = sum(float(observed[name].double().square().sum()) for name in behind)
-    if total == 0 or size == 0:
-        return 0.0
-    if observation.kind == "delta" and observation.training is None:
-        return max(product, 0.0) ** 2 / (size * total)
-    return 1 - (size - 2 * product + total) / total
+    return behind, observed

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from privbench.adversary import simulate
-from privbench.auditing.plan import ORDER, planned
+from privbench.auditing.kept import Step
+from privbench.auditing.plan import ORDER, attacks_of, planned
 from privbench.auditing.report import AuditReport
 from privbench.auditing.work import Auditor
 from privbench.client import observe
@@ -53,13 +54,14 @@ def audit(
     defense: str = "none",
     photos: Path | str | None = None,
     what_if: str | Sequence[str] = (),
-    attacks: Sequence[str] | None = None,
+    attacks: str | Sequence[str] | None = None,
     preset: str = "quick",
     self_test: bool | None = None,
     output: Path | str | None = None,
     device: str = "auto",
     seed: int = 0,
     say: Callable[[str], None] | None = None,
+    step: Step | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Says what one client's update gives away: runs the attacks that apply, cheapest first, until one explains the update.
@@ -92,13 +94,15 @@ def audit(
         defense: What the client declares.
         photos: The user's own, with which reconstructions are compared by best match.
         what_if: Defenses to try on a known photo, as a list or separated by commas.
-        attacks: Names in order; None: the suite's own choice.
+        attacks: Names in order, as a list or separated by commas, with parameters as in `run`: `NAME:KEY=VALUE`; None: the
+            suite's own choice.
         preset: Of the attacks: `quick`, `standard`, ...
         self_test: Whether every attack is also run on an update made of a known photo; None: where there is an update.
         output: Folder for report and pictures; a repeated audit continues there.
         device: `auto`, `cpu` or `cuda:INDEX`.
         seed: Of random choices.
         say: Gets lines on plan and progress.
+        step: Told where an attack stands: what is at work, its step, of how many, and the seconds that are left.
         progress: Where attacks report to.
 
     Returns:
@@ -107,6 +111,8 @@ def audit(
     Raises:
         UserError: Something cannot be read, or does not fit together.
     """
+    named = split_names(attacks, "--attacks") if isinstance(attacks, str) and attacks else attacks
+    tried = attacks_of(named or ORDER, preset)
     training = _training(learning_rate, steps, optimiser, batches, weight_decay)
     made: list[str] = []
     if model is None and not _is_observation(update):
@@ -148,13 +154,14 @@ def audit(
         self_test=self_test is not False,
         seed=seed,
         say=tell,
+        step=step or (lambda *_: None),
         progress=progress or Progress(),
         folder=None if output is None else Path(output),
     )
     tell(f"audit of {auditor.described()}")
     for note in source.notes:
         tell(f"note: {note}")
-    plan = planned(observation, victim, names=attacks or ORDER, preset=preset)
+    plan = planned(observation, victim, tried)
     for entry in plan:
         doubled = entry.seconds * (1 if self_test is False else 2)
         tell(f"plan: {entry.name}, about {doubled:.0f} s" if entry.attack else f"plan: not {entry.name}: {entry.reason}")

@@ -7,16 +7,17 @@ from typing import cast
 
 import torch
 
-from privbench.core import ATTACKS, Attack, Observation, UserError
+from privbench.core import ATTACKS, Attack, Observation, UserError, parse_spec
 from privbench.models import Victim
 
-__all__ = ["ORDER", "PlannedAttack", "planned"]
+__all__ = ["ORDER", "PlannedAttack", "attacks_of", "planned"]
 
-ORDER = ("closed-form", "subspace", "april", "adjoint-matching", "local-steps")
-"""Cheapest first: closed forms, then matching."""
+ORDER = ("closed-form", "subspace", "april", "token-search", "adjoint-matching", "local-steps", "inverting-gradients")
+"""Cheapest first: closed forms, then matching; what matches any parameters comes last, where no better attack applies."""
 
-_CLOSED = {"closed-form": 20.0, "subspace": 60.0, "april": 10.0}
+_CLOSED = {"closed-form": 20.0, "subspace": 60.0, "april": 10.0, "token-search": 10_000.0}
 """Expected time in passes of the model, forward and backward."""
+_LAST = "inverting-gradients"
 _PASSES_A_STEP = 4.0
 """Passes of a step of matching."""
 
@@ -38,34 +39,57 @@ class PlannedAttack:
     reason: str = ""
 
 
-def planned(
-    observation: Observation, victim: Victim, *, names: Sequence[str] = ORDER, preset: str = "quick"
-) -> list[PlannedAttack]:
+def attacks_of(names: Sequence[str] = ORDER, preset: str = "quick") -> list[Attack]:
+    """The attacks that are to be tried.
+
+    Args:
+        names: `NAME` or `NAME:KEY=VALUE,...`, in order.
+        preset: Of those that have presets; parameters go before it.
+
+    Raises:
+        UserError: A name, a parameter or the preset is not accepted.
+    """
+    specs = [parse_spec(name) for name in names]
+    return [cast(type[Attack], ATTACKS.get(spec.name)).from_preset(preset, spec.parameters) for spec in specs]
+
+
+def planned(observation: Observation, victim: Victim, attacks: Sequence[Attack]) -> list[PlannedAttack]:
     """Asks every attack whether it applies.
 
     Args:
         observation: What is to be attacked.
         victim: Its model, for the time of a pass.
-        names: Which attacks, in order.
-        preset: Of the attacks that have steps.
+        attacks: From `attacks_of`.
 
     Returns:
-        One entry for each name.
+        One entry for each.
     """
     seconds = _seconds_of_a_pass(victim)
-    plan = []
-    for name in names:
-        attack = cast(type[Attack], ATTACKS.get(name)).from_preset(preset, {})
-        if name == "local-steps" and observation.kind != "delta":
-            plan.append(PlannedAttack(name, None, 0.0, "it is for weight deltas, and this is a gradient"))
-            continue
-        try:
-            attack.require(observation)
-        except UserError as error:
-            plan.append(PlannedAttack(name, None, 0.0, str(error).removeprefix(f"attack {name} ")))
-            continue
-        plan.append(PlannedAttack(name, attack, seconds * _passes(name, attack, observation)))
+    plan: list[PlannedAttack] = []
+    for attack in attacks:
+        name = attack.name
+        reason = _refusal(name, attack, observation) or (_better(plan) if name == _LAST else "")
+        if reason:
+            plan.append(PlannedAttack(name, None, 0.0, reason))
+        else:
+            plan.append(PlannedAttack(name, attack, seconds * _passes(name, attack, observation)))
     return plan
+
+
+def _refusal(name: str, attack: Attack, observation: Observation) -> str:
+    """Why an attack does not apply, without the advice for those who compose a run; empty where it does."""
+    if name == "local-steps" and observation.kind != "delta":
+        return "it is for weight deltas, and this is a gradient"
+    try:
+        attack.require(observation)
+    except UserError as error:
+        return str(error).removeprefix(f"attack {name} ").removeprefix("does not apply to ").partition("; ")[0]
+    return ""
+
+
+def _better(plan: Sequence[PlannedAttack]) -> str:
+    matching = [entry.name for entry in plan if entry.attack is not None and entry.name not in _CLOSED]
+    return f"{matching[0]} does the same, and better" if matching else ""
 
 
 def _passes(name: str, attack: Attack, observation: Observation) -> float:

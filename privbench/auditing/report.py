@@ -19,6 +19,9 @@ __all__ = ["AttackFinding", "AuditReport", "Pixels", "Verdict", "WhatIf", "pixel
 Pixels = NDArray[np.uint8]
 """One picture, `[height, width, 3]`."""
 
+_FOUND = 2.0
+"""By how many dB an image exceeds the photo's mean colour where it shows something of the photo."""
+
 Verdict = Literal["found", "partly", "nothing found by these attacks", "no attack applies"]
 
 
@@ -31,9 +34,14 @@ class AttackFinding:
         outcome: `ran`, `does not apply`, `failed`, or `not needed` because a cheaper one found the images.
         reason: Why, where it did not run.
         explained: Share of the update that its images explain, at most 1; None where it did not run.
+        others_explained: The same of other photos with these labels, the highest.
+        cosine: Mean cosine similarity of the update and that of its images.
+        others_cosine: The same of other photos with these labels, the highest.
+        grade: What these say: found, partly, nothing.
         seconds: Wall time.
         self_test: PSNR in dB of the same attack on an update made of a known photo; None where that was not tried.
-        self_test_explained: Share that it explained there.
+        self_test_plain: PSNR in dB of that photo's mean colour, which an attack that finds something exceeds.
+        self_test_grade: What explained share and cosine similarity say there, without the photo.
         labels: Of its images.
         flags: Remarks of the attack.
         pictures: Names of the files of its images.
@@ -43,12 +51,27 @@ class AttackFinding:
     outcome: Literal["ran", "does not apply", "failed", "not needed"]
     reason: str = ""
     explained: float | None = None
+    others_explained: float = 0.0
+    cosine: float = 0.0
+    others_cosine: float = 0.0
+    grade: Literal["found", "partly", "nothing"] = "nothing"
     seconds: float = 0.0
     self_test: float | None = None
-    self_test_explained: float | None = None
+    self_test_plain: float = 0.0
+    self_test_grade: Literal["found", "partly", "nothing"] = "nothing"
     labels: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
+
+    @property
+    def finds_known(self) -> bool:
+        """Whether it found something of the known photo."""
+        return self.self_test is not None and self.self_test >= self.self_test_plain + _FOUND
+
+    @property
+    def misled(self) -> bool:
+        """Whether it accounted for the known photo's update by images that do not show that photo."""
+        return self.self_test is not None and self.self_test_grade != "nothing" and not self.finds_known
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,8 @@ class AuditReport:
         sentence: The verdict in one sentence, with its grounds.
         update: What was audited, in words.
         findings: One for each attack, in order.
-        best: The reconstruction that explains most; None where there is none.
+        best: The reconstruction that has the most to say for it; None where there is none.
+        labels: Read off the classifier's update; empty where it has none, or they were known before.
         what_if: What defenses would change.
         matches: For each reconstructed image, the user's photo that is most like it, and the PSNR in dB.
         notes: What was decided on the way.
@@ -89,6 +113,7 @@ class AuditReport:
     update: str
     findings: tuple[AttackFinding, ...]
     best: Reconstruction | None = None
+    labels: tuple[int, ...] = ()
     what_if: tuple[WhatIf, ...] = ()
     matches: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
@@ -100,14 +125,19 @@ class AuditReport:
         return self.verdict in {"found", "partly"}
 
     def lines(self) -> Iterator[str]:
-        """The report as lines of text, the verdict last."""
+        """The report as lines of text, the verdict last; why attacks do not apply stands in the plan, and on the page."""
         for one in self.findings:
-            said = f"{one.name}: {one.outcome}" + (f", {one.reason}" if one.reason else "")
             if one.explained is not None:
-                said += f", explains {100 * one.explained:.1f} % of the update, {one.seconds:.1f} s"
-            if one.self_test is not None:
-                said += f"; self-test {one.self_test:.1f} dB"
-            yield said
+                said = f"{one.name}: explains {100 * one.explained:.1f} % of the update, {one.seconds:.1f} s"
+                yield said if one.self_test is None else f"{said}; self-test {one.self_test:.1f} dB"
+            elif one.outcome == "failed":
+                yield f"{one.name}: failed, {one.reason}"
+        for outcome in ("not needed", "does not apply"):
+            names = ", ".join(one.name for one in self.findings if one.outcome == outcome)
+            if names:
+                yield f"{outcome.replace('does', 'do') if ',' in names else outcome}: {names}"
+        if self.labels:
+            yield f"label{'s' if len(self.labels) > 1 else ''} read off the classifier: {', '.join(map(str, self.labels))}"
         for photo, value in self.matches:
             yield f"best match among the photos: {photo}, {value:.1f} dB"
         for what in self.what_if:
@@ -123,6 +153,7 @@ class AuditReport:
             "verdict": self.verdict,
             "sentence": self.sentence,
             "update": self.update,
+            "labels": list(self.labels),
             "findings": [asdict(finding) for finding in self.findings],
             "what_if": [asdict(one) for one in self.what_if],
             "matches": [{"photo": name, "psnr": value} for name, value in self.matches],

@@ -56,7 +56,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--defense", default="none", show_default=True, help="What the client declares.")
 @click.option("--photos", type=click.Path(path_type=Path), help="Your own images, to compare with by best match.")
 @click.option("--what-if", default="", help="Defenses to try on a known photo, A,B:KEY=VALUE,...")
-@click.option("--attacks", default="", help="Names in order.  [default: all that apply, cheapest first]")
+@click.option("--attacks", default="", help="In order, NAME,NAME:KEY=VALUE,...  [default: all that apply, cheapest first]")
 @click.option("--preset", default="quick", show_default=True, help="Of the attacks.")
 @click.option(
     "--self-test/--no-self-test", default=None, help="Also attack an update of a known photo (on), or alone, without UPDATE."
@@ -84,25 +84,29 @@ def audit(
     those of timm, torchvision or Hugging Face. Without UPDATE and --after, the set-up alone is tested on a known photo.
     Attacks run cheapest first and stop when one explains the update. "Not found" is never "safe".
     """
-    from privbench.cli.console import notes_console, results_console
+    from privbench.cli.audit_progress import AuditLine
+    from privbench.cli.console import notes_console, say
 
     if before is not None and weights is not None:
         raise UserError("--before and --weights mean the same; give one")
     notes, place = notes_console(), output or Path("audit")
-    report = privbench.audit(
-        update=update,
-        weights=weights or before,
-        after=after,
-        learning_rate=lr,
-        steps=local_steps,
-        what_if=what_if,
-        attacks=[name.strip() for name in attacks.split(",")] if attacks else None,
-        output=place,
-        say=lambda line: notes.print(line, markup=False),
-        **options,
-    )
-    for line in report.lines():
-        results_console().print(line, markup=False)
-    click.echo(f"{place}: index.html, audit.json, {len(report.pictures)} pictures")
+    with AuditLine(notes) as line:
+        report = privbench.audit(
+            update=update,
+            weights=weights or before,
+            after=after,
+            learning_rate=lr,
+            steps=local_steps,
+            what_if=what_if,
+            attacks=attacks or None,
+            output=place,
+            say=line.say,
+            step=line.step,
+            **options,
+        )
+    for text in report.lines():
+        say(text)
+    pictures = len(report.pictures)
+    click.echo(f"{place}: index.html, audit.json, {pictures} picture{'' if pictures == 1 else 's'}")
     if fail_on_leak and report.leaks:
         raise click.exceptions.Exit(3)

@@ -1,6 +1,8 @@
 """Audits: what is there is found and said, what is not is not called safe, and files and names of a user's kind work."""
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 import privbench
+from privbench.auditing import AuditReport
 from privbench.auditing.front import _names
 from privbench.core import LocalTraining, UserError
 from tests.conformance import some_images
@@ -98,6 +101,52 @@ def test_of_the_classifier_alone_no_closed_form_applies_and_of_the_first_attenti
     assert found.best is not None
     assert (found.best.images - some_images(1)).square().mean() < 1e-5
     assert found.verdict == "found"
+
+
+def test_of_the_last_layers_the_label_is_read_and_general_matching_is_all_that_is_planned() -> None:
+    last = {name: value for name, value in _gradient().items() if name.startswith(("module.blocks.5.", "module.head."))}
+    lines: list[str] = []
+    report = privbench.audit(
+        MODEL, last, attacks="closed-form,adjoint-matching,inverting-gradients:steps=3", self_test=False, say=lines.append
+    )
+    assert [finding.outcome for finding in report.findings] == ["does not apply", "does not apply", "ran"]
+    assert report.labels == tuple(report.findings[-1].labels)
+    assert f"label read off the classifier: {report.labels[0]}" in list(report.lines())
+    assert not any("choose" in line for line in lines)
+    whole = privbench.audit(
+        MODEL, _gradient(), attacks=["adjoint-matching:steps=1", "inverting-gradients:steps=1"], self_test=False
+    )
+    assert whole.findings[1].reason == "adjoint-matching does the same, and better"
+
+
+def test_an_interrupted_attack_goes_on_where_it_was(tmp_path: Path) -> None:
+    steps: list[int] = []
+    lines: list[str] = []
+
+    def interrupt(label: str, step: int, total: int, left: float) -> None:
+        steps.append(step)
+        if step == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    def audit(step: Callable[[str, int, int, float], None]) -> AuditReport:
+        return privbench.audit(
+            MODEL,
+            _gradient(),
+            attacks="adjoint-matching:steps=40",
+            self_test=False,
+            output=tmp_path,
+            say=lines.append,
+            step=step,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(interrupt)
+    assert lines[-1] == "stopped; the same command continues from here"
+    after: list[int] = []
+    continued = audit(lambda *at: after.append(at[1]))
+    assert (max(steps), min(after), max(after)) == (20, 30, 40)
+    assert continued.findings[0].outcome == "ran"
+    assert not list(tmp_path.glob(".work/*.state"))
 
 
 def test_a_defense_is_tried_on_a_known_photo_and_photos_are_matched(tmp_path: Path) -> None:
