@@ -16,11 +16,14 @@ from torch import Tensor
 
 from privbench.adjoint import (
     ADJOINT,
+    EQUATION_WEIGHTS,
     FreeAdjoint,
+    equation_weights,
     first_block_simulator,
     free_adjoint,
     has_free_adjoint,
     hidden_patches,
+    patch_equations,
     patch_sizes,
 )
 from privbench.adversary import (
@@ -78,7 +81,7 @@ class AdjointMatching(GroupAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {},
         "standard": {"steps": 2000, "trials": 3},
-        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "position_error": 0.0},
+        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "position_error": 0.0, "equations": 0.0, "start": "grey"},
     }
 
     steps: Annotated[int, Field(gt=0)] = 700
@@ -98,6 +101,10 @@ class AdjointMatching(GroupAttack):
     """Weight of the mean cosine distance of the position rows, longer rows counting more."""
     position_error: Weight = 0.1
     """Weight of the relative squared error of the position rows, after 30 % of the steps."""
+    equations: Weight = 10.0
+    """Weight of the closed form's linear system as a soft term, its relative squared residual, where that form is the start."""
+    equation_floor: Annotated[float, Field(gt=0)] = 0.05
+    """Share of the largest singular value of that system below which its equations are not weighed up any further."""
     total_variation: Weight = 0.8
     """Weight of total variation at the start."""
     total_variation_end: Weight = 0.03
@@ -161,17 +168,19 @@ class AdjointMatching(GroupAttack):
         free = self.adjoint == "free" and has_free_adjoint(model, first)
         adjoints = [self._adjoint(simulation, one, names) for simulation, one in self._each(clients)] if free else []
         relocation = None if free else self._relocation(model, first)
+        starts = self._starts(clients, generators)
+        solved = not isinstance(starts, str)
+        exact = solved and all(view.entries_are_exact for view in clients.views)
         inversion = Inversion(
             simulate=first_block_simulator(clients.simulation) if free else self._network(clients, first),
             parameters={name: clients.parameters[name] for name in names},
-            matching=self._matching_terms(model, names),
+            matching=self._matching_terms(clients.simulation, names, exact=exact),
             priors=self._prior_terms(model),
             steps=self.steps,
             parametrisation=self._variables(model),
             free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
             relocation=relocation,
         )
-        starts = self._starts(clients, generators)
         return clients.invert(
             inversion,
             start=starts,
@@ -179,9 +188,9 @@ class AdjointMatching(GroupAttack):
             generators=generators,
             progress=progress,
             compute=compute,
-            contexts=self._contexts(clients, names, adjoints),
+            contexts=self._contexts(clients, names, adjoints, exact=exact),
             free=[{ADJOINT: one.start.expand(self.trials, *one.start.shape)} for one in adjoints] or None,
-            flags=self._flags(model, free=free, solved=not isinstance(starts, str)),
+            flags=self._flags(model, free=free, solved=solved),
         )
 
     def _starts(self, clients: Clients, generators: Sequence[torch.Generator]) -> Start | list[Tensor]:
@@ -219,11 +228,16 @@ class AdjointMatching(GroupAttack):
         simulation = clients.simulation
         return residual_loss(simulation) if _residual(simulation, observation) is not None else mean_cross_entropy(simulation)
 
-    def _contexts(self, clients: Clients, names: Sequence[str], adjoints: Sequence[FreeAdjoint]) -> list[dict[str, Tensor]]:
+    def _contexts(
+        self, clients: Clients, names: Sequence[str], adjoints: Sequence[FreeAdjoint], *, exact: bool
+    ) -> list[dict[str, Tensor]]:
         contexts = []
         for place, (simulation, observation) in enumerate(self._each(clients)):
             residual = _residual(simulation, observation)
             context = {_VARIATION: self._variation_weights(simulation, observation, names)}
+            if exact:
+                believed = believed_gradients(simulation.view, observation, names)
+                context[EQUATION_WEIGHTS] = equation_weights(simulation.model, believed, self.equation_floor)
             if adjoints:
                 context |= adjoints[place].context
             elif residual is not None:
@@ -257,7 +271,8 @@ class AdjointMatching(GroupAttack):
 
     # Terms
 
-    def _matching_terms(self, model: Victim, names: Sequence[str]) -> list[MatchingTerm]:
+    def _matching_terms(self, simulation: Simulation, names: Sequence[str], *, exact: bool) -> list[MatchingTerm]:
+        model = simulation.model
         parts = model.parts() if model.patch_size else None
         emphasis = {} if parts is None else {parts.patch_weight: self.embedding_emphasis}
         terms = [MatchingTerm("gradient", Constant(self.gradient), LayerCosine(emphasis))]
@@ -267,6 +282,8 @@ class AdjointMatching(GroupAttack):
             terms.append(MatchingTerm("position", Constant(self.position_matching), direction))
             late = From(Constant(self.position_error), 0.3)
             terms.append(MatchingTerm("position-error", late, RowError(parts.position, rows)))
+        if exact:
+            terms.append(MatchingTerm("equations", Constant(self.equations), patch_equations(simulation)))
         return terms
 
     def _prior_terms(self, model: Victim) -> list[PriorTerm]:

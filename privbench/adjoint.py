@@ -15,22 +15,28 @@ from torch import Tensor
 
 from privbench.adversary import Simulation
 from privbench.core import ModelInput, Observation
-from privbench.inversion import Simulator
+from privbench.core.patches import to_patches
+from privbench.inversion import PatchEquations, Simulator, whitening
 from privbench.models import Victim, tokens_after
 
 __all__ = [
     "ADJOINT",
+    "EQUATION_WEIGHTS",
     "FreeAdjoint",
+    "equation_weights",
     "first_block_simulator",
     "free_adjoint",
     "has_free_adjoint",
     "hidden_patches",
+    "patch_equations",
     "patch_sizes",
 ]
 
 ADJOINT = "adjoint"
 """Name of the variable: D in units of `FreeAdjoint.scale`."""
 _SCALE = "adjoint-scale"
+EQUATION_WEIGHTS = "equation-weights"
+"""Name of the matrix of `patch_equations` in the context."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,26 @@ def hidden_patches(simulation: Simulation, device: torch.device) -> Tensor | Non
     size = simulation.model.image_size
     fed = simulation.view.fed(ModelInput(torch.zeros(1, 3, size, size, device=device)), simulation.view.known)
     return fed.unknown_positions
+
+
+def patch_equations(simulation: Simulation) -> PatchEquations:
+    """The closed forms' linear system as a term; `equation_weights` belong into the context.
+
+    Args:
+        simulation: What the adversary believes of any of the clients.
+    """
+    model, parts, size = simulation.model, simulation.model.parts(), cast(int, simulation.model.patch_size)
+
+    def patches(images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        fed = simulation.view.fed(ModelInput(images), context).images
+        return to_patches((fed - model.mean) / model.std, size).flatten(2)
+
+    return PatchEquations(parts.patch_weight, cast(str, parts.position), parts.prefix_tokens, patches, EQUATION_WEIGHTS)
+
+
+def equation_weights(model: Victim, gradients: Mapping[str, Tensor], floor: float) -> Tensor:
+    """The matrix that weighs one client's equations, `[width, width]` (`inversion.whitening`)."""
+    return whitening(patch_rows(model, gradients), floor)
 
 
 def patch_sizes(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Tensor:

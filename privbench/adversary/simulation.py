@@ -21,6 +21,7 @@ from privbench.inversion import (
 )
 from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
+from privbench.models.patch_products import use_products
 from privbench.models.svd_layers import DecorrelatedBatchNorm
 from privbench.undo import undone
 
@@ -108,6 +109,7 @@ def simulate(observation: Observation) -> Simulation:
     model.to(observation.device).load_state_dict(dict(observation.model_state))
     if observation.normalisation is not None:
         model.normalise_by(observation.normalisation)
+    use_products(model)
     model.requires_grad_(False)
     model.train(observation.threat_model.model_mode == "train")
     if model.training:

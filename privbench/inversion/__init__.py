@@ -1,8 +1,10 @@
 """The engine that optimisation attacks compose: distances, priors, schedules, relocation, the loop."""
 
 from privbench.inversion.engine import Inversion, Outcome, Target, group_size
+from privbench.inversion.equations import PatchEquations, whitening
 from privbench.inversion.matching import (
     GradientDistance,
+    GuidedDistance,
     LayerCosine,
     MeanSquaredError,
     RowCosine,
@@ -56,6 +58,7 @@ __all__ = [
     "Decay",
     "From",
     "GradientDistance",
+    "GuidedDistance",
     "GuidedPrior",
     "ImagePrior",
     "Inversion",
@@ -71,6 +74,7 @@ __all__ = [
     "Parametrisation",
     "ParametrisationName",
     "PatchBorders",
+    "PatchEquations",
     "PixelNorm",
     "Pixels",
     "PriorTerm",
@@ -98,4 +102,5 @@ __all__ = [
     "parametrisation",
     "pyramid_sizes",
     "relocation_order",
+    "whitening",
 ]

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["GradientDistance", "LayerCosine", "MeanSquaredError", "RowCosine", "RowError", "SquaredError", "WholeCosine"]
+__all__ = [
+    "GradientDistance",
+    "GuidedDistance",
+    "LayerCosine",
+    "MeanSquaredError",
+    "RowCosine",
+    "RowError",
+    "SquaredError",
+    "WholeCosine",
+]
 
 _TINY = 1e-12
 _LEAST = 1e-30
@@ -35,6 +44,26 @@ class GradientDistance(ABC):
 
         Returns:
             `[trials]`, non-negative, 0 where the gradients agree.
+        """
+
+
+class GuidedDistance(ABC):
+    """A distance that looks at the candidates themselves, or differs from victim to victim."""
+
+    @abstractmethod
+    def __call__(
+        self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Compares.
+
+        Args:
+            candidate: Parameter name to `[trials, *shape]`.
+            observed: Parameter name to `[*shape]`, the same names.
+            images: The candidates, `[trials, batch, 3, height, width]` in [0, 1].
+            context: The victim's context.
+
+        Returns:
+            `[trials]`, non-negative, 0 where the candidates explain what was observed.
         """
 
 

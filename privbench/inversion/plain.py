@@ -59,7 +59,7 @@ def _losses(
             )
         stacked = {name: torch.stack(parts) for name, parts in zip(leaves, zip(*trials, strict=True), strict=True)}
         gradients = sent_gradients(objective.send, stacked, observed, context)
-        terms += [term.distance(gradients, observed) for term in objective.matching]
+        terms += [term.value(gradients, observed, images, {**context, **free}) for term in objective.matching]
     terms += [term.value(images, {**context, **free}) for term in objective.priors]
     return torch.stack(terms)
 

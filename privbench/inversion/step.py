@@ -140,7 +140,7 @@ class Objective:
         if self.matching:
             gradients = parameter_gradients(self.simulate, parameters, images, context, free)
             gradients = sent_gradients(self.send, gradients, observed, context)
-            terms += [term.distance(gradients, observed) for term in self.matching]
+            terms += [term.value(gradients, observed, images, {**context, **free}) for term in self.matching]
         terms += [term.value(images, {**context, **free}) for term in self.priors]
         return torch.stack(terms)
 

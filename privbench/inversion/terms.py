@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from privbench.inversion.matching import GradientDistance
+from privbench.inversion.matching import GradientDistance, GuidedDistance
 from privbench.inversion.priors import GuidedPrior, ImagePrior
 from privbench.inversion.schedule import Schedule
 
@@ -18,7 +18,15 @@ class MatchingTerm:
 
     name: str
     weight: Schedule
-    distance: GradientDistance
+    distance: GradientDistance | GuidedDistance
+
+    def value(
+        self, candidate: Mapping[str, Tensor], observed: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The distance, `[trials]`; arguments as of `GuidedDistance`."""
+        if isinstance(self.distance, GuidedDistance):
+            return self.distance(candidate, observed, images, context)
+        return self.distance(candidate, observed)
 
 
 @dataclass(frozen=True)

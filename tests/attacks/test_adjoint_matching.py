@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from privbench.adjoint import ADJOINT, first_block_simulator, free_adjoint, has_free_adjoint, patch_sizes
+from privbench.adjoint import (
+    ADJOINT,
+    EQUATION_WEIGHTS,
+    equation_weights,
+    first_block_simulator,
+    free_adjoint,
+    has_free_adjoint,
+    patch_equations,
+    patch_sizes,
+)
 from privbench.adversary import simulate
 from privbench.attacks.adjoint_matching import AdjointMatching
 from privbench.client import observe
@@ -77,6 +86,33 @@ def test_it_applies_to_one_image_with_learned_positions() -> None:
         attack = AdjointMatching(steps=2)
         found = attack(observation, generator=torch.Generator().manual_seed(0), progress=Progress())
         assert ("free-adjoint-does-not-apply" in found.flags) != applies
+
+
+@pytest.mark.parametrize("adversary", ["aware", "oracle"])
+def test_the_linear_system_holds_at_the_clients_image_and_adjoint_masked_patches_included(adversary: str) -> None:
+    update = client_update("mjp:mask_ratio=0.27", adversary=adversary, labels="known")
+    observation, simulation = update.observation, simulate(update.observation)
+    fed = update.secret.fed if adversary == "aware" else update.secret.images
+    adjoint = free_adjoint(simulation, observation.gradients)
+    weights = equation_weights(simulation.model, observation.gradients, 0.05)
+    context = {**simulation.view.known, **adjoint.context, EQUATION_WEIGHTS: weights}
+    parts, simulate_first = simulation.model.parts(), first_block_simulator(simulation)
+    names = [parts.patch_weight, str(parts.position)]
+    parameters = {name: value for name, value in simulation.model.named_parameters() if name in names}
+    slope = _adjoint(observation, fed, update.secret.labels) / adjoint.scale
+    system = patch_equations(simulation)
+
+    def residual(images: Tensor) -> float:
+        found = torch.func.grad(simulate_first)(parameters, images, {**context, ADJOINT: slope})
+        observed = {name: observation.gradients[name] for name in names}
+        return float(system({name: value[None] for name, value in found.items()}, observed, images[None], context))
+
+    assert residual(fed) < 1e-6
+    place = int(simulation.view.known["mjp.mask"].nonzero()[0])
+    row, column = divmod(place, 8)
+    other = fed.clone()
+    other[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.5
+    assert residual(other) > 1e-4
 
 
 def _photo() -> tuple[Observation, Tensor]:

@@ -18,6 +18,7 @@ from privbench.inversion import (
     SquaredError,
     SquaredNorm,
     TotalVariation,
+    whitening,
 )
 
 
@@ -219,3 +220,12 @@ def test_distances_vanish_where_gradients_agree_and_have_finite_slopes_at_zero(
     zero = {name: torch.zeros_like(value)[None].requires_grad_(True) for name, value in target.items()}
     slopes = torch.autograd.grad(distance(zero, target).sum(), list(zero.values()), allow_unused=True)
     assert all(torch.isfinite(slope).all() for slope in slopes if slope is not None)
+
+
+def test_whitening_makes_singular_values_alike_above_the_floor_and_leaves_weak_ones_weak(generator: torch.Generator) -> None:
+    rows = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    sizes = torch.linalg.svdvals(rows)
+    weighted = torch.linalg.svdvals(whitening(rows, 0.1) @ rows.T)
+    assert torch.allclose(weighted.sort().values, (sizes / (sizes / sizes[0] + 0.1)).sort().values)
+    # Equations in which no observed row takes part count most.
+    assert torch.linalg.svdvals(whitening(rows, 0.1))[:2] == pytest.approx(10.0)
