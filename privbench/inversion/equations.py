@@ -61,4 +61,5 @@ def whitening(rows: Tensor, floor: float) -> Tensor:
     """
     left, sizes, _ = torch.linalg.svd(rows.T.double(), full_matrices=True)
     padded = torch.nn.functional.pad(sizes, (0, len(left) - len(sizes)))
-    return (left / (padded / sizes[0].clamp(min=torch.finfo(sizes.dtype).tiny) + floor)).T.to(rows)
+    weights: Tensor = (left / (padded / sizes[0].clamp(min=torch.finfo(sizes.dtype).tiny) + floor)).T
+    return weights.to(rows)
