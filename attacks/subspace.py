@@ -74,14 +74,16 @@ class Subspace(Attack):
                 raise UserError("attack subspace finds patches without positions by its search; choose --set attack.search=2")
             return
         require_tokens(observation, model, self.name)
-        observation.require_parameters([FirstBlock.of(model).qkv_name], self.name)
-        embedding = PatchEmbedding.of(model)
-        width, pixels = embedding.weight.shape
-        equations = width - embedding.token_count
+        first, embedding = FirstBlock.of(model), PatchEmbedding.of(model)
+        observation.require_parameters(first.sent_names, self.name)
+        pixels, tokens = embedding.weight.shape[1], embedding.token_count
+        equations = first.equations(tokens)
         if equations < pixels + 1:
+            what = "width" if first.adapter is None else "rank of LoRA"
             raise UserError(
-                f"attack subspace needs as many equations as a patch has unknowns, given {equations} (width {width} less "
-                f"{width - equations} tokens) for {pixels + 1} in {observation.model.name}; choose --attack closed-form"
+                f"attack subspace needs as many equations as a patch has unknowns, given {equations} ({what} "
+                f"{equations + tokens} less {tokens} tokens) for {pixels + 1} in {observation.model.name}; choose --attack "
+                f"{'closed-form' if first.adapter is None else 'inverting-gradients'}"
             )
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
@@ -209,7 +211,7 @@ class _Client:
     @classmethod
     def of(cls, simulation: Simulation, observation: Observation, tolerance: float) -> "_Client":
         embedding, block = PatchEmbedding.of(simulation.model), FirstBlock.of(simulation.model)
-        tokens = Tokens(embedding, block, observation.gradients[block.qkv_name], tolerance)
+        tokens = Tokens(embedding, block, block.token_space(observation, embedding.token_count), tolerance)
         precision = smooth_precision(embedding.patch_size).to(observation.device)
         return cls(simulation, observation, embedding, block, tokens, precision)
 

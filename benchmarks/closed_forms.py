@@ -158,8 +158,9 @@ def mask_found(observation: Observation) -> Tensor:
     """The mask as the subspace attack reads it off its residuals."""
     model = simulate(observation).model
     block = FirstBlock.of(model)
-    gradient = observation.gradients[block.qkv_name]
-    return Tokens(PatchEmbedding.of(model), block, gradient, Subspace().tolerance).masked
+    embedding = PatchEmbedding.of(model)
+    space = block.token_space(observation, embedding.token_count)
+    return Tokens(embedding, block, space, Subspace().tolerance).masked
 
 
 @main.command()

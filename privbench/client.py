@@ -3,9 +3,10 @@
 It sends the gradient of one step, or trains for several (`LocalTraining`) and sends the difference of the weights.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from privbench.models.svd_layers import DecorrelatedBatchNorm
 
 __all__ = ["as_seen", "local_optimiser", "observe", "sample_gradients"]
 
+_Value = TypeVar("_Value", bound=Tensor)
+
 _CHUNK, _CHUNK_ON_GPU = 16, 256
 """Samples whose gradients are computed at a time: on a CPU more are hardly faster and take more memory."""
 
@@ -44,6 +47,7 @@ def observe(
     generator: torch.Generator,
     training: LocalTraining | None = None,
     server: ComponentSpec | None = None,
+    trains: Collection[str] | None = None,
 ) -> tuple[Observation, Secret]:
     """Computes one client update: a gradient, or the weight delta of local training.
 
@@ -62,6 +66,7 @@ def observe(
         generator: Source of the defense's random choices; the model's own (dropout) are seeded from it.
         training: Steps to take; None: one gradient is sent.
         server: What was done to `victim` before it was sent; the attacker did it.
+        trains: Names of the parameters that are trained and sent, the others are frozen (head, adapters); None: all.
 
     Returns:
         The observation for the attacker and the secret for scoring.
@@ -85,9 +90,10 @@ def observe(
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         victim.train(threat_model.model_mode == "train")
         if training is None:
-            update = defense.protect_gradients(_gradients(victim, defense, protected.model_input, labels, generator), generator)
+            gradients = _gradients(victim, defense, protected.model_input, labels, generator, trains)
+            update = defense.protect_gradients(gradients, generator)
         else:
-            update = _delta(victim, defense, protected.model_input, labels, training, generator)
+            update = _delta(victim, defense, protected.model_input, labels, training, generator, trains)
     victim.train(was_training)
     observation = Observation(
         update=update,
@@ -127,12 +133,17 @@ def as_seen(observation: Observation, secret: Secret, threat_model: ThreatModel,
 
 
 def _gradients(
-    victim: Victim, defense: Defense, given: ModelInput, labels: Tensor, generator: torch.Generator
+    victim: Victim,
+    defense: Defense,
+    given: ModelInput,
+    labels: Tensor,
+    generator: torch.Generator,
+    trains: Collection[str] | None,
 ) -> dict[str, Tensor]:
-    """Gradient of one step by parameter name, as a defense on single samples leaves it."""
+    """Gradient of one step by the names of trained parameters, as a defense on single samples leaves it."""
     if not defense.uses_per_sample_gradients():
-        return _of_batch(victim, given, labels)
-    return defense.protect_samples(sample_gradients(victim, given, labels)[0], generator)
+        return _some(_of_batch(victim, given, labels), trains)
+    return defense.protect_samples(_some(sample_gradients(victim, given, labels)[0], trains), generator)
 
 
 def _delta(
@@ -142,6 +153,7 @@ def _delta(
     labels: Tensor,
     training: LocalTraining,
     generator: torch.Generator,
+    trains: Collection[str] | None,
 ) -> dict[str, Tensor]:
     """Weights after local training less weights before, by parameter name.
 
@@ -152,19 +164,24 @@ def _delta(
         UserError: There are fewer images than mini-batches, or the defense mixes images across mini-batches.
     """
     trained = deepcopy(victim)
-    before = {name: value.detach().clone() for name, value in trained.named_parameters()}
-    optimiser = local_optimiser(training, list(trained.parameters()))
+    moved = _some(dict(trained.named_parameters()), trains)
+    before = {name: value.detach().clone() for name, value in moved.items()}
+    optimiser = local_optimiser(training, list(moved.values()))
     for batch in _mini_batches(len(labels), training, generator):
-        gradients = _gradients(trained, defense, _part(given, batch), labels[batch], generator)
-        for name, parameter in trained.named_parameters():
+        gradients = _gradients(trained, defense, _part(given, batch), labels[batch], generator, trains)
+        for name, parameter in moved.items():
             parameter.grad = gradients[name].to(parameter)
         optimiser.step()
-    delta = {name: value.detach() - before[name] for name, value in trained.named_parameters()}
+    delta = {name: value.detach() - before[name] for name, value in moved.items()}
     if type(defense).protect_gradients is not Defense.protect_gradients:
         scale = training.learning_rate * training.gradient_weight
         sent = defense.protect_gradients({name: -value / scale for name, value in delta.items()}, generator)
         delta = {name: -scale * value for name, value in sent.items()}
     return {name: value.to(training.torch_dtype) for name, value in delta.items()}
+
+
+def _some(tensors: Mapping[str, _Value], names: Collection[str] | None) -> dict[str, _Value]:
+    return {name: value for name, value in tensors.items() if names is None or name in names}
 
 
 def local_optimiser(training: LocalTraining, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ Unrolled local training after Dimitrov et al. ("Data Leakage in Federated Averag
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ def mean_gradient(
     images: Tensor,
     labels: Tensor,
     known: Mapping[str, Tensor] | None = None,
+    trains: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What the update of a simulated client that trains says of the gradient, in the form of `Observation.gradients`.
 
@@ -35,11 +36,13 @@ def mean_gradient(
         images: `[batch, 3, height, width]` in [0, 1], or `[epochs * batch, ...]` where epochs have candidates of their own.
         labels: `[batch]` int64.
         known: As in `Simulation.loss`.
+        trains: Names of the parameters that are trained; None: all.
 
     Returns:
         Parameter name to `[*shape]`, differentiable in the images.
     """
-    start = {name: value.detach() for name, value in simulation.model.named_parameters()}
+    every = simulation.model.named_parameters()
+    start = {name: value.detach() for name, value in every if trains is None or name in trains}
     weights, state = dict(start), _State()
     for part, chosen in _parts(training, len(labels), len(images)):
 
@@ -104,7 +107,7 @@ def unrolled(simulation: Simulation, training: LocalTraining) -> Simulator:
     """
 
     def linear(parameters: Mapping[str, Tensor], images: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        behind = mean_gradient(simulation, training, images, context["labels"], context)
+        behind = mean_gradient(simulation, training, images, context["labels"], context, parameters)
         return torch.stack([(value * behind[name]).sum() for name, value in parameters.items()]).sum()
 
     return linear
@@ -181,7 +184,7 @@ def _replayed(
         torch.manual_seed(0)
         if training is not None and (training.steps > 1 or by_steps):
             with torch.no_grad():
-                behind = mean_gradient(simulation, training, images, labels)
+                behind = mean_gradient(simulation, training, images, labels, trains=observed)
         else:
             parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in observed}
             behind = torch.func.grad(lambda values: simulation.loss(images, labels, parameters=values))(parameters)

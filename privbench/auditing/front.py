@@ -52,6 +52,7 @@ def audit(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     defense: str = "none",
+    lora: str | None = None,
     photos: Path | str | None = None,
     what_if: str | Sequence[str] = (),
     attacks: str | Sequence[str] | None = None,
@@ -92,6 +93,7 @@ def audit(
         mean: Of the client's normalisation, one number or three; None: as the model says.
         std: The same.
         defense: What the client declares.
+        lora: Adapters (LoRA) beside a timm model's layers: `r=16`, `r=16,alpha=32,targets=qkv+proj`; `weights` hold them.
         photos: The user's own, with which reconstructions are compared by best match.
         what_if: Defenses to try on a known photo, as a list or separated by commas.
         attacks: Names in order, as a list or separated by commas, with parameters as in `run`: `NAME:KEY=VALUE`; None: the
@@ -138,6 +140,7 @@ def audit(
         image_size=image_size,
         normalisation=normalisation,
         defense=defense,
+        lora=lora,
         notes=made,
     )
     saved = _saved(update)

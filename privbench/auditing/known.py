@@ -75,7 +75,8 @@ class KnownPhotos:
             threat_model=seen.threat_model.model_copy(update={"training": "known" if told else "hidden"}),
             generator=torch.Generator().manual_seed(self.seed),
             training=training,
+            trains=seen.update,
         )
         dtype = getattr(torch, seen.dtype)
-        sent = {name: value.to(dtype) for name, value in observation.update.items() if name in seen.update}
+        sent = {name: value.to(dtype) for name, value in observation.update.items()}
         return replace(observation, update=sent), images

@@ -7,6 +7,8 @@ from typing import cast
 
 import torch
 
+from privbench.adversary import simulate
+from privbench.auditing.evidence import labels_of
 from privbench.core import ATTACKS, Attack, Observation, UserError, parse_spec
 from privbench.models import Victim
 
@@ -84,6 +86,8 @@ def _refusal(name: str, attack: Attack, observation: Observation) -> str:
         attack.require(observation)
     except UserError as error:
         return str(error).removeprefix(f"attack {name} ").removeprefix("does not apply to ").partition("; ")[0]
+    if "label_recovery" in attack.parameters() and labels_of(observation, simulate(observation)) is None:
+        return "it needs the labels, which this update does not show; give them (--labels)"
     return ""
 
 

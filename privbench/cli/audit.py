@@ -34,6 +34,15 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     return numbers
 
 
+def _labels(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value[:60]}' is no list of classes, such as 3,5.", context, option) from None
+
+
 @click.command(epilog=_EXAMPLES)
 @click.argument("update", required=False, type=click.Path(path_type=Path))
 @click.option("--model", help="A timm or embedded name, or FILE.py:FUNCTION; not needed for a saved Observation.")
@@ -49,11 +58,13 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 )
 @click.option("--weight-decay", type=Number(min=0), default=0.0, show_default=True, help="Of local steps.")
 @click.option("--batch-size", type=WholeNumber(min=1), default=1, show_default=True, help="Images behind the update.")
+@click.option("--labels", callback=_labels, help="Of the images, 3,5,...  [default: read off the update]")
 @click.option("--num-classes", type=WholeNumber(min=2), help="Overrides the model's own.")
 @click.option("--input", "image_size", type=WholeNumber(min=1), help="Height and width of the input in pixels.")
 @click.option("--mean", callback=_numbers, help="Of the client's normalisation, one number or three.")
 @click.option("--std", callback=_numbers, help="The same.")
 @click.option("--defense", default="none", show_default=True, help="What the client declares.")
+@click.option("--lora", help="Adapters that were trained: r=RANK[,alpha=NUMBER][,targets=qkv+proj]; --weights hold them.")
 @click.option("--photos", type=click.Path(path_type=Path), help="Your own images, to compare with by best match.")
 @click.option("--what-if", default="", help="Defenses to try on a known photo, A,B:KEY=VALUE,...")
 @click.option("--attacks", default="", help="In order, NAME,NAME:KEY=VALUE,...  [default: all that apply, cheapest first]")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock, centred
-from privbench.closed_form.row_space import least_squares, off_columns, row_space
+from privbench.closed_form.row_space import RowSpace, least_squares, off_columns
 
 __all__ = ["Tokens"]
 
@@ -28,7 +28,7 @@ class Tokens:
     Args:
         embedding: Patches to tokens.
         block: LayerNorm and attention weights.
-        gradient: `[3 width, width]`, the observed gradient of `block.qkv`.
+        space: From `FirstBlock.token_space`.
         tolerance: Relative residual above which a position does not fit its own row and counts as masked.
 
     Attributes:
@@ -42,9 +42,9 @@ class Tokens:
     _CUTOFF = 1e-3
     """Singular values of the equations below this share of the unprojected ones' largest count as zero."""
 
-    def __init__(self, embedding: PatchEmbedding, block: FirstBlock, gradient: Tensor, tolerance: float) -> None:
+    def __init__(self, embedding: PatchEmbedding, block: FirstBlock, space: RowSpace, tolerance: float) -> None:
         self._embedding, self._block = embedding, block
-        self.space = row_space(gradient, embedding.token_count)
+        self.space = space
         whole = torch.cat([block.centred(embedding.weight.T), block.shift[None]])
         self._left, values, right = torch.linalg.svd(self.space.complement @ whole.T, full_matrices=True)
         kept = int((values > self._CUTOFF * torch.linalg.matrix_norm(whole, 2)).sum())

@@ -11,8 +11,8 @@ from privbench.core.errors import UserError
 __all__ = ["canonical_names", "check_parameter", "short_name"]
 
 _PREFIX = "network."
-_WRAPPERS = ("module.", "_module.", "_orig_mod.", "model.", "net.")
-"""What parallel training, Opacus, compilation and trainers put before the names of a model."""
+_WRAPPERS = ("module.", "_module.", "_orig_mod.", "model.", "net.", "base_model.")
+"""What parallel training, Opacus, compilation, trainers and peft put before the names of a model."""
 
 
 def short_name(name: str) -> str:

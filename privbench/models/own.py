@@ -100,4 +100,5 @@ def _classes(network: nn.Module, size: int) -> int:
 def _built(template: nn.Module, classes: int, wanted: int) -> nn.Module:
     if wanted != classes:
         raise ValueError(f"the module has {classes} classes and cannot be given {wanted}")
-    return deepcopy(template)
+    # Which parameters are trained is the client's affair (`observe(trains=...)`); an attacker may ask for any gradient.
+    return deepcopy(template).requires_grad_(True)

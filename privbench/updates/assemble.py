@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,13 @@ from privbench.core import (
     VictimSpec,
     build_defense,
     canonical_names,
+    parse_spec,
     resolve_defense,
     short_name,
 )
 from privbench.label_recovery import has_sign_of_delta
 from privbench.models import Victim, load_victim, resolve_victim
+from privbench.models.lora import with_lora
 from privbench.models.own import register_module
 from privbench.updates.naming import in_names_of_timm
 from privbench.updates.reading import named_by_order, read_tensors
@@ -50,6 +52,7 @@ class UpdateSource:
         image_size: Overrides the architecture's own, in pixels.
         normalisation: Overrides the architecture's own.
         defense: What the client declares.
+        lora: Adapters beside timm's layers, whose values the weights hold: `r=16`, `r=16,alpha=32,targets=qkv+proj`.
         adversary: What the attacker makes of that.
     """
 
@@ -65,6 +68,7 @@ class UpdateSource:
     image_size: int | None = None
     normalisation: Normalisation | None = None
     defense: str = "none"
+    lora: str | None = None
     adversary: Literal["unaware", "aware"] = "aware"
     notes: list[str] = field(default_factory=list, compare=False)
 
@@ -111,9 +115,13 @@ def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
         UserError: There is no such model, or the weights do not fit it.
     """
     defense = build_defense(resolve_defense(source.defense))
-    name, weights = source.model, source.weights
+    name, weights, normalisation = source.model, source.weights, source.normalisation
     if isinstance(name, str) and ".py:" in name:
         name = _module_of(name)
+    if source.lora is not None:
+        name, normalisation = _with_adapters(replace(source, model=name), source.lora)
+    if hasattr(name, "get_base_model"):  # of peft: the network itself, with its adapters inside
+        name = cast(nn.Module, name.get_base_model())
     if isinstance(name, nn.Module):
         name, kept = register_module(name, image_size=source.image_size, num_classes=source.num_classes)
         weights = str(kept) if weights is None else weights
@@ -127,9 +135,29 @@ def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
     )
     if weights is not None and not named:
         _load(victim, read_tensors(weights))
-    if source.normalisation is not None:
-        victim.normalise_by(source.normalisation)
+    if normalisation is not None:
+        victim.normalise_by(normalisation)
     return victim.eval(), resolved.model
+
+
+def _with_adapters(source: UpdateSource, text: str) -> tuple[nn.Module, Normalisation]:
+    """The plain model with adapters as the user describes them, whose values are still to be loaded, and its normalisation."""
+    given = dict(parse_spec(f"lora:{text}").parameters)
+    unknown = [key for key in given if key not in {"r", "alpha", "targets"}]
+    try:
+        rank = int(given.pop("r", ""))
+        alpha = float(given.pop("alpha", rank))
+    except ValueError:
+        rank, alpha = 0, 0.0
+    if unknown or rank < 1 or source.weights is None:
+        raise UserError(
+            f"cannot take adapters --lora {text[:60]} with weights {source.weights or 'of none'}; accepted: "
+            "r=RANK[,alpha=NUMBER][,targets=qkv+proj], and --weights with the adapters' own (lora_A, lora_B)"
+        )
+    plain, _ = victim_of(replace(source, lora=None, weights="random"))
+    targets = given.get("targets", "qkv").split("+")
+    network = with_lora(plain.network, rank, alpha=alpha, targets=targets, generator=torch.Generator().manual_seed(0))
+    return network, Normalisation(tuple(plain.mean.flatten().tolist()), tuple(plain.std.flatten().tolist()))
 
 
 def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor]) -> None:
@@ -137,6 +165,10 @@ def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor]) -> None:
     shapes = {short_name(name): value.shape for name, value in own.items()}
     table = named_by_order(given, shapes) if isinstance(given, list) else given
     state = canonical_names(in_names_of_timm(table))
+    for name in own:  # weights without adapters: those of the layers below
+        plain = name.replace(".base_layer.", ".")
+        if name not in state and plain in state:
+            state[name] = state[plain]
     missing = [short_name(name) for name in own if name not in state]
     wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing:

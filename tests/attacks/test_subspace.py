@@ -54,7 +54,8 @@ def test_the_mask_is_read_off_the_residual_without_the_position_gradient(mask_ra
     model = simulate(blind).model
     block = FirstBlock.of(model)
     tolerance = Subspace().tolerance
-    tokens = Tokens(PatchEmbedding.of(model), block, blind.gradients[block.qkv_name], tolerance)
+    embedding = PatchEmbedding.of(model)
+    tokens = Tokens(embedding, block, block.token_space(blind, embedding.token_count), tolerance)
     mask = secret.choices["mjp.mask"]
     assert mask.any()
     assert torch.equal(tokens.masked, mask)

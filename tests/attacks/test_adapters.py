@@ -1,0 +1,85 @@
+"""LoRA and frozen layers: the span of the tokens shows in an adapter's gradients where its rank exceeds their number."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import privbench
+from benchmarks.partial_updates import client_update, victim_of
+from privbench.adversary import simulate
+from privbench.core import ATTACKS, LocalTraining, Observation, Secret, UserError
+from privbench.data import open_images
+from privbench.replay import explained_share
+from privbench.scoring import psnr
+
+MODEL = "vit_mini_patch4_32"
+
+
+def _adapters(rank: int, *, trained: bool) -> tuple[Observation, Secret]:
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    victim, spec = victim_of("photos", MODEL, rank, trained)
+    return client_update(victim, spec, *open_images("photos").load([0], 32), "lora_")
+
+
+@pytest.mark.parametrize(("trained", "least"), [(False, 70), (True, 40)])
+def test_adapters_of_a_high_rank_give_the_image_away(trained: bool, least: float) -> None:
+    observation, secret = _adapters(128, trained=trained)
+    assert all("lora_" in name for name in observation.update)
+    first = observation.gradients["network.blocks.0.attn.qkv.lora_A.default.weight"]
+    assert bool(first.any()) == trained  # B is zero at first
+    found = ATTACKS.get("subspace")()(observation, generator=torch.Generator().manual_seed(0))
+    assert float(psnr(found.images, secret.images)) > least
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_adapters_of_a_low_rank_are_left_to_matching(rank: int) -> None:
+    observation, _ = _adapters(rank, trained=True)
+    with pytest.raises(UserError, match=f"rank of LoRA {rank} less 65 tokens"):
+        ATTACKS.get("subspace")().require(observation)
+
+
+def test_an_audit_reads_adapters_as_peft_saves_them(tmp_path: Path) -> None:
+    observation, secret = _adapters(128, trained=False)
+    saved = {
+        name.replace("network.", "base_model.model.").replace(".default", ""): value.contiguous()
+        for name, value in observation.update.items()
+    }
+    save_file(saved, str(tmp_path / "adapter_model.safetensors"))
+    weights = {name.removeprefix("network."): value for name, value in observation.model_state.items()}
+    torch.save({name.replace(".base_layer", ""): value for name, value in weights.items()}, tmp_path / "global.pth")
+    report = privbench.audit(
+        MODEL,
+        tmp_path / "adapter_model.safetensors",
+        weights=tmp_path / "global.pth",
+        lora="r=128",
+        attacks=["closed-form", "subspace"],
+        self_test=False,
+    )
+    assert report.verdict == "found"
+    assert report.best is not None
+    assert float(psnr(report.best.images, secret.images)) > 70
+    with pytest.raises(UserError, match="--weights with the adapters' own"):
+        privbench.audit(MODEL, tmp_path / "adapter_model.safetensors", lora="rank=4")
+
+
+@pytest.mark.parametrize("part", [r"head", r"blocks\.0\."])
+def test_frozen_layers_stay_and_a_simulated_client_freezes_them_too(part: str) -> None:
+    victim, spec = victim_of("photos", MODEL)
+    images, labels = open_images("photos").load([1], 32)
+    observation, _ = client_update(victim, spec, images, labels, part, LocalTraining(steps=4, learning_rate=0.05))
+    trained = {name for name, _ in victim.named_parameters() if name in observation.update}
+    assert 0 < len(trained) == len(observation.update) < len(list(victim.parameters()))
+    assert explained_share(observation, simulate(observation), images, labels) > 0.999
+
+
+def test_labels_that_an_update_does_not_show_are_asked_for() -> None:
+    victim, spec = victim_of("photos", MODEL)
+    observation, _ = client_update(victim, spec, *open_images("photos").load([1], 32), r"blocks\.0\.mlp")
+    common = {"attacks": ["adjoint-matching:steps=2"], "self_test": False}
+    unknown = privbench.audit(MODEL, dict(observation.update), **common)  # type: ignore[arg-type]
+    assert (unknown.verdict, unknown.labels) == ("no attack applies", ())
+    assert "give them (--labels)" in unknown.findings[0].reason
+    known = privbench.audit(MODEL, dict(observation.update), labels=[3], **common)  # type: ignore[arg-type]
+    assert known.findings[0].outcome == "ran"
