@@ -45,7 +45,7 @@ def with_lora(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             # peft freezes what is below; here the client says what it trains (`observe(trains=...)`).
-            return cast(nn.Module, inject_adapter_in_model(config, network)).requires_grad_(True)
+            return inject_adapter_in_model(config, network).requires_grad_(True)
     except ValueError as error:
         raise UserError(f"no adapters in {type(network).__name__}: {' '.join(str(error).split())[:160]}") from None
 

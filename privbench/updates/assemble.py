@@ -121,7 +121,7 @@ def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
     if source.lora is not None:
         name, normalisation = _with_adapters(replace(source, model=name), source.lora)
     if hasattr(name, "get_base_model"):  # of peft: the network itself, with its adapters inside
-        name = cast(nn.Module, name.get_base_model())
+        name = cast(nn.Module, cast(Any, name).get_base_model())
     if isinstance(name, nn.Module):
         name, kept = register_module(name, image_size=source.image_size, num_classes=source.num_classes)
         weights = str(kept) if weights is None else weights
