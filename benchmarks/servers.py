@@ -1,6 +1,6 @@
 """Malicious servers on batches: images that come back, the manipulated model's accuracy, and what a client could notice.
 
-python -m benchmarks.servers --data cifar10/ [--batches 8,32,64]
+python -m benchmarks.servers --data cifar10/
 """
 
 import argparse
@@ -21,7 +21,10 @@ CASES = (
     ("imprint:bins=256", 32, "none", "float32"),
     ("imprint:bins=1024", 64, "none", "float32"),
     ("imprint:bins=256", 8, "sgd:steps=3,lr=0.001", "float32"),
+    ("imprint:bins=1024", 64, "sgd:steps=3,lr=0.001", "float32"),
     ("fishing:target=3", 8, "none", "float32"),
+    ("fishing:target=3", 32, "none", "float32"),
+    ("fishing:target=3", 64, "none", "float32"),
     ("fishing:target=3", 8, "sgd:steps=3,lr=1e-5", "float32"),
 )
 """Server, batch size, local training, precision of the client."""

@@ -23,7 +23,7 @@ from privbench.store.layout import FAILURE, RECORD, find_results
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "require_ending", "write_leaderboard"]
 
-_GROUP = ("model", "dataset", "adversary")
+_GROUP = ("model", "dataset", "local", "server", "adversary")
 _COUNTS = (
     "accuracy_images",
     "steps",

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from privbench.analysis.sok import sok_model
 from privbench.core import (
     Case,
     FailedCase,
@@ -30,6 +31,8 @@ def record_row(record: Record) -> dict[str, Any]:
         "order_accuracy": _accuracy(record, [image.order_accuracy for image in record.images]),
         "won_by": _won_by(record),
         "failures": sum(image.failure is not None for image in record.images),
+        "manipulated_accuracy": record.manipulated_accuracy,
+        "suspicion": record.suspicion,
         "accuracy": record.victim_accuracy,
         "accuracy_images": record.victim_accuracy_images,
         "seconds_per_image": sum(image.seconds for image in record.images) / len(record.images),
@@ -65,6 +68,9 @@ def _what(case: Case) -> dict[str, str]:
         "adversary": case.threat_model.adversary,
         "labels": case.threat_model.labels,
         "model_mode": case.threat_model.model_mode,
+        "local": "" if case.local is None else f"{case.local}, {case.threat_model.training}",
+        "server": "" if case.server is None else str(case.server),
+        "sok": sok_model(case),
         "model": case.victim.model.name,
         "weights": base_name(case.victim.weights),
         "dataset": base_name(case.data.source),

@@ -32,6 +32,7 @@ __all__ = [
     "members_table",
     "score_footnotes",
     "score_table",
+    "servers_said",
     "utility_table",
 ]
 
@@ -296,6 +297,23 @@ def _narrow_defenses(records: Sequence[Record], labels: Sequence[str]) -> Table:
 def _breakable(label: str) -> str:
     """The label of a defense that may be broken between its parameters."""
     return label.replace(":", ": ", 1).replace(",", ", ")
+
+
+def servers_said(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    """A line for each record of a malicious server: what its changes cost the model, and what a client could notice."""
+    lines = []
+    for record, label in zip(records, labels, strict=True):
+        if record.case.server is None or record.suspicion is None:
+            continue
+        accuracy = "has no public images"
+        if record.manipulated_accuracy is not None:
+            accuracy = (
+                f"sent a model that classifies {100 * record.manipulated_accuracy:.1f} % of "
+                f"{record.manipulated_accuracy_images} public images"
+            )
+        noticed = f"a client's suspicion of its weights: {record.suspicion:.2f} of 1"
+        lines.append(f"{label}: server {record.case.server} {accuracy}; {noticed}")
+    return lines
 
 
 def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:

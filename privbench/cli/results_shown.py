@@ -21,7 +21,7 @@ def show_plan(planned: "Sequence[PlannedCase]") -> None:
 
 def show_results(results: "Results") -> None:
     """Prints the table, what must be known about it, and what was written."""
-    from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table
+    from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table, servers_said
 
     records, labels = results.records, results.labels
     console = results_console()
@@ -32,6 +32,8 @@ def show_results(results: "Results") -> None:
             console.print(members_table(record, label))
     for label, guarantee in results.guarantees.items():
         say(f"guarantee of {label}: {guarantee}")
+    for line in servers_said(records, labels):
+        say(line)
     for line in footnotes(records, labels):
         say(line)
     for record, folder in zip(records, results.folders, strict=True):

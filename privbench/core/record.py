@@ -143,6 +143,12 @@ class Record(Stored):
     """Top-1 accuracy of the victim on its test set, from its card, in [0, 1]."""
     victim_accuracy_images: int | None = None
     """On so many test images; None in older records."""
+    manipulated_accuracy: float | None = None
+    """Of a malicious server: top-1 accuracy of the model that it sent, on its public images, in [0, 1]; None without any."""
+    manipulated_accuracy_images: int | None = None
+    """On so many public images."""
+    suspicion: float | None = None
+    """Of a malicious server: what a client could notice in the weights that it sent, from 0 to 1 (`servers.suspicion`)."""
     flags: tuple[str, ...] = ()
     members: tuple[MemberResult, ...] = ()
     """Of an ensemble: its members in the order in which they were run."""

@@ -18,6 +18,8 @@ SETTING = (
     "batch_size",
     "labels",
     "model_mode",
+    "local",
+    "server",
     "lpips_net",
     "seed",
 )

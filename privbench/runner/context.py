@@ -28,6 +28,7 @@ from privbench.core import (
 )
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_victim
+from privbench.servers.suspicion import suspicion
 
 __all__ = ["CaseContext", "load_case"]
 
@@ -35,6 +36,8 @@ _ROUNDING = 1e-3
 """Relative difference of two gradients that devices may make by the order of their sums."""
 _PUBLIC, _LEAST_PUBLIC = 500, 64
 """Public images that a malicious server uses, and how many it needs at least."""
+_AT_ONCE = 64
+"""Public images that are classified together."""
 _KEPT_BYTES = 2 * 2**30
 """So many bytes of observations are kept; older ones are computed again when they are asked for once more."""
 
@@ -102,6 +105,20 @@ class CaseContext:
         """
         attack: Attack = ATTACKS.get(self.case.attack.name).configured(self.case.attack.parameters)
         return attack
+
+    def sent_model(self) -> dict[str, float | int]:
+        """What a malicious server's changes cost and show, by the names of a record's fields; nothing of an honest one."""
+        if self.case.server is None:
+            return {}
+        found: dict[str, float | int] = {"suspicion": suspicion(self.victim)}
+        public = _public(self.case, self.images)
+        if public is not None:
+            images, labels = public
+            with torch.no_grad():
+                chosen = torch.cat([self.victim(part.to(self.device)).argmax(1).cpu() for part in images.split(_AT_ONCE)])
+            found["manipulated_accuracy"] = float((chosen == labels).double().mean())
+            found["manipulated_accuracy_images"] = len(labels)
+        return found
 
     @property
     def flags(self) -> frozenset[str]:
@@ -209,10 +226,16 @@ def load_case(case: Case, device: torch.device) -> CaseContext:
 
 
 def _public_images(case: Case, images: ImageSet) -> Tensor | None:
-    """Images of the set that are not attacked: what a server may know of its clients' data; None where there are few."""
+    """What a server may know of its clients' data; None where that is little."""
+    public = _public(case, images)
+    return None if public is None else public[0]
+
+
+def _public(case: Case, images: ImageSet) -> tuple[Tensor, Tensor] | None:
+    """Images of the set that are not attacked, and their labels; None where there are few."""
     attacked = set(case.data.indices)
     others = [index for index in range(len(images) - 1, -1, -1) if index not in attacked][:_PUBLIC]
-    return images.load(others, case.victim.model.image_size)[0] if len(others) >= _LEAST_PUBLIC else None
+    return images.load(others, case.victim.model.image_size) if len(others) >= _LEAST_PUBLIC else None
 
 
 def _require_same_images(case: Case, images: ImageSet) -> None:

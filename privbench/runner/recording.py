@@ -63,6 +63,7 @@ def record_of(
         unavailable=dict(suite.unavailable),
         victim_accuracy=card.accuracy if card else None,
         victim_accuracy_images=card.test_images if card else None,
+        **context.sent_model(),
         flags=flags,
         members=members,
         plugins=plugins_of(case, suite.names),

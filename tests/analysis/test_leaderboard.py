@@ -12,7 +12,18 @@ import pandas as pd
 import pytest
 
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv, write_leaderboard
-from privbench.core import Case, Interval, Record, Training, UserError, UtilityReport, resolve_defense
+from privbench.analysis.sok import sok_model
+from privbench.core import (
+    Case,
+    ComponentSpec,
+    Interval,
+    LocalTraining,
+    Record,
+    Training,
+    UserError,
+    UtilityReport,
+    resolve_defense,
+)
 from privbench.store.files import atomic_write
 from tests.analysis.records import scored
 
@@ -266,3 +277,30 @@ def test_text_that_a_spreadsheet_would_compute_stands_behind_an_apostrophe() -> 
     rows = pd.DataFrame({"flags": ["=1+1", "+a", "-b", "@c", "plain", None], "psnr_mean": [-1.0, 2.0, 3.0, 4.0, 5.0, None]})
     lines = leaderboard_csv(rows).splitlines()
     assert lines[1:] == ["'=1+1,-1.0", "'+a,2.0", "'-b,3.0", "'@c,4.0", "plain,5.0", ","]
+
+
+@pytest.mark.parametrize(
+    ("attack", "parameters", "local", "server", "letter"),
+    [
+        ("dlg", {}, None, None, "A"),
+        ("closed-form", {}, None, None, "B"),
+        ("local-steps", {}, LocalTraining(steps=5), None, "C"),
+        ("gradvit", {"bn_prior": 0.2}, None, None, "E"),
+        ("gradvit", {"bn_prior": 0.0}, None, None, "B"),
+        ("fishing", {}, None, "fishing", "F"),
+        ("imprint", {}, LocalTraining(steps=5), "imprint", "G"),
+    ],
+)
+def test_a_case_has_the_letter_of_its_threat_model(
+    template: Record, attack: str, parameters: dict[str, object], local: LocalTraining | None, server: str | None, letter: str
+) -> None:
+    case = template.case.model_copy(
+        update={
+            "attack": ComponentSpec(name=attack, parameters=parameters),
+            "local": local,
+            "server": None if server is None else ComponentSpec(name=server),
+        }
+    )
+    assert sok_model(case) == letter
+    hidden = case.model_copy(update={"threat_model": case.threat_model.model_copy(update={"training": "hidden"})})
+    assert sok_model(hidden) == ("B" if letter == "C" else letter)

@@ -35,6 +35,8 @@ _SETTING = {
     "batch_size": 1,
     "labels": "recovered",
     "model_mode": "eval",
+    "local": "",
+    "server": "",
     "lpips_net": "alex",
     "seed": 0,
 }

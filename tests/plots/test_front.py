@@ -24,7 +24,10 @@ from privbench.plots.style import figure_bytes, figure_png, metric_label
 from privbench.scoring import registered_metric
 from privbench.store.places import local_folder
 
-ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"}
+ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"} | {
+    "local": "",
+    "server": "",
+}
 RETRAINED = dict.fromkeys([f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images")])
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")

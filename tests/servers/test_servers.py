@@ -1,10 +1,15 @@
 """Servers that cheat: what they plant brings images back, the honest model does not, and a client can see it in the weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import privbench
+from privbench.analysis.rows import record_row
+from privbench.analysis.tables import servers_said
 from privbench.client import observe
 from privbench.core import (
     ATTACKS,
@@ -86,9 +91,7 @@ def test_the_attacks_refuse_what_no_server_planted() -> None:
             ATTACKS.get(name)()(observation, generator=torch.Generator())
 
 
-def test_a_saved_observation_keeps_its_server(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_a_saved_observation_keeps_its_server(tmp_path: Path) -> None:
     server = ComponentSpec(name="imprint", parameters={"bins": 16})
     _, observation, secret = _sent(server, [0, 1], torch.float32)
     path = Path(str(tmp_path)) / "o.safetensors"
@@ -109,3 +112,30 @@ def test_a_careful_client_tells_cheating_servers_from_honest_ones() -> None:
 def test_a_class_that_the_model_has_not_cannot_be_fished_for() -> None:
     with pytest.raises(UserError, match="classes 0 to 9"):
         _sent(ComponentSpec(name="fishing", parameters={"target": 10}), [0], torch.float32)
+
+
+def test_a_record_says_what_the_changes_cost_and_what_a_client_could_notice(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (72, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pictures, labels=np.arange(72) % 10)
+    results = privbench.run(
+        defense="none",
+        attack="imprint",
+        server="imprint:bins=64",
+        data=str(tmp_path / "data.npz"),
+        limit=2,
+        batch_size=2,
+        output=tmp_path / "runs",
+    )
+    (record,) = results.records
+    assert record.manipulated_accuracy_images == 70
+    assert 0 <= (record.manipulated_accuracy or 0) <= 1
+    assert (record.suspicion or 0) > 0.99
+    (line,) = servers_said([record], ["none"])
+    assert "server imprint:bins=64" in line
+    assert "of 70 public images" in line
+    row = record_row(record)
+    assert (row["sok"], row["suspicion"]) == ("G", record.suspicion)
+    honest = privbench.run(defense="none", attack="closed-form", limit=1, output=tmp_path / "runs").records[0]
+    assert (honest.suspicion, honest.manipulated_accuracy) == (None, None)
+    assert servers_said([honest], ["none"]) == []
