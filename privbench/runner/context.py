@@ -115,7 +115,9 @@ class CaseContext:
         if public is not None:
             images, labels = public
             with torch.no_grad():
-                chosen = torch.cat([self.victim(part.to(self.device)).argmax(1).cpu() for part in images.split(_AT_ONCE)])
+                chosen = torch.cat(
+                    [self.victim(part.to(self.device)).argmax(1).cpu() for part in torch.split(images, _AT_ONCE)]
+                )
             found["manipulated_accuracy"] = float((chosen == labels).double().mean())
             found["manipulated_accuracy_images"] = len(labels)
         return found
