@@ -66,6 +66,7 @@ from privbench.inversion import (
 )
 from privbench.label_recovery import LabelRule
 from privbench.models import Victim
+from privbench.sample_features import FeatureError, SampleFeatures, features_of_clients
 
 __all__ = ["AdjointMatching"]
 
@@ -81,7 +82,14 @@ class AdjointMatching(GroupAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {},
         "standard": {"steps": 2000, "trials": 3},
-        "priors-only": {"gradient": 0.0, "position_matching": 0.0, "position_error": 0.0, "equations": 0.0, "start": "grey"},
+        "priors-only": {
+            "gradient": 0.0,
+            "position_matching": 0.0,
+            "position_error": 0.0,
+            "equations": 0.0,
+            "features": 0.0,
+            "start": "grey",
+        },
     }
 
     steps: Annotated[int, Field(gt=0)] = 700
@@ -105,6 +113,8 @@ class AdjointMatching(GroupAttack):
     """Weight of the closed form's linear system as a soft term, its relative squared residual, where that form is the start."""
     equation_floor: Annotated[float, Field(gt=0)] = 0.05
     """Share of the largest singular value of that system below which its equations are not weighed up any further."""
+    features: Weight = 0.1
+    """Weight of the squared error of what the last block tells of each image of a batch, where that can be solved for."""
     total_variation: Weight = 0.8
     """Weight of total variation at the start."""
     total_variation_end: Weight = 0.03
@@ -167,15 +177,21 @@ class AdjointMatching(GroupAttack):
         names = [name for name in clients.parameters if _matched(name) and name in first.gradients]
         free = self.adjoint == "free" and has_free_adjoint(model, first)
         adjoints = [self._adjoint(simulation, one, names) for simulation, one in self._each(clients)] if free else []
+        features = list[SampleFeatures]()
+        if first.batch_size > 1 and self.features:
+            clients, features = features_of_clients(clients)
         relocation = None if free else self._relocation(model, first)
         starts = self._starts(clients, generators)
         solved = not isinstance(starts, str)
         exact = solved and all(view.entries_are_exact for view in clients.views)
+        contexts = self._contexts(clients, names, adjoints, exact=exact)
+        if features:
+            contexts = [context | one.context for context, one in zip(contexts, features, strict=True)]
         inversion = Inversion(
             simulate=first_block_simulator(clients.simulation) if free else self._network(clients, first),
             parameters={name: clients.parameters[name] for name in names},
             matching=self._matching_terms(clients.simulation, names, exact=exact),
-            priors=self._prior_terms(model),
+            priors=[*self._prior_terms(model), *self._feature_terms(clients.simulation, features)],
             steps=self.steps,
             parametrisation=self._variables(model),
             free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
@@ -188,7 +204,7 @@ class AdjointMatching(GroupAttack):
             generators=generators,
             progress=progress,
             compute=compute,
-            contexts=self._contexts(clients, names, adjoints, exact=exact),
+            contexts=contexts,
             free=[{ADJOINT: one.start.expand(self.trials, *one.start.shape)} for one in adjoints] or None,
             flags=self._flags(model, free=free, solved=solved),
         )
@@ -297,6 +313,9 @@ class AdjointMatching(GroupAttack):
         if self.trials > 1:
             terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
         return terms
+
+    def _feature_terms(self, simulation: Simulation, features: Sequence[SampleFeatures]) -> list[PriorTerm]:
+        return [PriorTerm("features", Constant(self.features), FeatureError(simulation))] if features else []
 
     def _adam(self, rate: float) -> Adam:
         return Adam(Cosine(rate, self.hold), second_moment=self.second_moment)
