@@ -1,8 +1,8 @@
 """What the last block tells of each image of a batch, as a term for attacks by matching.
 
-The sum of gradients hides images whose own gradient is small; what `closed_form.last_block` finds is separate for each image, and
-exact. Candidates are compared with it feature by feature, in units of how much a feature varies over random images. Ours; no
-paper that we know has it.
+The sum of gradients hides images whose own gradient is small; what `closed_form.last_block` finds is separate for each image,
+and exact. Candidates are compared with it feature by feature, in units of how much a feature varies over random images. Ours;
+no paper that we know has it.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class SampleFeatures:
         labels: `[images]` int64, ascending.
         senders: `[images, heads, head width]`, of length one.
         target: `[images, features]`.
-        units: `[images, features]`, the standard deviation over random images; infinite where an image's features are not known.
+        units: `[images, features]`, standard deviations over random images; infinite where an image's are not known.
     """
 
     labels: Tensor

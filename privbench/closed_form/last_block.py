@@ -1,11 +1,11 @@
 """What the last block did to each image of a batch, from one update: exact, whatever lies before it.
 
-A vision transformer with a class token sends derivatives into its last block through B class tokens alone, so that the gradients of
-its layers are sums of B outer products. The rows of fc1's gradient span what the MLP read of the class tokens, those of fc2's its
-activations; only the class tokens pass both, and a few starts find all of them (the test of `activations`, in B dimensions instead
-of B (N + 1)). With them known, the block is undone layer by layer: each further gradient has one known factor. What comes out for
-each image are its label, its probabilities, its class token before the block and two weighted means of all its tokens a head. Ours;
-derivation in docs/research/batches.md.
+A vision transformer with a class token sends derivatives into its last block through B class tokens alone, so that the
+gradients of its layers are sums of B outer products. The rows of fc1's gradient span what the MLP read of the class tokens,
+those of fc2's its activations; only the class tokens pass both, and a few starts find all of them (the test of `activations`,
+in B dimensions instead of B (N + 1)). With them known, the block is undone layer by layer: each further gradient has one
+known factor. What comes out for each image are its label, its probabilities, its class token before the block and two
+weighted means of all its tokens a head. Ours; derivation in docs/research/batches.md.
 """
 
 from dataclasses import dataclass
@@ -63,10 +63,13 @@ def last_block(model: Victim, observation: Observation) -> LastBlock | None:
         observation: What the attacker sees: a gradient whose entries are exact.
 
     Returns:
-        None where the model is built otherwise, gradients are missing, or not all class tokens were found (noise, or more images
-        than a head is wide).
+        None where the model is built otherwise, gradients are missing, or not all class tokens were found (noise, or more
+        images than a head is wide).
     """
-    network, update, images = cast(Any, model.network), Update.of(model, observation), observation.batch_size
+    network, images = cast(Any, model.network), observation.batch_size
+    if not len(getattr(network, "blocks", ())):
+        return None
+    update = Update.of(model, observation)
     if not _applies(model, update, images):
         return None
     place = f"network.blocks.{len(network.blocks) - 1}."
@@ -101,10 +104,10 @@ def last_block(model: Victim, observation: Observation) -> LastBlock | None:
 
 
 def _applies(model: Victim, update: Update, images: int) -> bool:
-    """Whether the network ends with plain blocks, one LayerNorm, and a classifier of the class token, and all of it was sent."""
+    """Whether the network ends with a plain block, a LayerNorm and a classifier of the class token, and all of it was sent."""
     network = cast(Any, model.network)
-    blocks = list(getattr(network, "blocks", ()))
-    if not blocks or getattr(network, "global_pool", None) != "token" or not getattr(network, "num_prefix_tokens", 0):
+    blocks = list(network.blocks)
+    if getattr(network, "global_pool", None) != "token" or not getattr(network, "num_prefix_tokens", 0):
         return False
     block, attention = blocks[-1], getattr(blocks[-1], "attn", None)
     absent = (
@@ -135,16 +138,23 @@ def _class_tokens(values: dict[str, Tensor], given: dict[str, Tensor], activatio
     scale, shift = values["norm2.weight"], values["norm2.bias"]
     reader, offset = basis @ values["mlp.fc1.weight"].T, values["mlp.fc1.bias"]
 
-    def error(coordinates: Tensor) -> Tensor:
-        active = activation(coordinates @ reader + offset)
-        outside = (active - (active @ space.T) @ space) / active.norm()
+    flat, middle = basis / scale, shift / scale
+
+    def problem(coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        before = coordinates @ reader + offset
+        active, slope = activation(before), grad(lambda inputs: activation(inputs).sum())(before)
+        outside, moves = _outside(active, space), _outside((slope[:, None] * reader), space)
         # A LayerNorm put it out: mean 0 and mean square 1.
-        unit = (coordinates @ basis - shift) / scale
-        return torch.cat([3 * outside, torch.stack([unit.square().mean() - 1, 3 * unit.mean()])])
+        unit = coordinates @ flat - middle
+        square, mean = unit.square().mean(dim=1, keepdim=True) - 1, 3 * unit.mean(dim=1, keepdim=True)
+        turned = (2 * unit @ flat.T / unit.shape[1])[:, None], (3 * flat.mean(dim=1)).expand(len(unit), 1, -1)
+        size = active.norm(dim=1, keepdim=True) / 3
+        errors = torch.cat([outside / size, square, mean], dim=1)
+        return errors, torch.cat([moves.mT / size[..., None], *turned], dim=1)
 
     generator = torch.Generator().manual_seed(0)
     starts = torch.randn(_STARTS_PER_IMAGE * images, images, generator=generator, dtype=torch.float64).to(basis)
-    ends, cost = solved_from(error, nn.functional.normalize(starts, dim=1) * scale.norm(), _STEPS)
+    ends, cost = solved_from(problem, nn.functional.normalize(starts, dim=1) * scale.norm(), _STEPS)
     kept = ends[:0]
     for one in cost.argsort().tolist():
         if not cost[one] < _TOKEN or len(kept) == images:
@@ -152,6 +162,11 @@ def _class_tokens(values: dict[str, Tensor], given: dict[str, Tensor], activatio
         if not ((kept - ends[one]).norm(dim=1) < _APART * ends[one].norm()).any():
             kept = torch.cat([kept, ends[one : one + 1]])
     return kept @ basis if len(kept) == images else None
+
+
+def _outside(rows: Tensor, space: Tensor) -> Tensor:
+    """What of rows `[..., columns]` lies outside a space `[dimensions, columns]` of orthonormal rows."""
+    return rows - (rows @ space.T) @ space
 
 
 def _labelled(model: Victim, update: Update, last: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
