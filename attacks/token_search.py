@@ -24,6 +24,7 @@ from privbench.core import Attack, Observation, Progress, Reconstruction, UserEr
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
 from privbench.models import Victim
+from privbench.sample_features import labels_of_images
 
 __all__ = ["TokenSearch"]
 
@@ -101,7 +102,8 @@ class TokenSearch(Attack):
             "missing": float(recovery.total - len(found)),
             "residual": float(activations.missed(found.directions).max()),
         }
-        return _postprocessed(simulation, pictures, masked, losses, agreed, generator)
+        result = _postprocessed(simulation, pictures, masked, losses, agreed, generator)
+        return replace(result, labels=labels_of_images(simulation, observation, pictures))
 
     def _found(
         self, recovery: BatchRecovery, observation: Observation, generator: torch.Generator, progress: Progress
@@ -123,7 +125,7 @@ class TokenSearch(Attack):
                 progress.picture(number + 1, _pictures(recovery, dealt))
             progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
             progress.save(recovery.checkpoint(found, number + 1, generator))
-            if not len(found):
+            if not len(found) or (before and recovery.settled(found, dealt)[1]):
                 break
         if not len(found):
             return found, DealtTokens.none()

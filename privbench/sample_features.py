@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.adversary import Clients, Simulation
@@ -18,7 +19,7 @@ from privbench.core import ModelInput, Observation
 from privbench.inversion import GuidedPrior
 from privbench.models import tokens_after
 
-__all__ = ["FeatureError", "SampleFeatures", "features_of_clients", "sample_features"]
+__all__ = ["FeatureError", "SampleFeatures", "features_of_clients", "labels_of_images", "sample_features"]
 
 _SENDERS, _WANTED, _UNITS = "feature-senders", "feature-target", "feature-units"
 _AGREES = 0.05
@@ -84,10 +85,8 @@ def sample_features(simulation: Simulation, observation: Observation) -> SampleF
     Returns:
         None where nothing is known: entries of the update are not exact, or see `last_block`.
     """
-    if not simulation.view.entries_are_exact or len(getattr(simulation.model.network, "blocks", ())) < 2:
-        return None
-    found = last_block(simulation.model, observation)
-    if found is None or not (found.error < _AGREES).any():
+    found = _found(simulation, observation)
+    if found is None:
         return None
     lengths = found.senders.flatten(1).norm(dim=1)[:, None, None]
     senders = (found.senders / lengths).float()
@@ -127,6 +126,30 @@ def features_of_clients(clients: Clients) -> tuple[Clients, list[SampleFeatures]
     return replace(clients, labels=labels), [one or _unknown(clients.simulation, images) for one in found]
 
 
+def labels_of_images(simulation: Simulation, observation: Observation, fed: Tensor) -> Tensor | None:
+    """The label of each image that was recovered, by its class token in the last block.
+
+    Args:
+        simulation: What the adversary believes of this client.
+        observation: Of a batch.
+        fed: `[images, 3, height, width]`, what the client's model was fed.
+
+    Returns:
+        `[images]` int64; None where the last block tells nothing.
+    """
+    found = _found(simulation, observation)
+    if found is None:
+        return None
+    with torch.no_grad():
+        none = torch.zeros_like(found.senders).float()
+        seen = _features(simulation, fed, simulation.view.known, none)[:, : found.token.shape[1]]
+    distances = torch.cdist(seen.double(), found.token)
+    rows, chosen = linear_sum_assignment(distances.cpu().numpy())
+    labels = torch.empty_like(found.labels)
+    labels[torch.as_tensor(rows)] = found.labels[torch.as_tensor(chosen)]
+    return labels
+
+
 def _unknown(simulation: Simulation, images: int) -> SampleFeatures:
     """What stands for the features of a batch of which none are known, beside others of which they are."""
     attention = cast(Any, simulation.model.network).blocks[-1].attn
@@ -135,6 +158,13 @@ def _unknown(simulation: Simulation, images: int) -> SampleFeatures:
     target = attention.qkv.weight.new_zeros(images, width * (1 + 2 * heads))
     labels = torch.zeros(images, dtype=torch.long, device=target.device)
     return SampleFeatures(labels, senders, target, torch.full_like(target, torch.inf))
+
+
+def _found(simulation: Simulation, observation: Observation) -> LastBlock | None:
+    if not simulation.view.entries_are_exact or len(getattr(simulation.model.network, "blocks", ())) < 2:
+        return None
+    found = last_block(simulation.model, observation)
+    return found if found is not None and bool((found.error < _AGREES).any()) else None
 
 
 def _joined(found: LastBlock, lengths: Tensor) -> Tensor:

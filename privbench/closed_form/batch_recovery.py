@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.activations import Activations, Settling
@@ -29,6 +30,16 @@ __all__ = ["BatchRecovery", "DealtTokens"]
 
 _AGREES = 1e-2
 """Distance of directions of length one up to which settled patches agree with their tokens."""
+_PRECISE = 1.5e-3
+"""Share of its activations that a token misses from which its patch is better known by the attention."""
+_LACKING = 0.15
+"""Share of an image's patches that the attention is trusted to give alone."""
+_ROUNDING = 1e-5
+"""Added to the share of its activations that a token misses, for its weight."""
+_TIGHT = 1e-6
+"""A step's share of the squared error at which the attention's patches are done."""
+_STALLED = 2e-2
+"""The same where the polish of the tokens goes further."""
 _SURE = 0.2
 """Share of the median vote below which it is left open whose a token is."""
 _SWEEPS = 3
@@ -104,9 +115,9 @@ class BatchRecovery:
         moments = later_moments(self.model, observation, self.activations.basis, before)
         return self.with_candidates(self.none(), tokens_of_moments(self.activations, moments))
 
-    def with_candidates(self, found: FoundTokens, candidates: Tensor) -> FoundTokens:
-        """What candidates `[candidates, rank]` add, polished and tested."""
-        return with_tokens(found, candidates, self.activations, self.places, self.embedding)
+    def with_candidates(self, found: FoundTokens, candidates: Tensor, *, attended: bool = False) -> FoundTokens:
+        """What candidates `[candidates, rank]` add, polished and tested; `attended` where they come from the attention."""
+        return with_tokens(found, candidates, self.activations, self.places, self.embedding, attended=attended)
 
     def searched(self, found: FoundTokens, starts: int, round_: int, generator: torch.Generator) -> FoundTokens:
         """One round of searches at all places that lack tokens."""
@@ -142,46 +153,92 @@ class BatchRecovery:
         """
         dealt = self.dealt(found)
         patches, candidates = dealt.patches.clone(), []
+        # Where a place lacks a token the votes can err on the others; once few do, the attention is asked for all of them.
+        lacks = (found.missing(self.places) > 0) & (self.each == 1)
+        lacks &= lacks.sum() <= _LACKING * len(self.place)
         sure = torch.cat([dealt.sure > _SURE * dealt.sure.median(), torch.zeros_like(dealt.tokens[0, :1], dtype=torch.bool)])
         for one in range(self.images):
             # A token in the wrong image spoils all equations, one that is left out costs a few; -1 is the last entry.
-            known, rows = sure[dealt.tokens[one]], self.places.rows[self.place]
+            known = sure[dealt.tokens[one]] & ~lacks[self.place]
             if known.all() or not known.any():
                 continue
-            numbers, tokens = dealt.tokens[one, known], self._tokens(patches[one], self.place)
-            solved = missing_patches(
-                self.attention, self.embedding, tokens[known], found.outputs[numbers], rows[~known], patches[one, ~known]
-            )
+            solved = self._attended(found, dealt.tokens[one], known, patches[one])
             patches[one, ~known] = self.embedding.clipped(solved)
             with torch.no_grad():
                 after = self.attention.after(self._tokens(patches[one], self.place))
             candidates.append(centred(after[~known]) @ self.activations.basis)
-        dealt = DealtTokens(patches, dealt.tokens, dealt.sure)
-        return (self.with_candidates(found, torch.cat(candidates)) if candidates else found), dealt
+        dealt = self._redealt(found, DealtTokens(patches, dealt.tokens, dealt.sure), lacks)
+        return (self.with_candidates(found, torch.cat(candidates), attended=True) if candidates else found), dealt
+
+    def _attended(self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor:
+        """The patches of one image that are not known, by the attention; from two starts where they are few."""
+        rows, mine = self.places.rows[self.place], numbers[known]
+        tokens, outputs = self._tokens(found.patches[mine], self.place[known]), found.outputs[mine]
+        few = int((~known).sum()) <= _LACKING * len(known)
+        # What is known of a token is as precise as its activations.
+        weights = 1 / (self.activations.missed(found.directions[mine]) + _ROUNDING)
+        weights = weights / weights.square().mean().sqrt()
+        starts = [patches[~known], patches[known].mean(dim=0).expand_as(patches[~known])][: 2 if few else 1]
+        ends = [
+            missing_patches(
+                self.attention,
+                self.embedding,
+                tokens,
+                outputs,
+                rows[~known],
+                start,
+                weights=weights if few else None,
+                stalled=_TIGHT if few else _STALLED,
+            )
+            for start in starts
+        ]
+        return min(ends, key=lambda end: float(end[1]))[0]
+
+    def _redealt(self, found: FoundTokens, dealt: DealtTokens, lacks: Tensor) -> DealtTokens:
+        """Gives the tokens of places `[places]` bool to the images whose attention has patches like theirs there."""
+        patches, tokens = dealt.patches.clone(), dealt.tokens.clone()
+        for place in lacks.nonzero().flatten().tolist():
+            here, stands = (found.places == place).nonzero().flatten(), int((self.place == place).nonzero())
+            chosen, images = linear_sum_assignment(torch.cdist(found.patches[here], patches[:, stands]).cpu().numpy())
+            tokens[:, stands] = -1
+            tokens[torch.as_tensor(images), stands] = here[torch.as_tensor(chosen)]
+            patches[torch.as_tensor(images), stands] = found.patches[here[torch.as_tensor(chosen)]]
+        return DealtTokens(patches, tokens, dealt.sure)
 
     def settled(self, found: FoundTokens, dealt: DealtTokens) -> tuple[Tensor, bool]:
-        """All patches of every image whose tokens are all known, solved together.
+        """All patches of every image solved together, those that lack a precise token by the attention.
 
         Returns:
             `[images, patches, pixels]`, and whether all images came to agree with their tokens.
         """
         exact, patches, agreed = deepcopy(self.model).double(), dealt.patches.clone(), True
-        every = torch.ones_like(self.masked)
+        precise = torch.cat([self.activations.missed(found.directions) < _PRECISE, torch.zeros_like(self.masked[:1])])
         for one in range(self.images):
-            if (dealt.tokens[one] < 0).any():
+            # -1 is the last entry.
+            known = precise[dealt.tokens[one]]
+            if int((~known).sum()) > _LACKING * len(known):
                 agreed = False
                 continue
-            directions = found.directions[dealt.tokens[one]]
-            problem = Settling(self.embedding.weight, self.places.rows[self.place], self.masked, every, directions)
-            start = self.embedding.clipped(patches[one])
-            solved = self.activations.settled(exact, self.embedding.pixels, start, problem)
-            plausible = bool(torch.isfinite(solved).all() and (self.embedding.excess(solved) < PLAUSIBLE).all())
-            reached = self.activations.directions(self.model, self.embedding.images(solved), self.masked) if plausible else None
-            if reached is not None and ((reached - directions).norm(dim=1) < _AGREES).all():
-                patches[one] = solved
-            else:
+            solved = self._settled(exact, found, dealt.tokens[one], known, self.embedding.clipped(patches[one]))
+            if solved is None:
                 agreed = False
+            else:
+                patches[one] = solved
         return patches, agreed
+
+    def _settled(self, exact: Victim, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor | None:
+        """The patches of one image, or None where they do not come to agree with its tokens."""
+        rows, mine = self.places.rows[self.place], numbers[known]
+        directions = found.directions.new_zeros(len(known), found.directions.shape[1])
+        directions[known] = found.directions[mine]
+        problem = Settling(self.embedding.weight, rows, self.masked, known, directions)
+        if not known.all():
+            patches[~known] = self._attended(found, numbers, known, patches)
+        patches = self.activations.settled(exact, self.embedding.pixels, patches, problem)
+        if not torch.isfinite(patches).all() or not (self.embedding.excess(patches) < PLAUSIBLE).all():
+            return None
+        reached = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[known]
+        return patches if ((reached - directions[known]).norm(dim=1) < _AGREES).all() else None
 
     def checkpoint(self, found: FoundTokens, round_: int, generator: torch.Generator) -> dict[str, Any]:
         """What a later run needs to go on."""

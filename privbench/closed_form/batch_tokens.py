@@ -21,6 +21,10 @@ __all__ = ["FoundTokens", "TokenSearch", "with_tokens"]
 
 _FITS = 3e-2
 """Sine of the angle by which a token may miss the equations of its place; measured: 0.009 at most, elsewhere at least 0.1."""
+_WEAK = 1e-2
+"""Share of the activations that a token of small gradient may leave unexplained; seen: 2.9e-3."""
+_STAYED = 0.05
+"""Distance of directions of length one up to which the polish left a token where it was."""
 _PROMISING = 0.045
 """Share of the activations outside the space below which a search's end is worth polishing."""
 _NUMBERS = 60
@@ -64,7 +68,13 @@ class FoundTokens:
 
 
 def with_tokens(
-    found: FoundTokens, candidates: Tensor, activations: Activations, places: Places, embedding: PatchEmbedding
+    found: FoundTokens,
+    candidates: Tensor,
+    activations: Activations,
+    places: Places,
+    embedding: PatchEmbedding,
+    *,
+    attended: bool = False,
 ) -> FoundTokens:
     """Polishes candidates, and keeps those that are new tokens of some place.
 
@@ -74,11 +84,17 @@ def with_tokens(
         activations: Polish and test directions.
         places: Whose equations say where a token stands.
         embedding: Patches to tokens.
+        attended: Whether the candidates come from the attention. They may then miss more of their activations, as tokens of
+            small gradients do, if the polish leaves them where they were.
     """
     if not len(candidates):
         return found
     directions, missed = activations.polished(candidates)
-    directions = directions[missed < MEMBER]
+    members = missed < MEMBER
+    if attended:
+        stayed = (directions - torch.nn.functional.normalize(candidates, dim=1)).norm(dim=1) < _STAYED
+        members |= stayed & (missed < _WEAK)
+    directions = directions[members]
     if not len(directions):
         return found
     misfit, place = places.misfits(directions).min(dim=1)

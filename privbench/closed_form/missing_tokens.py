@@ -21,13 +21,19 @@ _FADES = 0.1
 """What is left of that weight after each step."""
 _TRIES = 6
 """Dampings tried before a step is given up."""
-_STALLED = 2e-2
-"""Share of the squared error below which a step's gain ends it; the polish of the tokens goes further."""
 
 
 def missing_patches(
-    attention: FirstAttention, embedding: PatchEmbedding, known: Tensor, outputs: Tensor, rows: Tensor, start: Tensor
-) -> Tensor:
+    attention: FirstAttention,
+    embedding: PatchEmbedding,
+    known: Tensor,
+    outputs: Tensor,
+    rows: Tensor,
+    start: Tensor,
+    *,
+    weights: Tensor | None,
+    stalled: float,
+) -> tuple[Tensor, Tensor]:
     """Solves for all missing patches of one image together.
 
     Args:
@@ -37,11 +43,15 @@ def missing_patches(
         outputs: `[found, width]`, what the heads put out for them.
         rows: `[missing, width]`, bias and position row of the missing patches.
         start: `[missing, pixels]`, normalised patches to start from.
+        weights: `[found]`, how much the equations of each token count; None: all the same.
+        stalled: Share of the squared error below which a step's gain ends it.
 
     Returns:
-        `[missing, pixels]`.
+        `[missing, pixels]`, and the squared error of the equations there.
     """
-    problem = _Problem(attention, embedding.weight, known, outputs, rows)
+    problem = _Problem(
+        attention, embedding.weight, known, outputs, rows, torch.ones_like(known[:, 0]) if weights is None else weights
+    )
     prior, current = smooth_precision(embedding.patch_size).to(start).contiguous(), start
     weight, damping = _PRIOR, 1e-3
     error, jacobian = problem.error(current), problem.jacobian(current)
@@ -64,15 +74,17 @@ def missing_patches(
             break
         gain = 1 - error_there.square().sum() / error.square().sum()
         current, error, damping, weight = there, error_there, max(damping / 8, 1e-12), weight * _FADES
-        if step > 2 and gain < _STALLED:
+        if step > 2 and gain < stalled:
             break
         jacobian = problem.jacobian(current)
-    return current
+    return current, error.square().sum()
 
 
 class _Problem:
-    def __init__(self, attention: FirstAttention, weight: Tensor, known: Tensor, outputs: Tensor, rows: Tensor) -> None:
-        self.attention, self.weight, self.rows = attention, weight, rows
+    def __init__(
+        self, attention: FirstAttention, weight: Tensor, known: Tensor, outputs: Tensor, rows: Tensor, counts: Tensor
+    ) -> None:
+        self.attention, self.weight, self.rows, self.counts = attention, weight, rows, counts[:, None]
         with torch.no_grad():
             query, self.key, self.value = attention.parts(torch.cat([attention.prefix, known]))
         self.query = query[:, len(attention.prefix) :]
@@ -88,7 +100,7 @@ class _Problem:
 
     def error(self, patches: Tensor) -> Tensor:
         """`[heads * found * head width]`."""
-        error: Tensor = self._mixed(patches)[0] - self.target
+        error: Tensor = (self._mixed(patches)[0] - self.target) * self.counts
         return error.flatten()
 
     def jacobian(self, patches: Tensor) -> Tensor:
@@ -104,4 +116,4 @@ class _Problem:
         apart = value[:, None] - mixed[:, :, None]
         changes = torch.einsum("hfm,mhdx->hfdmx", weights, values)
         changes += apart.transpose(2, 3)[..., None] * nearer[:, :, None]
-        return changes.flatten(0, 2).flatten(1)
+        return (changes * self.counts.float()[..., None, None]).flatten(0, 2).flatten(1)
