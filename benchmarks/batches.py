@@ -1,0 +1,193 @@
+"""What attacks get from updates of several images, batch by batch, beside what the same attack makes of another batch's update.
+
+    python -m benchmarks.batches --attack token-search --batch-size 2 --first 100 --batches 16 -o benchmarks/batches.csv
+
+A row is an image of a batch: its PSNR after one assignment for the batch, and its share of the gradient's energy (the squared norm
+of its own gradient, beside those of the other images), which is read off the truth and is for scoring alone. Seconds are of the
+processor, for the batch. Rows are written batch by batch; what a file has already is not computed again. With `--control` the
+attack gets the update of the batch that many images further on, and is scored against this one.
+"""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+import torch
+import yaml
+from torch import Tensor
+
+from privbench.adversary import simulate
+from privbench.client import observe
+from privbench.core import (
+    ATTACKS,
+    Failure,
+    Observation,
+    Secret,
+    ThreatModel,
+    build_defense,
+    resolve_defense,
+)
+from privbench.data import open_images
+from privbench.models import DEFAULT_MODEL, load_victim, resolve_victim
+from privbench.scoring import pair, psnr
+
+__all__ = ["COLUMNS", "Client", "batch_case", "batch_rows", "energy_shares"]
+
+_CASE = ("attack", "settings", "defense", "adversary", "model", "weights", "control", "batch")
+COLUMNS = (*_CASE, "image", "psnr", "energy", "seconds", "losses", "flags")
+_LOSSES = ("missing", "residual", "matching", "features")
+
+
+class Client:
+    """A victim under a defense, and its private images.
+
+    Args:
+        model: The victim by name.
+        weights: Which weights.
+        defense: As on the command line.
+        adversary: What the attacker knows of it.
+        data: Private images.
+    """
+
+    def __init__(self, model: str, weights: str, defense: str, adversary: str, data: str) -> None:
+        self.names = {"defense": defense, "adversary": adversary, "model": model, "weights": weights}
+        self.declared = resolve_defense(defense)
+        self.defense = build_defense(self.declared)
+        self.spec = resolve_victim(model, weights, self.defense)
+        self.victim = load_victim(self.spec, self.defense, generator=torch.Generator().manual_seed(0))
+        self.images = open_images(data).for_classes(self.spec.model.num_classes)
+        self.threat_model = ThreatModel.model_validate({"adversary": adversary})
+
+    def sent(self, indices: Sequence[int]) -> tuple[Observation, Secret]:
+        """The update of a batch, and its secret."""
+        pixels, labels = self.images.load(tuple(indices), self.spec.model.image_size)
+        return observe(
+            self.victim,
+            self.spec.model,
+            self.defense,
+            pixels,
+            labels,
+            declared=self.declared,
+            threat_model=self.threat_model,
+            generator=torch.Generator().manual_seed(indices[0]),
+        )
+
+
+def energy_shares(observation: Observation, secret: Secret) -> Tensor:
+    """`[batch]`, the squared norm of each image's own gradient, undefended, as a share of the sum of all."""
+    simulation = simulate(observation)
+    parameters = {name: value for name, value in simulation.model.named_parameters() if name in observation.update}
+    sizes = []
+    for one in range(len(secret.images)):
+        chosen = slice(one, one + 1)
+        own = torch.func.grad(lambda values, at=chosen: simulation.loss(secret.fed[at], secret.labels[at], parameters=values))
+        sizes.append(torch.stack([value.square().sum() for value in own(parameters).values()]).sum())
+    return torch.stack(sizes) / torch.stack(sizes).sum()
+
+
+def batch_case(
+    client: Client, attack: str, indices: Sequence[int], control: int = 0, settings: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The columns by which a batch's rows are found again; arguments as of `batch_rows`."""
+    return {
+        **client.names,
+        "attack": attack,
+        "settings": " ".join(f"{name}={value}" for name, value in (settings or {}).items()),
+        "control": str(control),
+        "batch": f"{indices[0]}-{indices[-1]}",
+    }
+
+
+def batch_rows(
+    client: Client, attack: str, indices: Sequence[int], control: int = 0, settings: Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """The rows of one batch.
+
+    Args:
+        client: Who sends.
+        attack: Its name.
+        indices: Images of the batch.
+        control: By how many images the batch is further on whose update the attack gets; 0 for its own.
+        settings: Hyper-parameters of the attack that are not its defaults.
+    """
+    observation, secret = client.sent(indices)
+    given = client.sent([index + control for index in indices])[0] if control else observation
+    built, begun = ATTACKS.get(attack)(**dict(settings or {})), time.process_time()
+    result = built(given, generator=torch.Generator().manual_seed(0))
+    seconds = time.process_time() - begun
+    if isinstance(result, Failure):
+        raise click.ClickException(f"{attack} failed on {indices}: {result.reason}")
+    order = pair(result.images.clamp(0, 1), secret.images)
+    scores, shares = psnr(result.images[order], secret.images), energy_shares(observation, secret)
+    same = {
+        **batch_case(client, attack, indices, control, settings),
+        "seconds": f"{seconds:.1f}",
+        "losses": " ".join(f"{name}={value:.4g}" for name, value in result.losses.items() if name in _LOSSES),
+        "flags": " ".join(result.flags),
+    }
+    each = zip(indices, scores.tolist(), shares.tolist(), strict=True)
+    return [same | {"image": str(image), "psnr": f"{score:.3f}", "energy": f"{share:.4f}"} for image, score, share in each]
+
+
+@click.command()
+@click.option("--attack", default="token-search", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyper-parameter of the attack; repeatable.")
+@click.option("--defense", default="none", show_default=True)
+@click.option("--adversary", type=click.Choice(["unaware", "aware", "oracle"]), default="unaware", show_default=True)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True)
+@click.option("--weights", default="embedded", show_default=True)
+@click.option("--data", default="cifar10", show_default=True, help="Private images.")
+@click.option("--first", default=100, show_default=True, help="The first image.")
+@click.option("--batch-size", default=2, show_default=True)
+@click.option("--batches", default=16, show_default=True, help="How many, one after the other.")
+@click.option("--control", default=0, help="Give the attack the update of the batch this many images further on.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV file, added to.")
+def main(
+    attack: str,
+    settings: tuple[str, ...],
+    defense: str,
+    adversary: str,
+    model: str,
+    weights: str,
+    data: str,
+    first: int,
+    batch_size: int,
+    batches: int,
+    control: int,
+    output: Path,
+) -> None:
+    """Attack batch after batch, and write the rows of each as it is done."""
+    torch.set_num_threads(1)
+    given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in settings)}
+    client, done = Client(model, weights, defense, adversary, data), list[dict[str, str]]()
+    if output.exists():
+        with output.open(encoding="utf-8", newline="") as file:
+            done = list(csv.DictReader(file))
+    here = []
+    for start in range(first, first + batches * batch_size, batch_size):
+        indices = range(start, start + batch_size)
+        wanted = batch_case(client, attack, indices, control, given)
+        rows = [row for row in done if all(row[name] == value for name, value in wanted.items())]
+        if not rows:
+            rows = batch_rows(client, attack, indices, control, given)
+            is_new = not output.exists()
+            with output.open("a", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if is_new:
+                    writer.writeheader()
+                writer.writerows(rows)
+        scores = [float(row["psnr"]) for row in rows]
+        here.append(scores)
+        click.echo(f"{wanted['batch']}: " + ", ".join(f"{score:.1f}" for score in scores) + f" dB, {rows[0]['seconds']} s")
+    click.echo(
+        f"mean {fmean(map(fmean, here)):.1f} dB, best image of a batch {fmean(map(max, here)):.1f}, "
+        f"worst {fmean(map(min, here)):.1f}, {len(here)} batches"
+    )
+
+
+if __name__ == "__main__":
+    main()
