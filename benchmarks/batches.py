@@ -2,10 +2,10 @@
 
     python -m benchmarks.batches --attack token-search --batch-size 2 --first 100 --batches 16 -o benchmarks/batches.csv
 
-A row is an image of a batch: its PSNR after one assignment for the batch, and its share of the gradient's energy (the squared norm
-of its own gradient, beside those of the other images), which is read off the truth and is for scoring alone. Seconds are of the
-processor, for the batch. Rows are written batch by batch; what a file has already is not computed again. With `--control` the
-attack gets the update of the batch that many images further on, and is scored against this one.
+A row is an image of a batch: its PSNR after one assignment for the batch, and its share of the gradient's energy (the squared
+norm of its own gradient, beside those of the other images), which is read off the truth and is for scoring alone. Seconds are
+of the processor, for the batch. Rows are written batch by batch; what a file has already is not computed again. With
+`--control` the attack gets the update of the batch that many images further on, and is scored against this one.
 """
 
 import csv

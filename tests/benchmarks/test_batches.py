@@ -1,0 +1,47 @@
+"""The benchmark of batches: a row for each image after one assignment, energy, a control, and files that are gone on with."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.batches import COLUMNS, Client, batch_rows, energy_shares, main
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def client() -> Client:
+    return Client("vit_mini_patch4_32", "embedded", "none", "unaware", "photos")
+
+
+def test_shares_of_energy_are_those_of_the_images_own_gradients(client: Client) -> None:
+    shares = energy_shares(*client.sent([0, 1]))
+    alone = [client.sent([index])[0].update for index in (0, 1)]
+    sizes = [sum(float(value.square().sum()) for value in update.values()) for update in alone]
+    assert shares.tolist() == pytest.approx([size / sum(sizes) for size in sizes], rel=1e-3)
+
+
+def test_a_control_is_given_another_batch_and_scored_against_this_one(client: Client) -> None:
+    settings = {"steps": 60, "features": 0.0}
+    own, control = (batch_rows(client, "adjoint-matching", [0, 1], further, settings) for further in (0, 2))
+    assert [row["image"] for row in own] == [row["image"] for row in control] == ["0", "1"]
+    assert own[0]["energy"] == control[0]["energy"]
+    mean = [sum(float(row["psnr"]) for row in rows) for rows in (own, control)]
+    assert mean[0] > mean[1]
+
+
+def test_a_file_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "batches.csv"
+    attack = ["--attack", "adjoint-matching", "--set", "steps=1", "--data", "photos", "--first", "0", "-o", str(output)]
+    first = CliRunner().invoke(main, [*attack, "--batches", "1"])
+    assert first.exit_code == 0, first.output
+    monkeypatch.setattr("benchmarks.batches.batch_rows", lambda *_: pytest.fail("computed again"))
+    again = CliRunner().invoke(main, [*attack, "--batches", "1"])
+    assert again.exit_code == 0, again.output
+    with output.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert tuple(rows[0]) == COLUMNS
+    assert again.output == first.output
