@@ -97,7 +97,7 @@ def sample_features(simulation: Simulation, observation: Observation) -> SampleF
             torch.cat(
                 [
                     _features(simulation, part, simulation.view.known, one.expand(len(part), -1, -1))
-                    for part in random.split(_CHUNK)
+                    for part in torch.split(random, _CHUNK)
                 ]
             )
             for one in senders

@@ -207,11 +207,11 @@ def _attended(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The means of an image's tokens from the gradients of values and keys, head by head."""
     heads = int(attention.num_heads)
-    senders = sent.unflatten(1, (heads, -1))
+    senders = sent.reshape(len(sent), heads, -1)
     weight = values["attn.qkv.weight"]
-    read_query, _, read_value = weight.unflatten(0, (3, heads, -1))
-    offset = values.get("attn.qkv.bias", torch.zeros_like(weight[:, 0])).unflatten(0, (3, heads, -1))
-    _, by_key, by_value = given["attn.qkv.weight"].unflatten(0, (3, heads, -1))
+    read_query, _, read_value = weight.reshape(3, heads, -1, weight.shape[1])
+    offset = values.get("attn.qkv.bias", torch.zeros_like(weight[:, 0])).reshape(3, heads, -1)
+    _, by_key, by_value = given["attn.qkv.weight"].reshape(3, heads, -1, weight.shape[1])
     queries = torch.einsum("hed,bd->bhe", read_query, token) + offset[0]
     means = torch.stack([_solved(senders[:, head], by_value[head]) for head in range(heads)], dim=1)
     keys = torch.stack([_solved(queries[:, head], by_key[head]) for head in range(heads)], dim=1) / attention.scale

@@ -1,6 +1,6 @@
 """The last block undone: labels, class tokens and attended means of every image, beside a forward pass of the truth."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -92,5 +92,5 @@ def test_features_fit_the_true_images_alone_and_in_their_order() -> None:
     assert true < 1e-6
     assert min(swapped, grey) > 0.5
     # An image of which nothing is known takes no part.
-    blind = {**features.context, "feature-units": cast(Tensor, torch.full_like(features.units, torch.inf))}
+    blind = {**features.context, "feature-units": torch.full_like(features.units, torch.inf)}
     assert error(candidates, blind).tolist() == [0, 0, 0]
