@@ -163,6 +163,10 @@ def _unknown(simulation: Simulation, images: int) -> SampleFeatures:
 def _found(simulation: Simulation, observation: Observation) -> LastBlock | None:
     if not simulation.view.entries_are_exact or len(getattr(simulation.model.network, "blocks", ())) < 2:
         return None
+    grey = torch.zeros(observation.batch_size, *observation.image_shape, device=observation.device)
+    if simulation.view.fed(ModelInput(grey), simulation.view.known).label_mixing is not None:
+        # What the model is fed are mixtures, and which image of the batch is in which is the view's to say.
+        return None
     found = last_block(simulation.model, observation)
     return found if found is not None and bool((found.error < _AGREES).any()) else None
 
