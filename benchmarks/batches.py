@@ -18,7 +18,6 @@ from typing import Any
 import click
 import torch
 import yaml
-from torch import Tensor
 
 from privbench.adversary import simulate
 from privbench.client import observe
@@ -33,9 +32,10 @@ from privbench.core import (
 )
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, load_victim, resolve_victim
+from privbench.replay import energy_shares
 from privbench.scoring import pair, psnr
 
-__all__ = ["COLUMNS", "Client", "batch_case", "batch_rows", "energy_shares"]
+__all__ = ["COLUMNS", "Client", "batch_case", "batch_rows"]
 
 _CASE = ("attack", "settings", "defense", "adversary", "model", "weights", "control", "batch")
 COLUMNS = (*_CASE, "image", "psnr", "energy", "seconds", "losses", "flags")
@@ -77,18 +77,6 @@ class Client:
         )
 
 
-def energy_shares(observation: Observation, secret: Secret) -> Tensor:
-    """`[batch]`, the squared norm of each image's own gradient, undefended, as a share of the sum of all."""
-    simulation = simulate(observation)
-    parameters = {name: value for name, value in simulation.model.named_parameters() if name in observation.update}
-    sizes = []
-    for one in range(len(secret.images)):
-        chosen = slice(one, one + 1)
-        own = torch.func.grad(lambda values, at=chosen: simulation.loss(secret.fed[at], secret.labels[at], parameters=values))
-        sizes.append(torch.stack([value.square().sum() for value in own(parameters).values()]).sum())
-    return torch.stack(sizes) / torch.stack(sizes).sum()
-
-
 def batch_case(
     client: Client, attack: str, indices: Sequence[int], control: int = 0, settings: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
@@ -122,7 +110,10 @@ def batch_rows(
     if isinstance(result, Failure):
         raise click.ClickException(f"{attack} failed on {indices}: {result.reason}")
     order = pair(result.images.clamp(0, 1), secret.images)
-    scores, shares = psnr(result.images[order], secret.images), energy_shares(observation, secret)
+    scores, shares = (
+        psnr(result.images[order], secret.images),
+        energy_shares(simulate(observation), observation.update, secret.fed, secret.labels),
+    )
     same = {
         **batch_case(client, attack, indices, control, settings),
         "seconds": f"{seconds:.1f}",

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from privbench.adversary import Simulation
-from privbench.core import LocalTraining, Observation
+from privbench.core import LocalTraining, ModelInput, Observation
 from privbench.core.weight_delta import normalised_steps
 from privbench.inversion import Simulator
+from privbench.models import client_loss
 
-__all__ = ["Agreement", "agreement", "explained_share", "mean_gradient", "unrolled"]
+__all__ = ["Agreement", "agreement", "energy_shares", "explained_share", "mean_gradient", "unrolled"]
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
@@ -169,6 +170,32 @@ def agreement(observation: Observation, simulation: Simulation, images: Tensor, 
     if observation.kind == "delta" and observation.training is None:
         return Agreement(max(both, 0.0) ** 2 / (sum(size) * whole), cosine)
     return Agreement(1 - (sum(size) - 2 * both + whole) / whole, cosine)
+
+
+def energy_shares(simulation: Simulation, names: Collection[str], images: Tensor, labels: Tensor) -> Tensor:
+    """How the energy of a batch's gradient is divided among its images: the squared norms of the gradients of each alone.
+
+    Args:
+        simulation: The client's model; nothing of the defense but what is part of the model.
+        names: Of the parameters whose gradient was sent.
+        images: `[batch, 3, height, width]`, what the model was fed.
+        labels: `[batch]` int64.
+
+    Returns:
+        `[batch]` shares, which sum to 1.
+    """
+    parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in names}
+
+    def size(image: Tensor, label: Tensor) -> Tensor:
+        own = torch.func.grad(lambda values: client_loss(simulation.model, ModelInput(image[None]), label[None], values))(
+            parameters
+        )
+        return torch.stack([value.detach().square().sum() for value in own.values()]).sum()
+
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        sizes = torch.stack([size(image, label) for image, label in zip(images, labels, strict=True)])
+    return sizes / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
 
 
 def _replayed(

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 
 from privbench.core import ImageResult, Interval
 
-__all__ = ["ABSENT", "METRICS", "bounds_text", "caption", "interval_text", "share_text", "value_text"]
+__all__ = [
+    "ABSENT",
+    "METRICS",
+    "best_of_batches",
+    "bounds_text",
+    "caption",
+    "interval_text",
+    "mean_score",
+    "share_text",
+    "value_text",
+]
 
 METRICS: Mapping[str, str] = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "psnr_patch": "PSNR-patch dB"}
 """The metrics that tables and pictures show, and their headings; the record holds all."""
@@ -50,3 +60,19 @@ def share_text(images: Sequence[ImageResult]) -> str:
     """The mean share of the update that the reconstructions of some images explain."""
     shares = [image.explained for image in images if image.explained is not None]
     return f"{sum(shares) / len(shares):.3f}" if shares else ABSENT
+
+
+def best_of_batches(images: Sequence[ImageResult]) -> list[ImageResult]:
+    """The image of each batch that came back best by PSNR: a batch protects no better than that."""
+    best: dict[int, ImageResult] = {}
+    for image in images:
+        if image.batch not in best or image.scores["psnr"] > best[image.batch].scores["psnr"]:
+            best[image.batch] = image
+    return list(best.values())
+
+
+def mean_score(images: Sequence[ImageResult], metric: str) -> float | None:
+    """The mean of a metric over images; None where one has no such score."""
+    scores = [image.scores.get(metric) for image in images]
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known and len(known) == len(scores) else None

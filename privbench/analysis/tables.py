@@ -11,7 +11,16 @@ from rich import box
 from rich.table import Table
 
 from privbench.analysis.flags import FLAG_MEANINGS, is_lower_bound, marked
-from privbench.analysis.score_text import ABSENT, METRICS, bounds_text, interval_text, share_text, value_text
+from privbench.analysis.score_text import (
+    ABSENT,
+    METRICS,
+    best_of_batches,
+    bounds_text,
+    interval_text,
+    mean_score,
+    share_text,
+    value_text,
+)
 from privbench.core import Calibration, Record, UtilityReport
 from privbench.core.flags import ENSEMBLE_FLAGS, NOT_EXPLAINED
 from privbench.core.labels import defense_label
@@ -50,7 +59,8 @@ def case_table(record: Record, label: str) -> Table:
     n = len(record.images)
     table = _table(_title(record, label))
     table.add_column("image", no_wrap=True)
-    _numbers(table, *METRICS.values(), "explained", "seconds")
+    batches = record.case.batch_size > 1
+    _numbers(table, *METRICS.values(), "explained", *(["energy"] if batches else []), "seconds")
     if record.members:
         table.add_column("won by")
     for place, image in enumerate(record.images):
@@ -58,14 +68,25 @@ def case_table(record: Record, label: str) -> Table:
             image.image + (" (failed)" if image.failure else ""),
             *(value_text(name, image.scores.get(name)) for name in METRICS),
             share_text([image]),
+            *([ABSENT if image.energy is None else f"{image.energy:.3f}"] if batches else []),
             f"{image.seconds:.1f}",
             *([image.won_by or ABSENT] if record.members else []),
             end_section=place == n - 1,
         )
     summary = {name: record.summary.get(name) for name in METRICS}
     means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
-    table.add_row(f"mean, n = {n}", *means, share_text(record.images), f"{_seconds(record):.1f}", style="bold")
-    table.add_row("95 % interval", *(bounds_text(name, interval) for name, interval in summary.items()), "", "")
+    blank = [""] if batches else []
+    table.add_row(f"mean, n = {n}", *means, share_text(record.images), *blank, f"{_seconds(record):.1f}", style="bold")
+    table.add_row("95 % interval", *(bounds_text(name, interval) for name, interval in summary.items()), "", *blank, "")
+    if batches:
+        best = best_of_batches(record.images)
+        table.add_row(
+            f"best of each batch, n = {len(best)}",
+            *(value_text(name, mean_score(best, name)) for name in METRICS),
+            share_text(best),
+            *blank,
+            "",
+        )
     return table
 
 

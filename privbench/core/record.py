@@ -52,6 +52,9 @@ class ImageResult(StrictPart):
     explained: float | None = None
     """Share of the update that the reconstruction of the whole batch explains, as its adversary simulates the client: 1 is all,
     0 or less nothing. None where it was not measured, or no labels were to be had."""
+    energy: float | None = None
+    """Of an image in a batch: the squared norm of its own gradient, at what the model was fed, as a share of the sum over the
+    batch's images. Read off the truth and for scoring alone; images of small energy hide in the sum. None of single images."""
     losses: dict[str, float]
     """The attacker's own final losses of the batch."""
     steps: int

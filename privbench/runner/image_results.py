@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from privbench.adversary import simulate
 from privbench.core import Failure, ImageResult, Observation, Reconstruction, Secret
 from privbench.core.flags import LOWER_BOUND
+from privbench.replay import energy_shares
 from privbench.runner.context import CaseContext
 from privbench.runner.explained import with_explained_share
 from privbench.runner.pictures import picture_names, png
@@ -59,7 +61,15 @@ class ResultScorer:
         if isinstance(result, Failure):
             return ScoredBatch(self._failed(batch, secret, result, seconds), {})
         result = with_explained_share(result, observation)
-        return self._scored(batch, secret, self._bounded(result, observation, secret), seconds)
+        shares = self._energy(observation, secret)
+        return self._scored(batch, secret, self._bounded(result, observation, secret), seconds, shares)
+
+    def _energy(self, observation: Observation, secret: Secret) -> list[float] | list[None]:
+        """The share of each image in the energy of its batch's gradient."""
+        if self._size == 1:
+            return [None]
+        simulation, device = simulate(observation), observation.device
+        return energy_shares(simulation, observation.update, secret.fed.to(device), secret.labels.to(device)).tolist()
 
     def _bounded(self, result: Reconstruction, observation: Observation, secret: Secret) -> Reconstruction:
         """The same, flagged where this adversary could not have found the private images: its score is a lower bound."""
@@ -71,7 +81,14 @@ class ResultScorer:
             return result
         return replace(result, flags=tuple(dict.fromkeys((*result.flags, LOWER_BOUND))))
 
-    def _scored(self, batch: int, secret: Secret, reconstruction: Reconstruction, seconds: float) -> ScoredBatch:
+    def _scored(
+        self,
+        batch: int,
+        secret: Secret,
+        reconstruction: Reconstruction,
+        seconds: float,
+        shares: Sequence[float] | Sequence[None],
+    ) -> ScoredBatch:
         images = reconstruction.images.detach().float().cpu()
         recovered = None if reconstruction.labels is None else reconstruction.labels.tolist()
         truth = secret.images.float().cpu()
@@ -97,6 +114,7 @@ class ResultScorer:
                 scores=dict(scores.scores),
                 scores_saved=dict(scores.scores_saved),
                 explained=reconstruction.explained,
+                energy=shares[position],
                 losses={name: float(value) for name, value in reconstruction.losses.items()},
                 steps=reconstruction.steps,
                 seconds=seconds / self._size,
