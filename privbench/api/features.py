@@ -1,6 +1,7 @@
 """Feature privacy: `invert_features` says what the features behind a block give away, with and without a defense."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def invert_features(
     public_limit: int = 5000,
     seed: int = 0,
     device: str = "auto",
+    output: Path | str | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> "FeatureResults":
     """Inverts the features behind a block: by optimisation, and by a decoder trained on public images.
@@ -41,10 +43,11 @@ def invert_features(
         public_limit: The first so many of them.
         seed: Of all random choices.
         device: `auto`, `cpu` or `cuda:INDEX`.
+        output: CSV file to write too, a row an image.
         report: Told what is computed next.
 
     Raises:
-        UserError: A name or a value is not accepted, or nothing is left to run.
+        UserError: A name or a value is not accepted, nothing is left to run, or the file cannot be written.
     """
     import torch
 
@@ -56,7 +59,11 @@ def invert_features(
     from privbench.runner.components import split_names
     from privbench.runner.machine import resolve_device
     from privbench.scoring import metric_suite
+    from privbench.store.files import check_output, refuse_folder
 
+    if output is not None:
+        refuse_folder(Path(output))
+        check_output(Path(output).absolute().parent)
     attacks = [feature_attack(spec.name, spec.parameters) for spec in map(parse_spec, split_names(attack, "--attack"))]
     named = adversary.split(",") if isinstance(adversary, str) else adversary
     adversaries = [name.strip() for name in named]
@@ -90,4 +97,7 @@ def invert_features(
             seed=seed,
             report=lambda what, text=text: report(f"{text}: {what}"),  # type: ignore[misc]
         )
-    return FeatureResults(tuple(rows))
+    found = FeatureResults(tuple(rows))
+    if output is not None:
+        found.save(output)
+    return found

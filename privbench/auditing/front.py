@@ -113,7 +113,7 @@ def audit(
     Raises:
         UserError: Something cannot be read, or does not fit together.
     """
-    named = split_names(attacks, "--attacks") if isinstance(attacks, str) and attacks else attacks
+    named = split_names(attacks, "--attacks") if isinstance(attacks, str) else attacks
     tried = attacks_of(named or ORDER, preset)
     training = _training(learning_rate, steps, optimiser, batches, weight_decay)
     made: list[str] = []

@@ -67,7 +67,7 @@ def _labels(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--lora", help="Adapters that were trained: r=RANK[,alpha=NUMBER][,targets=qkv+proj]; --weights hold them.")
 @click.option("--photos", type=click.Path(path_type=Path), help="Your own images, to compare with by best match.")
 @click.option("--what-if", default="", help="Defenses to try on a known photo, A,B:KEY=VALUE,...")
-@click.option("--attacks", default="", help="In order, NAME,NAME:KEY=VALUE,...  [default: all that apply, cheapest first]")
+@click.option("--attacks", help="In order, NAME,NAME:KEY=VALUE,...  [default: all that apply, cheapest first]")
 @click.option("--preset", default="quick", show_default=True, help="Of the attacks.")
 @click.option(
     "--self-test/--no-self-test", default=None, help="Also attack an update of a known photo (on), or alone, without UPDATE."
@@ -84,7 +84,7 @@ def audit(
     lr: float | None,
     local_steps: int | None,
     what_if: str,
-    attacks: str,
+    attacks: str | None,
     output: Path | None,
     fail_on_leak: bool,
     **options: Any,
@@ -109,7 +109,7 @@ def audit(
             learning_rate=lr,
             steps=local_steps,
             what_if=what_if,
-            attacks=attacks or None,
+            attacks=attacks,
             output=place,
             say=line.say,
             step=line.step,

@@ -34,7 +34,7 @@ def features(output: Path | None, **options: Any) -> None:
     from rich.console import Console
 
     with Console(stderr=True).status("") as status:
-        found = privbench.invert_features(report=status.update, **options)
+        found = privbench.invert_features(report=status.update, output=output, **options)
     for row in found.rows:
         psnr, ssim = row.scores["psnr"], row.scores["ssim"]
         click.echo(
@@ -42,4 +42,4 @@ def features(output: Path | None, **options: Any) -> None:
             f"PSNR {psnr.mean:5.1f} [{psnr.low:.1f}, {psnr.high:.1f}]  SSIM {ssim.mean:.3f}"
         )
     if output is not None:
-        click.echo(found.save(output))
+        click.echo(output)

@@ -45,3 +45,9 @@ def test_bad_input_is_one_line(tmp_path: Path, privbench: Callable[..., Result])
     assert done.exit_code == 2
     assert "cannot be read" in done.output
     assert privbench("audit", "u.pt", "--model", "vit_mini_patch4_32", "--mean", "a").exit_code == 2
+
+
+def test_an_empty_list_of_attacks_is_refused_and_not_taken_for_all(privbench: Callable[..., Result]) -> None:
+    done = privbench("audit", "--self-test", "--model", "vit_mini_patch4_32", "--attacks", "")
+    assert done.exit_code == 2
+    assert "accepted: NAME" in done.output

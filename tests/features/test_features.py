@@ -132,6 +132,10 @@ def test_the_command_prints_a_row_for_each_attacker(tmp_path: Path) -> None:
     assert first == [["none", "1", "feature-matching", name, "0"] for name in ("unaware", "aware")]
     shown = float(result.output.split("PSNR")[1].split()[0])
     assert float(lines[1].split(",")[5]) == pytest.approx(shown, abs=0.06)
+    (tmp_path / "file").touch()
+    unwritable = CliRunner().invoke(main, ["features", "--limit", "1", "-o", str(tmp_path / "file" / "rows.csv")])
+    assert unwritable.exit_code == 2
+    assert "is a file; choose a folder" in unwritable.output
     refused = CliRunner().invoke(main, ["features", "--attack", "feature-decoder"])
     assert refused.exit_code == 2
     assert "--public" in refused.output
