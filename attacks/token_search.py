@@ -24,6 +24,7 @@ from privbench.core import Attack, Observation, Progress, Reconstruction, UserEr
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
 from privbench.models import Victim
+from privbench.refinement import refined
 from privbench.sample_features import labels_of_images
 
 __all__ = ["TokenSearch"]
@@ -95,15 +96,18 @@ class TokenSearch(Attack):
             grey = torch.full((images, *observation.image_shape), 0.5, device=observation.device)
             flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
             return Reconstruction(grey, losses={"found": 0.0, "missing": float(recovery.total)}, flags=flags)
-        patches, agreed = recovery.settled(found, dealt)
-        pictures = torch.cat([recovery.embedding.images(image) for image in patches])
+        settled = recovery.settled(found, dealt)
+        pictures = torch.cat([recovery.embedding.images(image) for image in settled.patches])
+        labels = labels_of_images(simulation, observation, pictures)
+        if settled.agreed and labels is not None and not model.has_unknown_position:
+            pictures = refined(simulation, observation, pictures, labels, ~settled.precise)
         losses = {
             "found": float(len(found)),
             "missing": float(recovery.total - len(found)),
             "residual": float(activations.missed(found.directions).max()),
         }
-        result = _postprocessed(simulation, pictures, masked, losses, agreed, generator)
-        return replace(result, labels=labels_of_images(simulation, observation, pictures))
+        result = _postprocessed(simulation, pictures, masked, losses, settled.agreed, generator)
+        return replace(result, labels=labels)
 
     def _found(
         self, recovery: BatchRecovery, observation: Observation, generator: torch.Generator, progress: Progress
@@ -125,7 +129,7 @@ class TokenSearch(Attack):
                 progress.picture(number + 1, _pictures(recovery, dealt))
             progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
             progress.save(recovery.checkpoint(found, number + 1, generator))
-            if not len(found) or (before and recovery.settled(found, dealt)[1]):
+            if not len(found) or (before and recovery.settled(found, dealt).agreed):
                 break
         if not len(found):
             return found, DealtTokens.none()

@@ -26,7 +26,7 @@ from privbench.closed_form.without_positions import PLAUSIBLE, tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
 
-__all__ = ["BatchRecovery", "DealtTokens"]
+__all__ = ["BatchRecovery", "DealtTokens", "SettledPatches"]
 
 _AGREES = 1e-2
 """Distance of directions of length one up to which settled patches agree with their tokens."""
@@ -64,6 +64,21 @@ class DealtTokens:
     def none(cls) -> "DealtTokens":
         """Of no token."""
         return cls(torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.long), torch.zeros(0))
+
+
+@dataclass(frozen=True)
+class SettledPatches:
+    """The patches of a batch in the end.
+
+    Attributes:
+        patches: `[images, patches, pixels]`, normalised.
+        precise: `[images, patches]` bool, those that have a token of their own which is known precisely.
+        agreed: Whether all images came to agree with their tokens.
+    """
+
+    patches: Tensor
+    precise: Tensor
+    agreed: bool
 
 
 class BatchRecovery:
@@ -205,26 +220,22 @@ class BatchRecovery:
             patches[torch.as_tensor(images), stands] = found.patches[here[torch.as_tensor(chosen)]]
         return DealtTokens(patches, tokens, dealt.sure)
 
-    def settled(self, found: FoundTokens, dealt: DealtTokens) -> tuple[Tensor, bool]:
-        """All patches of every image solved together, those that lack a precise token by the attention.
-
-        Returns:
-            `[images, patches, pixels]`, and whether all images came to agree with their tokens.
-        """
+    def settled(self, found: FoundTokens, dealt: DealtTokens) -> SettledPatches:
+        """All patches of every image solved together, those that lack a precise token by the attention."""
         exact, patches, agreed = deepcopy(self.model).double(), dealt.patches.clone(), True
         precise = torch.cat([self.activations.missed(found.directions) < _PRECISE, torch.zeros_like(self.masked[:1])])
+        # -1 is the last entry.
+        known = precise[dealt.tokens]
         for one in range(self.images):
-            # -1 is the last entry.
-            known = precise[dealt.tokens[one]]
-            if int((~known).sum()) > _LACKING * len(known):
+            if int((~known[one]).sum()) > _LACKING * len(known[one]):
                 agreed = False
                 continue
-            solved = self._settled(exact, found, dealt.tokens[one], known, self.embedding.clipped(patches[one]))
+            solved = self._settled(exact, found, dealt.tokens[one], known[one], self.embedding.clipped(patches[one]))
             if solved is None:
                 agreed = False
             else:
                 patches[one] = solved
-        return patches, agreed
+        return SettledPatches(patches, known, agreed)
 
     def _settled(self, exact: Victim, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor | None:
         """The patches of one image, or None where they do not come to agree with its tokens."""
