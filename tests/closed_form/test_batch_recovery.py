@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from privbench.adversary import simulate
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.attention import FirstAttention
-from privbench.closed_form.batch_recovery import BatchRecovery
+from privbench.closed_form.batch_recovery import BatchRecovery, DealtTokens
 from privbench.closed_form.batch_tokens import FoundTokens
 from privbench.closed_form.first_block import centred
 from privbench.closed_form.token_fit import fitted
@@ -109,11 +109,38 @@ def test_the_attention_finds_the_tokens_that_are_missing(batch: Batch) -> None:
 
 
 def test_all_tokens_give_both_photos(batch: Batch) -> None:
-    patches, agreed = batch.recovery.settled(batch.found, batch.recovery.dealt(batch.found))
-    assert agreed
-    images = torch.cat([batch.recovery.embedding.images(image) for image in patches])
+    assert _worst(batch, batch.found, batch.recovery.dealt(batch.found)) > 60
+
+
+def test_a_few_tokens_that_nobody_finds_are_no_loss(batch: Batch) -> None:
+    found = batch.without(6)
+    dealt = batch.recovery.completed(found)[1]
+    assert (dealt.tokens < 0).sum() == 6
+    assert _worst(batch, found, dealt) > 60
+
+
+def test_a_token_dealt_to_the_wrong_photo_goes_back_where_its_place_lacks_one(batch: Batch) -> None:
+    found = batch.without(6)
+    place = int(found.missing(batch.recovery.places).nonzero()[0])
+    lone = int((found.places == place).nonzero())
+    true = batch.recovery.completed(found)[1]
+    owner, stands = (true.tokens == lone).nonzero()[0].tolist()
+    patches, tokens = true.patches.clone(), true.tokens.clone()
+    tokens[:, stands] = tokens[:, stands].flip(0)
+    lacks = torch.zeros(PATCHES, dtype=torch.bool)
+    lacks[place] = True
+    again = batch.recovery._redealt(found, DealtTokens(patches, tokens, true.sure), lacks)
+    assert int(again.tokens[owner, stands]) == lone
+    assert int(again.tokens[1 - owner, stands]) == -1
+
+
+def _worst(batch: Batch, found: FoundTokens, dealt: DealtTokens) -> float:
+    """The lower PSNR of the two photos, all patches solved together."""
+    settled = batch.recovery.settled(found, dealt)
+    assert settled.agreed
+    images = torch.cat([batch.recovery.embedding.images(image) for image in settled.patches])
     orders = ([0, 1], [1, 0])
-    assert max(min(psnr(images[a], batch.secret.images[b]) for a, b in enumerate(order)) for order in orders) > 60
+    return max(min(psnr(images[a], batch.secret.images[b]) for a, b in enumerate(order)) for order in orders)
 
 
 def test_a_checkpoint_brings_back_tokens_round_and_draws(batch: Batch) -> None:
