@@ -5,6 +5,7 @@ python -m benchmarks.local_steps --data cifar10/ --images 8 [--attack closed-for
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 
@@ -40,23 +41,30 @@ def training_of(text: str) -> LocalTraining | None:
     return LocalTraining.model_validate({"optimiser": name, **dict(part.split("=") for part in parameters.split(",") if part)})
 
 
-def updates(client: str, data: str, indices: Sequence[int], model: str, weights: str) -> Iterator[tuple[Observation, Secret]]:
-    """One update of each image, batch of one, no defense, labels unknown."""
+def updates(
+    client: str,
+    data: str,
+    indices: Sequence[int],
+    model: str,
+    weights: str,
+    labels: Literal["recovered", "known"] = "recovered",
+) -> Iterator[tuple[Observation, Secret]]:
+    """One update of each image, batch of one, no defense."""
     none = resolve_defense("none")
     defense = build_defense(none)
     spec = resolve_victim(model, weights, defense)
     victim = load_victim(spec, defense, generator=torch.Generator().manual_seed(0))
     images = open_images(data, split="test").for_classes(spec.model.num_classes)
     for index in indices:
-        pixels, labels = images.load((index,), spec.model.image_size)
+        pixels, classes = images.load((index,), spec.model.image_size)
         yield observe(
             victim,
             spec.model,
             defense,
             pixels,
-            labels,
+            classes,
             declared=none,
-            threat_model=ThreatModel(adversary="aware"),
+            threat_model=ThreatModel(adversary="aware", labels=labels),
             generator=torch.Generator().manual_seed(index),
             training=training_of(client),
         )

@@ -42,7 +42,7 @@ PARTS: Mapping[str, str] = {
     "all attentions but the first": r"blocks\.[1-9]\d*\.attn",
     "all MLPs": r"mlp",
     "all LayerNorms": r"norm",
-    "last block and head": r"blocks\.5|network\.norm|head",
+    "last block and head": r"blocks\.2\.|network\.norm|head",
     "head": r"head",
 }
 """Part to a pattern of its parameters' names."""

@@ -127,6 +127,8 @@ def attack_with_breaching(
 ) -> PeerResult:
     """Runs an attack of `breaching` as its users do: its own configuration, the network over normalised pixels.
 
+    A weight delta of plain SGD whose steps are known goes to its simulation of local steps (its `fedavg` user).
+
     Args:
         config: Name of its attack configuration.
         victim: The client's model; left as found.
@@ -139,7 +141,9 @@ def attack_with_breaching(
         UserError: `breaching` is not installed, or the update is not that of the victim.
     """
     container = second_order_copy(_Container(victim.network))
-    gradients = {name.replace("network.", "model.", 1): value for name, value in observation.gradients.items()}
+    local = _local_steps(observation)
+    sent = observation.gradients if local is None else observation.update
+    gradients = {name.replace("network.", "model.", 1): value for name, value in sent.items()}
     mean, std = victim.mean, victim.std
     evaluations = 0
 
@@ -157,8 +161,8 @@ def attack_with_breaching(
         attacker = breaching.attacks.prepare_attack(container, loss, settings, setup)
         constants = mean.flatten().tolist(), std.flatten().tolist()
         payload = _payload(container, observation.image_shape, *constants, observation.model.num_classes)
-        sent = _shared(container, gradients, observation.labels, observation.batch_size)
-        found, statistics = attacker.reconstruct([payload], [sent], {}, **arguments)
+        shared = _shared(container, gradients, observation.labels, observation.batch_size, local)
+        found, statistics = attacker.reconstruct([payload], [shared], {}, **arguments)
     images = (found["data"].detach() * std + mean).clamp(0, 1)
     return PeerResult(images, evaluations, not math.isfinite(statistics.get("opt_value", 0.0)))
 
@@ -223,12 +227,37 @@ def _payload(
     return {"parameters": list(model.parameters()), "buffers": list(model.buffers()), "metadata": described}
 
 
-def _shared(model: nn.Module, gradients: Mapping[str, Tensor], labels: Tensor | None, batch: int) -> dict[str, Any]:
+def _local_steps(observation: Observation) -> dict[str, Any] | None:
+    """What its `fedavg` user shares of its training; None for a gradient.
+
+    Raises:
+        UserError: The training is not one that `breaching` simulates.
+    """
+    training, labels = observation.training, observation.labels
+    if observation.kind == "gradient":
+        return None
+    if training is None or labels is None or training.optimiser != "sgd" or training.batches > 1 or training.weight_decay:
+        raise UserError("breaching simulates plain SGD on whole batches whose labels are known; given another delta")
+    return {
+        "lr": training.learning_rate,
+        "steps": training.steps,
+        "data_per_step": observation.batch_size,
+        "labels": [labels] * training.steps,
+    }
+
+
+def _shared(
+    model: nn.Module,
+    gradients: Mapping[str, Tensor],
+    labels: Tensor | None,
+    batch: int,
+    local: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What the user sent, in the order of the model's parameters."""
     return {
         "gradients": in_order(model, gradients),
         "buffers": None,
-        "metadata": {"num_data_points": batch, "labels": labels, "local_hyperparams": None},
+        "metadata": {"num_data_points": batch, "labels": labels, "local_hyperparams": local},
     }
 
 

@@ -35,10 +35,10 @@ _HUGGING_FACE = (
     (r"^embeddings\.(?:position_embeddings|position_embedding\.weight)$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
-    (r"^encoder\.layers?\.(\d+)\.", r"blocks.\1."),
+    (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    (r"\.self_attn\.(q|k|v)_proj\.", r".attn.\1."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.(?:self_attn|attention)\.(q|k|v)_proj\.", r".attn.\1."),  # ViT and DINOv2 since transformers 5
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.self_attn\.out_proj\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),

@@ -93,7 +93,8 @@ def _from_file(path: Path) -> dict[str, Tensor] | list[Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file ({error})") from None
     except Exception as error:  # a file that is something else makes torch's reader raise almost anything
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        said = " ".join(str(error).split())[:160]
+        reason = said if " " in said else type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}); accepted: {ACCEPTED}; save the state_dict alone") from None
     if isinstance(content, list | tuple):
         return [_tensor(value, f"number {number}") for number, value in enumerate(content)]

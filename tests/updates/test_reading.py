@@ -168,3 +168,24 @@ def test_an_incomplete_query_key_value_is_left_out() -> None:
     assert in_names_of_timm({name: torch.ones(2, 2) for name in DINOV2 if "value" not in name}).keys() == (
         in_names_of_timm({name: torch.ones(2, 2) for name in DINOV2}).keys() - {"blocks.0.attn.qkv.bias"}
     )
+
+
+def test_the_installed_transformers_vit_computes_the_same_under_timms_names() -> None:
+    transformers = pytest.importorskip("transformers", reason="it comes with the extra 'peft'")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+        layer_norm_eps=1e-6,
+    )
+    theirs = transformers.ViTForImageClassification(config).eval()
+    ours = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5).eval()
+    ours.load_state_dict(in_names_of_timm(theirs.state_dict()))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(theirs(images).logits, ours(images), atol=1e-5)
