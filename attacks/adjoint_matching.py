@@ -8,6 +8,7 @@ no position table), the whole network is simulated and the gradients up to its f
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -35,6 +36,7 @@ from privbench.adversary import (
     mean_cross_entropy,
     residual_loss,
 )
+from privbench.attacks.adjoint_settings import TUNED, AdjointSettings, settings_for
 from privbench.attacks.closed_form import ClosedForm
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
 from privbench.core.patches import rearrange
@@ -72,7 +74,6 @@ __all__ = ["AdjointMatching"]
 
 Weight = Annotated[float, Field(ge=0)]
 _VARIATION = "variation-weights"
-_TUNED = (32, 224)
 
 
 class AdjointMatching(GroupAttack):
@@ -92,8 +93,8 @@ class AdjointMatching(GroupAttack):
         },
     }
 
-    steps: Annotated[int, Field(gt=0)] = 700
-    """Optimisation steps of each trial."""
+    steps: Annotated[int, Field(gt=0)] | None = None
+    """Optimisation steps of each trial; None: 1400 up to 64 pixels, 1200 above, 700 where the adjoint is not free."""
     trials: Annotated[int, Field(gt=0)] = 1
     """Independent trials, run side by side; the one with the smallest matching loss is returned."""
     adjoint: Literal["free", "network"] = "free"
@@ -111,26 +112,26 @@ class AdjointMatching(GroupAttack):
     """Weight of the relative squared error of the position rows, after 30 % of the steps."""
     equations: Weight = 10.0
     """Weight of the closed form's linear system as a soft term, its relative squared residual, where that form is the start."""
-    equation_floor: Annotated[float, Field(gt=0)] = 0.05
+    equation_floor: Annotated[float, Field(gt=0)] = 1.0
     """Share of the largest singular value of that system below which its equations are not weighed up any further."""
     features: Weight = 0.1
     """Weight of the squared error of what the last block tells of each image of a batch, where that can be solved for."""
-    total_variation: Weight = 0.8
-    """Weight of total variation at the start."""
-    total_variation_end: Weight = 0.03
-    """Weight of total variation at the end; in between it changes in equal ratios."""
+    total_variation: Weight | None = None
+    """Weight of total variation at the start; None: 0.8, and 0.01 up to 64 pixels with a free adjoint."""
+    total_variation_end: Weight | None = None
+    """Weight of total variation at the end, in between it changes in equal ratios; None: 0.03, or 0.0005."""
     variation_balance: Weight = 0.5
     """A patch's variation counts by the inverse of its position gradient's length to this power: more where little is known."""
-    patch_prior: Weight = 1.0
-    """Weight of the mean squared difference across patch borders."""
-    chroma: Weight = 0.3
-    """Weight of the mean squared distance of the channels from their mean."""
-    squared_norm: Weight = 0.1
-    """Weight of the mean squared distance from mid-grey."""
+    patch_prior: Weight | None = None
+    """Weight of the mean squared difference across patch borders; None: 1, or 0.1."""
+    chroma: Weight | None = None
+    """Weight of the mean squared distance of the channels from their mean; None: 0.3, or 0.01."""
+    squared_norm: Weight | None = None
+    """Weight of the mean squared distance from mid-grey; None: 0.1, or 0.003."""
     registration: Weight = 1e-2
     """Weight of the distance to the consensus of the trials."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.015
-    """Adam's learning rate, pixels in [0, 1]."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Adam's learning rate, pixels in [0, 1]; None: 0.05, and 0.015 where the adjoint is not free."""
     fine_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """By what the learning rate is multiplied from one level of the pyramid to the next finer one, below a patch's size."""
     adjoint_rate: Annotated[float, Field(gt=0)] = 0.03
@@ -180,7 +181,8 @@ class AdjointMatching(GroupAttack):
         features = list[SampleFeatures]()
         if first.batch_size > 1 and self.features:
             clients, features = features_of_clients(clients)
-        relocation = None if free else self._relocation(model, first)
+        sized = self._settings(model, free=free)
+        relocation = None if free else self._relocation(model, first, sized.steps)
         starts = self._starts(clients, generators)
         solved = not isinstance(starts, str)
         exact = solved and all(view.entries_are_exact for view in clients.views)
@@ -191,9 +193,9 @@ class AdjointMatching(GroupAttack):
             simulate=first_block_simulator(clients.simulation) if free else self._network(clients, first),
             parameters={name: clients.parameters[name] for name in names},
             matching=self._matching_terms(clients.simulation, names, exact=exact),
-            priors=[*self._prior_terms(model), *self._feature_terms(clients.simulation, features)],
-            steps=self.steps,
-            parametrisation=self._variables(model),
+            priors=[*self._prior_terms(sized, model), *self._feature_terms(clients.simulation, features)],
+            steps=sized.steps,
+            parametrisation=self._variables(model, sized),
             free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
             relocation=relocation,
         )
@@ -225,10 +227,16 @@ class AdjointMatching(GroupAttack):
             found.append((solved + noise.to(solved)).clamp(0, 1))
         return found
 
+    def _settings(self, model: Victim, *, free: bool) -> AdjointSettings:
+        """What was given, and what goes with the size of the input where nothing was."""
+        settings = settings_for(model.image_size, free=free)
+        given = {one.name: getattr(self, one.name) for one in fields(settings)}
+        return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
     def _flags(self, model: Victim, *, free: bool, solved: bool) -> list[str]:
         flags = [] if free or self.adjoint == "network" else ["free-adjoint-does-not-apply"]
         flags += ["started-from-closed-form"] if solved else []
-        return flags if model.image_size in _TUNED else [*flags, "size-not-tuned"]
+        return flags if model.image_size in TUNED else [*flags, "size-not-tuned"]
 
     def _each(self, clients: Clients) -> list[tuple[Simulation, Observation]]:
         model = clients.simulation.model
@@ -272,11 +280,11 @@ class AdjointMatching(GroupAttack):
         weights = told.clamp(min=1e-6).pow(-self.variation_balance).clamp(0.1, 10.0).reshape(model.grid)
         return weights.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
 
-    def _relocation(self, model: Victim, observation: Observation) -> Relocation | None:
+    def _relocation(self, model: Victim, observation: Observation, steps: int) -> Relocation | None:
         if not self.relocation or not has_free_adjoint(model, observation) or model.patch_size is None:
             return None
         parts, size = model.parts(), model.patch_size
-        last = int(self.steps * self.relocation_until)
+        last = int(steps * self.relocation_until)
         return Relocation(
             steps=frozenset(range(self.relocation_every, last + 1, self.relocation_every)),
             table=str(parts.position),
@@ -302,14 +310,14 @@ class AdjointMatching(GroupAttack):
             terms.append(MatchingTerm("equations", Constant(self.equations), patch_equations(simulation)))
         return terms
 
-    def _prior_terms(self, model: Victim) -> list[PriorTerm]:
+    def _prior_terms(self, sized: AdjointSettings, model: Victim) -> list[PriorTerm]:
         terms = [
-            PriorTerm("variation", Decay(self.total_variation, self.total_variation_end), WeightedVariation(_VARIATION)),
-            PriorTerm("norm", Constant(self.squared_norm), SquaredNorm()),
-            PriorTerm("chroma", Constant(self.chroma), Chroma()),
+            PriorTerm("variation", Decay(sized.total_variation, sized.total_variation_end), WeightedVariation(_VARIATION)),
+            PriorTerm("norm", Constant(sized.squared_norm), SquaredNorm()),
+            PriorTerm("chroma", Constant(sized.chroma), Chroma()),
         ]
         if model.patch_size:
-            terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(model.patch_size, "mean")))
+            terms.append(PriorTerm("patch", Constant(sized.patch_prior), PatchBorders(model.patch_size, "mean")))
         if self.trials > 1:
             terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
         return terms
@@ -320,12 +328,12 @@ class AdjointMatching(GroupAttack):
     def _adam(self, rate: float) -> Adam:
         return Adam(Cosine(rate, self.hold), second_moment=self.second_moment)
 
-    def _variables(self, model: Victim) -> Parametrisation:
+    def _variables(self, model: Victim, sized: AdjointSettings) -> Parametrisation:
         if self.parametrisation == "pixels":
-            return Pixels(self._adam(self.learning_rate))
+            return Pixels(self._adam(sized.learning_rate))
         sizes = pyramid_sizes(model.image_size)
         below_a_patch = sum(size > model.image_size // (model.patch_size or 1) for size in sizes)
-        return Pyramid(sizes, self._adam(self.learning_rate), below_a_patch, self.fine_rate)
+        return Pyramid(sizes, self._adam(sized.learning_rate), below_a_patch, self.fine_rate)
 
 
 def _matched(name: str) -> bool:

@@ -1,0 +1,51 @@
+"""What `adjoint-matching` does by itself, by the size of the input and where its adjoint comes from.
+
+The priors are means, so that a weight means the same at every size; but a pixel of a small image differs more from its
+neighbours than a pixel of a photo, and each of its patches has more equations to its pixels.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["TUNED", "AdjointSettings", "settings_for"]
+
+TUNED = (32, 224)
+"""The sizes at which settings were chosen."""
+_SMALL = 64
+"""Pixels up to which an image counts as small."""
+
+
+@dataclass(frozen=True)
+class AdjointSettings:
+    """Settings that are not the same everywhere.
+
+    Attributes:
+        steps: Optimisation steps of each trial.
+        learning_rate: Adam's, pixels in [0, 1].
+        total_variation: Weight at the start.
+        total_variation_end: Weight at the end.
+        patch_prior: Weight of the differences across patch borders.
+        chroma: Weight of the channels' distance from their mean.
+        squared_norm: Weight of the distance from mid-grey.
+    """
+
+    steps: int
+    learning_rate: float
+    total_variation: float = 0.8
+    total_variation_end: float = 0.03
+    patch_prior: float = 1.0
+    chroma: float = 0.3
+    squared_norm: float = 0.1
+
+
+def settings_for(image_size: int, *, free: bool) -> AdjointSettings:
+    """The settings for images of `image_size` x `image_size` pixels.
+
+    Args:
+        image_size: Height and width in pixels.
+        free: Whether the adjoint is a variable.
+    """
+    if not free:
+        return AdjointSettings(700, 0.015)
+    if image_size > _SMALL:
+        return AdjointSettings(1200, 0.05)
+    return AdjointSettings(1400, 0.05, 0.01, 0.0005, patch_prior=0.1, chroma=0.01, squared_norm=0.003)
