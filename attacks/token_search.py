@@ -62,7 +62,7 @@ class TokenSearch(Attack):
         if position is None:
             raise UserError(
                 f"attack token-search needs a learned position row for each patch, which {name} with defense "
-                f"{observation.defense_text} does not have; choose --attack gradvit"
+                f"{observation.defense_text} does not have; choose --attack adjoint-matching"
             )
         needed = [position] if model.has_unknown_position else []
         observation.require_parameters((*needed, *(f"network.blocks.0.{layer}" for layer in _LAYERS)), self.name)
@@ -72,13 +72,13 @@ class TokenSearch(Attack):
             raise UserError(
                 f"attack token-search needs a width of {tokens + pixels + 1 + _PLACED_BY} for {tokens} tokens of {images} "
                 f"images and {pixels} pixels of a patch, given {width} in {name}; choose a smaller --batch-size "
-                "or --attack gradvit"
+                "or --attack adjoint-matching"
             )
         normed = not isinstance(cast(Any, model.network).blocks[0].attn.k_norm, nn.Identity)
         if normed or Activations.of(model, observation, tokens) is None:
             raise UserError(
                 f"attack token-search needs a first block of LayerNorm, attention without normalised keys and an MLP "
-                f"without gates, which {name} does not have; choose --attack gradvit"
+                f"without gates, which {name} does not have; choose --attack adjoint-matching"
             )
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
