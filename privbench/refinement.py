@@ -5,7 +5,7 @@ depend on it through the attention, and with all other patches and the labels kn
 pixels. Ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -16,15 +16,15 @@ from privbench.core.patches import from_patches, to_patches
 
 __all__ = ["MOST_PATCHES", "refined"]
 
-MOST_PATCHES = 8
-"""How many patches are refined at most: each pixel costs two gradients."""
-_ENTRIES = 131072
+MOST_PATCHES = 24
+"""How many patches are refined at most: each pixel costs a gradient of its image."""
+_ENTRIES = 32768
 """Entries of the update that are compared, drawn from all of them."""
 _LEAST = 64
 """Entries of each parameter, at least."""
 _MOVE = 1e-2
 """By how much a pixel is moved for its derivative."""
-_STEPS = 2
+_STEPS = 3
 _NEAR = 1e-2
 """Relative error of the update up to which a step is worth taking; further off something else is wrong than a few patches."""
 
@@ -47,8 +47,13 @@ class _Update:
 
     def of(self, fed: Tensor) -> Tensor:
         """Of images that the model is fed."""
-        loss = self.simulation.loss
-        return self._sampled(torch.func.grad(lambda values: loss(fed, self.labels, parameters=values))(self.parameters))
+        return sum((self.share(one, image) for one, image in enumerate(fed)), torch.zeros_like(self.observed))
+
+    def share(self, one: int, image: Tensor) -> Tensor:
+        """What one image `[3, height, width]` has in it: the loss is a mean over images, and the update a sum."""
+        loss, label = self.simulation.loss, self.labels[one : one + 1]
+        own = torch.func.grad(lambda values: loss(image[None], label, parameters=values))(self.parameters)
+        return self._sampled(own) / len(self.labels)
 
     def _sampled(self, gradients: Mapping[str, Tensor]) -> Tensor:
         parts = []
@@ -78,25 +83,31 @@ def refined(simulation: Simulation, observation: Observation, fed: Tensor, label
     if not torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed):
         return fed
     update, cut = _Update(simulation, observation, labels), to_patches(fed, size)
-
-    def with_pixels(pixels: Tensor) -> Tensor:
-        patches = cut.clone()
-        patches[chosen] = pixels.reshape(-1, *cut.shape[2:])
-        return from_patches(patches, *fed.shape[-2:])
-
     error = (update.observed - update.of(fed)).double()
     if not error.norm() < _NEAR * update.observed.norm():
         return fed
-    pixels, best = cut[chosen].flatten(), fed
-    moves = _MOVE * torch.eye(len(pixels)).to(pixels)
-    slopes = [(update.of(with_pixels(pixels + move)) - update.of(with_pixels(pixels - move))) / (2 * _MOVE) for move in moves]
-    jacobian = torch.stack(slopes, dim=1).double()
+    jacobian = torch.stack([slope for one in range(len(fed)) for slope in _slopes(update, one, cut[one], chosen[one])], dim=1)
+    factor, best, pixels = torch.linalg.qr(jacobian.double()), fed, cut[chosen].flatten()
     for _ in range(_STEPS):
-        step = torch.linalg.lstsq(jacobian, error[:, None]).solution[:, 0]
+        step = torch.linalg.solve_triangular(factor.R, factor.Q.T @ error[:, None], upper=True)[:, 0]
         pixels = (pixels + step.to(pixels)).clamp(0, 1)
-        there = with_pixels(pixels)
+        patches = cut.clone()
+        patches[chosen] = pixels.reshape(-1, *cut.shape[2:])
+        there = from_patches(patches, *fed.shape[-2:])
         error_there = (update.observed - update.of(there)).double()
         if not error_there.norm() < error.norm():
             break
         best, error = there, error_there
     return best
+
+
+def _slopes(update: _Update, one: int, patches: Tensor, chosen: Tensor) -> Iterator[Tensor]:
+    """The derivative of the update by each pixel of the chosen patches of one image, in the order of `patches[chosen]`."""
+    side = round(len(patches) ** 0.5) * patches.shape[-1]
+    pixels, begun = patches[chosen].flatten(), None
+    for place in range(len(pixels)):
+        begun = update.share(one, from_patches(patches[None], side, side)[0]) if begun is None else begun
+        moved, cut = pixels.clone(), patches.clone()
+        moved[place] += _MOVE
+        cut[chosen] = moved.reshape(-1, *patches.shape[1:])
+        yield (update.share(one, from_patches(cut[None], side, side)[0]) - begun) / _MOVE
