@@ -12,13 +12,13 @@ from privbench.auditing.evidence import labels_of
 from privbench.core import ATTACKS, Attack, Observation, UserError, parse_spec
 from privbench.models import Victim
 
-__all__ = ["ORDER", "PlannedAttack", "attacks_of", "planned"]
+__all__ = ["CLOSED", "ORDER", "PlannedAttack", "attacks_of", "planned"]
 
 ORDER = ("closed-form", "subspace", "april", "token-search", "adjoint-matching", "local-steps", "inverting-gradients")
 """Cheapest first: closed forms, then matching; what matches any parameters comes last, where no better attack applies."""
 
-_CLOSED = {"closed-form": 20.0, "subspace": 60.0, "april": 10.0, "token-search": 10_000.0}
-"""Expected time in passes of the model, forward and backward."""
+CLOSED = {"closed-form": 20.0, "subspace": 60.0, "april": 10.0, "token-search": 10_000.0}
+"""Attacks that solve for the images and fit nothing: expected time in passes of the model, forward and backward."""
 _LAST = "inverting-gradients"
 _PASSES_A_STEP = 4.0
 """Passes of a step of matching."""
@@ -92,13 +92,13 @@ def _refusal(name: str, attack: Attack, observation: Observation) -> str:
 
 
 def _better(plan: Sequence[PlannedAttack]) -> str:
-    matching = [entry.name for entry in plan if entry.attack is not None and entry.name not in _CLOSED]
+    matching = [entry.name for entry in plan if entry.attack is not None and entry.name not in CLOSED]
     return f"{matching[0]} does the same, and better" if matching else ""
 
 
 def _passes(name: str, attack: Attack, observation: Observation) -> float:
-    if name in _CLOSED:
-        return _CLOSED[name]
+    if name in CLOSED:
+        return CLOSED[name]
     steps = int(attack.parameters().get("steps", 1000)) * int(attack.parameters().get("trials", 1))
     local = observation.training.steps + 1 if name == "local-steps" and observation.training is not None else 1
     return _PASSES_A_STEP * steps * local * observation.batch_size

@@ -45,6 +45,7 @@ class AttackFinding:
         labels: Of its images.
         flags: Remarks of the attack.
         pictures: Names of the files of its images.
+        fitted: Whether its images were fitted to the update, which they then account for whether or not they are true.
     """
 
     name: str
@@ -62,6 +63,12 @@ class AttackFinding:
     labels: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
+    fitted: bool = False
+
+    @property
+    def unproven(self) -> bool:
+        """Whether nothing but the fit itself speaks for its images: there was no self-test."""
+        return self.fitted and self.self_test is None
 
     @property
     def finds_known(self) -> bool:

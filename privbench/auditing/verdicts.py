@@ -12,7 +12,11 @@ _RANK = {"found": 2, "partly": 1, "nothing": 0}
 def best_of(findings: Sequence[AttackFinding]) -> AttackFinding | None:
     """The attack whose images have the most to say for them; None where none ran."""
     ran = [finding for finding in findings if finding.explained is not None]
-    return max(ran, key=lambda one: (not one.misled, _RANK[one.grade], one.explained or 0.0), default=None)
+    return max(ran, key=lambda one: (not one.misled, _rank(one), not one.unproven, one.explained or 0.0), default=None)
+
+
+def _rank(finding: AttackFinding) -> int:
+    return min(_RANK[finding.grade], _RANK["partly"]) if finding.unproven else _RANK[finding.grade]
 
 
 def judged(findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str]:
@@ -33,6 +37,11 @@ def judged(findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str
         f"{best.name} found images that explain {100 * (best.explained or 0.0):.1f} % of this update (other photos "
         f"{100 * best.others_explained:.1f} %), with a cosine similarity of {best.cosine:.2f} ({best.others_cosine:.2f})."
     )
+    if best.unproven:
+        return "partly", (
+            f"{said} They were fitted to it, which also succeeds with images that are not the client's: look at them, and run "
+            "the self-test."
+        )
     if best.grade == "partly":
         said = f"{said} That is something of the photos, not all of it."
     if best.self_test is not None:

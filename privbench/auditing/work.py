@@ -12,7 +12,7 @@ from privbench.adversary import simulate
 from privbench.auditing.evidence import Evidence, evidence_of, labels_of
 from privbench.auditing.kept import AuditProgress, KeptAttacks, Step
 from privbench.auditing.known import KnownPhotos
-from privbench.auditing.plan import PlannedAttack
+from privbench.auditing.plan import CLOSED, PlannedAttack
 from privbench.auditing.report import AttackFinding, AuditReport, Pixels, WhatIf, pixels_of
 from privbench.auditing.verdicts import best_of, judged
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
@@ -130,7 +130,7 @@ class Auditor:
         if entry.attack is None:
             return AttackFinding(entry.name, "does not apply", entry.reason), None
         for earlier in before:
-            if earlier.grade == "found" and not earlier.misled:
+            if earlier.grade == "found" and not (earlier.misled or earlier.unproven):
                 return AttackFinding(entry.name, "not needed", f"{earlier.name} found the images"), None
         return self._attacked(entry.name, entry.attack, interruption)
 
@@ -155,6 +155,7 @@ class Auditor:
             seconds=time.perf_counter() - begun,
             labels=() if found.labels is None else tuple(found.labels.tolist()),
             flags=found.flags,
+            fitted=name not in CLOSED,
             pictures=tuple(f"{name}-{number}.png" for number in range(len(found.images))),
         )
         self.say(f"{name}: {evidence.in_words()}, {finding.seconds:.1f} s")

@@ -81,3 +81,13 @@ def test_who_finds_the_known_photo_and_not_the_private_one_was_told_something_wr
     assert "check that batch size" in sentence
     assert "nothing follows" in judged([_finding("closed-form", "nothing", 11.0, "nothing")], "whole")[1]
     assert judged([AttackFinding("april", "does not apply", "why")], "whole")[0] == "no attack applies"
+
+
+def test_a_fit_without_a_self_test_is_not_called_found() -> None:
+    fitted = AttackFinding("inverting-gradients", "ran", explained=0.998, cosine=1.0, grade="found", fitted=True)
+    verdict, sentence = judged([fitted], "16 of 152 parameters")
+    assert verdict == "partly"
+    assert "run the self-test" in sentence
+    solved = AttackFinding("closed-form", "ran", explained=0.95, cosine=1.0, grade="found")
+    assert judged([solved, fitted], "whole")[0] == "found"
+    assert best_of([AttackFinding("closed-form", "ran", explained=-3.0), fitted]) is fitted
