@@ -16,7 +16,7 @@ def best_of(findings: Sequence[AttackFinding]) -> AttackFinding | None:
 
 
 def _rank(finding: AttackFinding) -> int:
-    return min(_RANK[finding.grade], _RANK["partly"]) if finding.unproven else _RANK[finding.grade]
+    return max(_RANK[finding.grade] - finding.unproven, 0)
 
 
 def judged(findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str]:
@@ -38,7 +38,7 @@ def judged(findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str
         f"{100 * best.others_explained:.1f} %), with a cosine similarity of {best.cosine:.2f} ({best.others_cosine:.2f})."
     )
     if best.unproven:
-        return "partly", (
+        return "partly" if best.grade == "found" else "nothing found by these attacks", (
             f"{said} They were fitted to it, which also succeeds with images that are not the client's: look at them, and run "
             "the self-test."
         )

@@ -88,6 +88,8 @@ def test_a_fit_without_a_self_test_is_not_called_found() -> None:
     verdict, sentence = judged([fitted], "16 of 152 parameters")
     assert verdict == "partly"
     assert "run the self-test" in sentence
+    little = AttackFinding("adjoint-matching", "ran", explained=0.107, cosine=0.48, grade="partly", fitted=True)
+    assert judged([little], "whole")[0] == "nothing found by these attacks"
     solved = AttackFinding("closed-form", "ran", explained=0.95, cosine=1.0, grade="found")
     assert judged([solved, fitted], "whole")[0] == "found"
     assert best_of([AttackFinding("closed-form", "ran", explained=-3.0), fitted]) is fitted
