@@ -6,6 +6,8 @@ pixels. Ours.
 """
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,15 +18,15 @@ from privbench.core.patches import from_patches, to_patches
 
 __all__ = ["MOST_PATCHES", "refined"]
 
-MOST_PATCHES = 24
+MOST_PATCHES = 16
 """How many patches are refined at most: each pixel costs a gradient of its image."""
 _ENTRIES = 32768
 """Entries of the update that are compared, drawn from all of them."""
 _LEAST = 64
 """Entries of each parameter, at least."""
-_MOVE = 1e-2
+_MOVE = 1e-4
 """By how much a pixel is moved for its derivative."""
-_STEPS = 3
+_STEPS = 6
 _NEAR = 1e-2
 """Relative error of the update up to which a step is worth taking; further off something else is wrong than a few patches."""
 
@@ -33,8 +35,11 @@ class _Update:
     """The update as one vector of sampled entries, all parameters with the same weight."""
 
     def __init__(self, simulation: Simulation, observation: Observation, labels: Tensor) -> None:
-        self.simulation, self.labels = simulation, labels
-        every = {name: value.detach() for name, value in simulation.model.named_parameters() if name in observation.gradients}
+        # In float32 the pixels that matter least would drown in the rounding of their derivatives.
+        self.simulation, self.labels = replace(simulation, model=deepcopy(simulation.model).double()), labels
+        every = {
+            name: value.detach() for name, value in self.simulation.model.named_parameters() if name in observation.gradients
+        }
         self.sizes = {name: observation.gradients[name].norm() for name in every}
         self.parameters = {name: value for name, value in every.items() if float(self.sizes[name]) > 0}
         total = sum(value.numel() for value in self.parameters.values())
@@ -43,7 +48,7 @@ class _Update:
             name: torch.randperm(value.numel(), generator=generator)[: max(_LEAST, _ENTRIES * value.numel() // total)]
             for name, value in self.parameters.items()
         }
-        self.observed = self._sampled(observation.gradients)
+        self.observed = self._sampled({name: observation.gradients[name].double() for name in self.parameters})
 
     def of(self, fed: Tensor) -> Tensor:
         """Of images that the model is fed."""
@@ -82,22 +87,22 @@ def refined(simulation: Simulation, observation: Observation, fed: Tensor, label
         return fed
     if not torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed):
         return fed
-    update, cut = _Update(simulation, observation, labels), to_patches(fed, size)
-    error = (update.observed - update.of(fed)).double()
+    update, cut = _Update(simulation, observation, labels), to_patches(fed.double(), size)
+    error = update.observed - update.of(fed.double())
     if not error.norm() < _NEAR * update.observed.norm():
         return fed
     jacobian = torch.stack([slope for one in range(len(fed)) for slope in _slopes(update, one, cut[one], chosen[one])], dim=1)
-    factor, best, pixels = torch.linalg.qr(jacobian.double()), fed, cut[chosen].flatten()
+    factor, best, pixels = torch.linalg.qr(jacobian), fed, cut[chosen].flatten()
     for _ in range(_STEPS):
         step = torch.linalg.solve_triangular(factor.R, factor.Q.T @ error[:, None], upper=True)[:, 0]
-        pixels = (pixels + step.to(pixels)).clamp(0, 1)
+        pixels = pixels + step
         patches = cut.clone()
         patches[chosen] = pixels.reshape(-1, *cut.shape[2:])
         there = from_patches(patches, *fed.shape[-2:])
-        error_there = (update.observed - update.of(there)).double()
+        error_there = update.observed - update.of(there)
         if not error_there.norm() < error.norm():
             break
-        best, error = there, error_there
+        best, error = there.clamp(0, 1).to(fed), error_there
     return best
 
 
