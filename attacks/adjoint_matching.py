@@ -94,7 +94,7 @@ class AdjointMatching(GroupAttack):
     }
 
     steps: Annotated[int, Field(gt=0)] | None = None
-    """Optimisation steps of each trial; None: 1400 up to 64 pixels, 1200 above, 700 where the adjoint is not free."""
+    """Optimisation steps of each trial; None: 1200, and 700 where the adjoint is not free."""
     trials: Annotated[int, Field(gt=0)] = 1
     """Independent trials, run side by side; the one with the smallest matching loss is returned."""
     adjoint: Literal["free", "network"] = "free"

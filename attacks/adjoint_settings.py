@@ -48,4 +48,4 @@ def settings_for(image_size: int, *, free: bool) -> AdjointSettings:
         return AdjointSettings(700, 0.015)
     if image_size > _SMALL:
         return AdjointSettings(1200, 0.05)
-    return AdjointSettings(1400, 0.05, 0.01, 0.0005, patch_prior=0.1, chroma=0.01, squared_norm=0.003)
+    return AdjointSettings(1200, 0.05, 0.01, 0.0005, patch_prior=0.1, chroma=0.01, squared_norm=0.003)
