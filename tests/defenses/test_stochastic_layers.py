@@ -120,7 +120,8 @@ def test_the_draw_survives_a_defense_that_knows_nothing_of_it() -> None:
     loss = nn.functional.cross_entropy
     weights = dict(simulation.model.named_parameters())
     ours = torch.func.grad(lambda p: loss(simulation.logits(update.secret.images, parameters=p), torch.tensor([3])))(weights)
-    assert torch.allclose(ours[name], update.observation.gradients[name], rtol=1e-3, atol=1e-7)
+    observed = update.observation.gradients[name]
+    assert (ours[name] - observed).norm() < 1e-5 * observed.norm()
 
 
 def test_what_does_not_fit_is_one_line() -> None:
