@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from privbench.analysis.leaderboard import leaderboard_with_folders
-from privbench.core import Case, Interval, Record, UserError, UtilityReport
+from privbench.core import Case, ComponentSpec, Interval, Record, UserError, UtilityReport
 from privbench.core.labels import attack_label, defense_label
 from privbench.store.layout import RECORD, find_results
 
@@ -23,7 +23,8 @@ def case_table(folder: Path) -> pd.DataFrame:
         The leaderboard's columns with `folder`, and: `image_size`; `images`, the positions of the private images in their
         data set as text; `attack_label` and `defense_label`, what differs from the defaults; `attack_fields`, the attack's
         parameters by name; `defense_parts`, the composed defense with all parameters; `mask_ratio`, where the defense is MJP
-        and nothing else. Of a case that was computed in several places the first by path.
+        with the blocks that it draws by itself, and nothing else. Of a case that was computed in several places the first
+        by path.
 
     Raises:
         UserError: As the leaderboard, or no case is finished.
@@ -46,8 +47,18 @@ def _fields(case: Case) -> dict[str, Any]:
         "defense_label": defense_label(case),
         "attack_fields": dict(case.attack.parameters),
         "defense_parts": case.defense,
-        "mask_ratio": alone.parameters.get("mask_ratio") if alone is not None and alone.name == "mjp" else None,
+        "mask_ratio": _mask_ratio(alone),
     }
+
+
+_OTHER_MASKS = {"smallest_block", "largest_block", "positions"}
+"""Parameters of MJP that a mask does not have unless they were given."""
+
+
+def _mask_ratio(defense: ComponentSpec | None) -> float | None:
+    if defense is None or defense.name != "mjp" or _OTHER_MASKS & defense.parameters.keys():
+        return None
+    return defense.parameters.get("mask_ratio")
 
 
 def utility_table(folder: Path) -> pd.DataFrame:

@@ -303,3 +303,11 @@ def test_the_command_draws_records_and_refuses_what_it_cannot_write(tmp_path: Pa
     wrong = CliRunner().invoke(main, ["figure", "front", str(results), "-o", str(tmp_path / "front.txt")])
     assert wrong.exit_code == 2
     assert "accepted: .pdf, .png, .svg" in wrong.output
+
+
+def test_masks_of_given_blocks_are_no_point_on_the_axis_of_mask_ratios() -> None:
+    rows = case_table(local_folder(RESULTS / "front.jsonl.gz"))
+    given = rows["defense_params"].str.contains("smallest_block")
+    assert given.any()
+    assert rows.loc[given, "mask_ratio"].isna().all()
+    assert set(rows["mask_ratio"].dropna()) == {0.03, 0.1, 0.27, 0.5}
