@@ -45,9 +45,10 @@ def with_lora(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             # peft freezes what is below; here the client says what it trains (`observe(trains=...)`).
-            return inject_adapter_in_model(config, network).requires_grad_(True)
+            adapted: nn.Module = inject_adapter_in_model(config, network)
     except ValueError as error:
         raise UserError(f"no adapters in {type(network).__name__}: {' '.join(str(error).split())[:160]}") from None
+    return adapted.requires_grad_(True)
 
 
 @dataclass(frozen=True)
