@@ -6,7 +6,6 @@ The same update, known labels; both matching attacks unroll all local steps and 
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from benchmarks.local_steps import updates
 from benchmarks.peer import attack_with_breaching
+from benchmarks.printed import print_table
 from privbench.core import ATTACKS, build_defense, resolve_defense
 from privbench.models import load_victim, resolve_victim
 from privbench.scoring import psnr
@@ -51,13 +51,8 @@ def main() -> None:
     parser.add_argument("--client", default="sgd:steps=5,lr=0.01", help="As --local takes it.")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    table = [["image", "attack", "PSNR", "seconds"]]
-    for row in rows(given.data, given.images, given.steps, given.client):
-        table.append(row)
-        print(" | ".join(row), flush=True)
-    if given.output is not None:
-        with given.output.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
+    header = ["image", "attack", "PSNR", "seconds"]
+    print_table(header, rows(given.data, given.images, given.steps, given.client), given.output)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ query-key-value layers; `trained` ones took five steps on sixteen other images, 
 """
 
 import argparse
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
+from benchmarks.printed import print_table
 from privbench.client import observe
 from privbench.core import (
     ATTACKS,
@@ -133,13 +133,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Pattern of the parts to measure.")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    table = [["sent", "numbers", "attack", *(f"image {number}" for number in range(given.images))]]
-    for row in rows(given.data, given.images, given.model, given.only):
-        table.append(row)
-        print(" | ".join(row), flush=True)
-    if given.output is not None:
-        with given.output.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
+    header = ["sent", "numbers", "attack", *(f"image {number}" for number in range(given.images))]
+    print_table(header, rows(given.data, given.images, given.model, given.only), given.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from privbench.auditing.report import AttackFinding
 from privbench.core import Attack, Observation, Progress, Reconstruction
@@ -57,10 +57,7 @@ class KeptAttacks:
         path = self.file(name, attack)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file({"images": found.images.cpu().contiguous()}, str(temporary), {"finding": json.dumps(asdict(finding))})
-        temporary.replace(path)
+        atomic_write(path, save({"images": found.images.cpu().contiguous()}, {"finding": json.dumps(asdict(finding))}))
 
     def kept(self, name: str, attack: Attack) -> tuple[AttackFinding, Reconstruction] | None:
         """A finished attack; None where there is none, or none that can be read."""
