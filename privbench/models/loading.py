@@ -47,7 +47,7 @@ class VictimCard:
         defended_accuracy: Top-1 when the test images go through the defense's batch hook, in [0, 1].
         test_images: Number of test images behind both.
         epochs: Passes over the training data.
-        recipe: The remaining hyper-parameters, and the number of training images.
+        recipe: The remaining hyper-parameters, the number of training images, and the precision of a step.
         command: The command that repeats it.
         parameters: Number of parameters.
         sha256: Content of the weights file.

@@ -12,6 +12,7 @@ from torch import Tensor
 from privbench.core import Defense, UserError
 from privbench.models import Victim, VictimCard, file_sha256
 from privbench.training.evaluate import accuracy, defended_accuracy
+from privbench.training.gradients import precision
 from privbench.training.recipe import LabelledImages, TrainingPlan
 
 __all__ = ["not_finite", "publish", "save_weights"]
@@ -86,7 +87,7 @@ def publish(
         defended_accuracy=defended_accuracy(victim, defense, test.images, test.labels, generator),
         test_images=len(test.images),
         epochs=plan.epochs,
-        recipe=plan.recipe | {"images": len(training.images)},
+        recipe=plan.recipe | {"images": len(training.images), "precision": precision(victim.mean.device.type)},
         command=command,
         parameters=sum(parameter.numel() for parameter in victim.parameters()),
         sha256=file_sha256(path),

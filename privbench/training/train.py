@@ -1,6 +1,6 @@
 """Trains a victim under a defense: one recipe for all of them, so that their accuracies compare.
 
-AdamW with one cycle of the learning rate, augmented images, bf16 autocast on CUDA (fp32 weights), gradient clipping.
+AdamW with one cycle of the learning rate, augmented images, bf16 where the device has it (weights in fp32), clipped gradients.
 Every step is one client's update: what the defense makes of its gradient is what the recipe clips and the optimiser gets.
 Images lie on the device, and no step waits for a value. The state is kept after epochs; a run started again goes on there.
 """

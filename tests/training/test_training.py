@@ -14,7 +14,7 @@ from privbench.data import open_images
 from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
-from privbench.training.gradients import LossGradient
+from privbench.training.gradients import LossGradient, mixed_precision, precision
 from privbench.training.recipe import Views
 from privbench.training.train import TrainingLoop, calibrate_batch_norm
 
@@ -339,7 +339,15 @@ def test_a_step_trains_on_soft_labels_and_on_what_layers_add() -> None:
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=0.02)
 
 
-# Teachers, mixtures, compilation
+# Precision, teachers, mixtures, compilation
+
+
+@pytest.mark.parametrize(("instruction", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)])
+def test_a_processor_with_bf16_multiplies_in_it(instruction: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True}, raising=False)
+    with mixed_precision("cpu"):
+        assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype == dtype
+    assert precision("cpu") == {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
 
 
 def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Generator) -> None:
