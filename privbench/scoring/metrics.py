@@ -103,7 +103,7 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     """
     height, width = original.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
-        raise UserError(_too_small(f"{height}x{width}"))
+        raise UserError(_too_small(min(height, width)))
 
     def score(truth: _Image, guess: _Image) -> float:
         value = _skimage_ssim(
@@ -145,10 +145,8 @@ def ssim_zero_padded(reconstruction: Tensor, original: Tensor) -> Tensor:
     return similar.flatten(1).mean(1).clamp(-1, 1)
 
 
-def _too_small(size: str) -> str:
-    return (
-        f"SSIM of images of {size} pixels; accepted: {SSIM_WINDOW}x{SSIM_WINDOW} or larger; resize the images or leave SSIM out"
-    )
+def _too_small(side: int) -> str:
+    return f"SSIM needs {SSIM_WINDOW} pixels a side, the images' shorter side has {side}; give larger images or leave SSIM out"
 
 
 def ssim_for(options: SuiteOptions) -> Compute:
@@ -158,7 +156,7 @@ def ssim_for(options: SuiteOptions) -> Compute:
         MetricUnavailable: The image size is known and smaller than the window.
     """
     if options.image_size is not None and options.image_size < SSIM_WINDOW:
-        raise MetricUnavailable(_too_small(f"{options.image_size}x{options.image_size}"))
+        raise MetricUnavailable(_too_small(options.image_size))
     return ssim
 
 

@@ -35,22 +35,22 @@ def _lpips_for(options: SuiteOptions) -> Compute:
     network = _network(options)
     minimum = LPIPS_MINIMUM[options.lpips_net]
     if options.image_size is not None and options.image_size < minimum:
-        raise MetricUnavailable(_too_small(f"{options.image_size}x{options.image_size}", options.lpips_net))
+        raise MetricUnavailable(_too_small(options.image_size, options.lpips_net))
 
     @torch.no_grad()
     def compute(reconstruction: Tensor, original: Tensor) -> Tensor:
         height, width = original.shape[-2:]
         if min(height, width) < minimum:
-            raise UserError(_too_small(f"{height}x{width}", options.lpips_net))
+            raise UserError(_too_small(min(height, width), options.lpips_net))
         batches = zip(torch.split(_signed(reconstruction), _BATCH), torch.split(_signed(original), _BATCH), strict=True)
         return torch.cat([network(guess, truth).flatten() for guess, truth in batches]).double()
 
     return compute
 
 
-def _too_small(size: str, net: str) -> str:
+def _too_small(side: int, net: str) -> str:
     minimum = LPIPS_MINIMUM[net]
-    return f"LPIPS ({net}) of images of {size} pixels; accepted: {minimum}x{minimum} or larger; choose another LPIPS network"
+    return f"LPIPS ({net}) needs {minimum} pixels a side, the images' shorter side has {side}; choose another LPIPS network"
 
 
 def _signed(images: Tensor) -> Tensor:

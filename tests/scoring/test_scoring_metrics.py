@@ -86,7 +86,7 @@ def test_an_inverted_image_has_negative_ssim_and_noise_has_about_none(
 
 @pytest.mark.parametrize("size", [1, 10])
 def test_images_below_the_window_of_ssim_are_refused_with_the_remedy(size: int) -> None:
-    with pytest.raises(UserError, match=rf"{size}x{size} pixels; accepted: {SSIM_WINDOW}x{SSIM_WINDOW} or larger"):
+    with pytest.raises(UserError, match=f"SSIM needs {SSIM_WINDOW} pixels a side, the images' shorter side has {size}; give"):
         ssim(torch.zeros(1, 3, size, size), torch.zeros(1, 3, size, size))
 
 
