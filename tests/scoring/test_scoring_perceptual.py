@@ -112,11 +112,11 @@ def test_the_minimum_is_where_the_network_begins_to_work(net: str) -> None:
 
 
 def test_smaller_images_are_refused_or_missing_with_a_reason(random_trunk: Path) -> None:
-    with pytest.raises(UserError, match="16x16 pixels; accepted: 17x17 or larger"):
+    with pytest.raises(UserError, match="needs 17 pixels a side, the images' shorter side has 16; choose"):
         _lpips(random_trunk).compute(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     suite = metric_suite(patch_size=4, image_size=16, lpips_net="squeeze", lpips_weights=random_trunk)
     assert "lpips" not in suite.names
-    assert "17x17" in suite.unavailable["lpips"]
+    assert "17 pixels" in suite.unavailable["lpips"]
 
 
 def test_it_is_built_in_silence_and_leaves_the_process_as_found(

@@ -30,7 +30,7 @@ def test_every_metric_is_either_there_or_has_a_reason(no_weights: Path) -> None:
     suite = metric_suite(patch_size=None, image_size=8)
     assert set(suite.names) == {"psnr", "mse", "fft2d_cosine", "fft2d_mse", "ssim_zero_padded"}
     assert set(suite.unavailable) == {"ssim", "lpips", "psnr_patch", "ssim_patch"}
-    assert "11x11" in suite.unavailable["ssim"]
+    assert "11 pixels" in suite.unavailable["ssim"]
     assert all(reason and "\n" not in reason for reason in suite.unavailable.values())
 
 
