@@ -1,10 +1,9 @@
 """Finished cases beside each other on the same images: the difference that a defense makes, with interval and test."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,7 +12,7 @@ from privbench.core.case import base_name
 from privbench.core.labels import attack_label, defense_label
 from privbench.scoring import PairedDifference, holm, paired_difference
 
-__all__ = ["Comparison", "compare", "compare_records", "comparison_rows"]
+__all__ = ["Comparison", "compare", "compare_records", "comparison_rows", "setting_notes"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,10 @@ def compare(baseline: Record, record: Record, metric: str) -> Comparison | None:
 
 
 def compare_records(records: Sequence[Record], *, metric: str, baseline: str) -> list[Comparison]:
-    """Compares every case with that of the baseline defense, of the same attack, model, data and threat model.
+    """Compares every case with that of the baseline defense, of the same attack, victim, data, client, server and threat model.
+
+    Weights of files are the same where their names are, apart from the defense's: `MODEL.mjp.safetensors` of `privbench train`
+    is compared with `MODEL.none.safetensors`.
 
     A defense that changes nothing for an attacker has one row for all adversaries, so that an `aware` or `oracle` case without
     a baseline of its own is compared with the `unaware` one.
@@ -93,21 +95,35 @@ def _scores(record: Record, metric: str) -> dict[str, float]:
 
 def _group(record: Record) -> tuple[str, ...]:
     case = record.case
-    threat = case.threat_model
-    return (
-        str(case.attack),
-        case.victim.model.name,
-        Path(case.data.source).name,
-        case.data.split,
-        str(case.batch_size),
-        threat.labels,
-        threat.model_mode,
-        str(case.seed),
-    )
+    return (str(case.attack), case.data.split, *_setting(record).values())
+
+
+def _setting(record: Record) -> dict[str, str]:
+    """What a defense and its baseline have in common, beside the attack and its adversary."""
+    case, threat = record.case, record.case.threat_model
+    weights = base_name(case.victim.weights)
+    return {
+        "model": case.victim.model.name,
+        "weights": weights.replace(f".{case.defense_name}.", ".*.") if "." in weights else weights,
+        "dataset": base_name(case.data.source),
+        "batch_size": str(case.batch_size),
+        "labels": threat.labels,
+        "model_mode": threat.model_mode,
+        "local": "" if case.local is None else f"{case.local}, {threat.training}",
+        "server": "" if case.server is None else str(case.server),
+        "seed": str(case.seed),
+    }
 
 
 def _nearest_first(bases: Sequence[Record], record: Record) -> list[Record]:
-    return sorted(bases, key=lambda base: base.case.threat_model.adversary != record.case.threat_model.adversary)
+    """Of the same adversary first, and among them those that share most images."""
+    images = {image.image for image in record.images}
+
+    def far(base: Record) -> tuple[bool, int]:
+        other_adversary = base.case.threat_model.adversary != record.case.threat_model.adversary
+        return other_adversary, -len(images.intersection(image.image for image in base.images))
+
+    return sorted(bases, key=far)
 
 
 def _order(record: Record) -> tuple[str, str, str]:
@@ -124,7 +140,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 "defense": defense_label(case),
                 "attack": attack_label(case),
                 "adversary": case.threat_model.adversary,
-                "dataset": base_name(case.data.source),
+                **_shown(one.record),
                 "difference": interval.mean,
                 "low": interval.low,
                 "high": interval.high,
@@ -134,3 +150,32 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+_NOTES = {
+    "model": "{}",
+    "weights": "weights {}",
+    "batch_size": "batches of {}",
+    "labels": "labels {}",
+    "model_mode": "model in {} mode",
+    "local": "client {}",
+    "server": "server {}",
+    "seed": "seed {}",
+    "images": "images {}",
+}
+
+
+def setting_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """Of each comparison, what sets it apart from most others of the table, in words: rows of one name can be told apart."""
+    settings = [_shown(one.record) for one in comparisons]
+    usual = {name: Counter(one[name] for one in settings).most_common(1)[0][0] for name in _NOTES} if settings else {}
+    return [
+        ", ".join(note.format(one[name] or "none") for name, note in _NOTES.items() if one[name] != usual[name])
+        for one in settings
+    ]
+
+
+def _shown(record: Record) -> dict[str, str]:
+    indices = [str(index) for index in record.case.data.indices]
+    images = f"{indices[0]} to {indices[-1]}" if len(indices) > 2 else " and ".join(indices)
+    return _setting(record) | {"weights": base_name(record.case.victim.weights), "images": images}

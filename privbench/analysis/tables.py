@@ -218,18 +218,20 @@ def comparisons_table(comparisons: "Sequence[Comparison]", metric: str, baseline
         width: Columns of the terminal; where there are few, attack, adversary and data share a cell, and so do difference and
             interval.
     """
+    from privbench.analysis.compare import setting_notes
     from privbench.scoring import PAIRED_TEST
 
     table = _table(f"{METRICS.get(metric, metric)}, difference from {baseline} on the same images; {PAIRED_TEST}")
     narrow = width < WIDE
     table.add_column("defense", overflow="fold", min_width=17)
     for heading in ["attack,\nadversary, data"] if narrow else ["attack", "adversary", "data"]:
-        table.add_column(heading, no_wrap=narrow)
+        table.add_column(heading, no_wrap=narrow, overflow="fold")
     _numbers(table, *(["difference, 95 % interval"] if narrow else ["difference", "95 % interval"]), "p", "p (Holm)", "n")
-    for one in comparisons:
+    for one, note in zip(comparisons, setting_notes(comparisons), strict=True):
         case, interval = one.record.case, one.difference.interval
         label = marked(defense_label(case), one.record.flags)
-        what = [case.attack.name, case.threat_model.adversary, Path(case.data.source).name]
+        data = Path(case.data.source).name + (f", {note}" if note else "")
+        what = [case.attack.name, case.threat_model.adversary, data]
         value = [f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"]
         table.add_row(
             *([_breakable(label), f"{what[0]}\n{what[1]}, {what[2]}"] if narrow else [label, *what]),

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import privbench
-from privbench.analysis.compare import compare_records
-from privbench.core import Record
+from privbench.analysis.compare import compare_records, comparison_rows, setting_notes
+from privbench.core import ComponentSpec, Record
+from privbench.core.local_training import LocalTraining
 from privbench.scoring import holm
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder
@@ -57,3 +58,52 @@ def test_p_values_are_corrected_for_their_number() -> None:
     assert holm([one.difference.p for one in found]) == [one.p_corrected for one in found]
     smallest = min(found, key=lambda one: one.difference.p)
     assert smallest.p_corrected == pytest.approx(min(1.0, smallest.difference.p * len(found)))
+
+
+def _changed(record: Record, part: str, **fields: object) -> Record:
+    """The record of another case, which differs in fields of one part of it; for the case itself `part` is empty."""
+    case = record.case.model_copy(update={part: getattr(record.case, part).model_copy(update=fields)} if part else fields)
+    return record.model_copy(update={"case": case, "case_id": case.identity})
+
+
+def _pair() -> tuple[Record, Record]:
+    """Records of no defense and of MJP by one attack on the same photos."""
+    records = [Record.load(path) for path in REFERENCE.glob("*--relocation-matching--unaware--*--photos--*/record.json")]
+    found = compare_records(records, metric="psnr", baseline="none")
+    return next((one.baseline, one.record) for one in found if one.record.case.defense_name == "mjp")
+
+
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        ("victim", {"weights": "random", "weights_sha256": None}),
+        ("", {"local": LocalTraining(steps=5)}),
+        ("", {"server": ComponentSpec(name="imprint")}),
+    ],
+)
+def test_a_baseline_of_another_victim_client_or_server_is_none(part: str, fields: dict[str, object]) -> None:
+    none, mjp = _pair()
+    other = _changed(none, part, **fields)
+    assert compare_records([other, mjp], metric="psnr", baseline="none") == []
+    for order in ([none, other, mjp], [other, none, mjp]):
+        (found,) = compare_records(order, metric="psnr", baseline="none")
+        assert found.baseline is none
+
+
+def test_victims_trained_by_one_recipe_compare_by_the_names_of_their_files() -> None:
+    none, mjp = (
+        _changed(record, "victim", weights=f"runs/vit_mini_patch4_32.{name}.safetensors")
+        for record, name in zip(_pair(), ("none", "mjp"), strict=True)
+    )
+    (found,) = compare_records([none, mjp], metric="psnr", baseline="none")
+    assert (found.baseline, found.record) == (none, mjp)
+    assert comparison_rows([found])["weights"].tolist() == ["vit_mini_patch4_32.mjp.safetensors"]
+
+
+def test_rows_of_one_name_say_what_sets_them_apart() -> None:
+    none, mjp = _pair()
+    first = compare_records([none, mjp], metric="psnr", baseline="none")
+    second = compare_records([_changed(one, "", seed=7) for one in (none, mjp)], metric="psnr", baseline="none")
+    assert setting_notes([]) == []
+    assert setting_notes(first) == [""]
+    assert setting_notes([*first, *second, *first]) == ["", "seed 7", ""]
