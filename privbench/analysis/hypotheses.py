@@ -227,12 +227,13 @@ class ResolvedSide:
         return model == self.side.model and self.side.weights in {"any", Path(weights).name}
 
     def is_case_of(self, record: Record | FailedCase, attack: str) -> bool:
-        """Whether a case is one of this side's with one of its attacks."""
+        """Whether a case is one of this side's with one of its attacks: the gradient of one step, from an honest server."""
         side, case, threat = self.side, record.case, record.case.threat_model
         return (
             _completed(case.attack) == self.attacks[attack]
             and case.defense == self.defense
             and (not side.adversary or threat.adversary in side.adversary)
+            and (case.local, case.server) == (None, None)
             and (threat.labels, threat.model_mode) == (side.labels, side.model_mode)
             and (case.batch_size, case.seed) == (side.batch_size, side.seed)
             and self._is_victim(case.victim.model.name, case.victim.weights)

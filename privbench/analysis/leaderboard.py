@@ -25,7 +25,8 @@ from privbench.store.layout import FAILURE, RECORD, find_results
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "require_ending", "write_leaderboard"]
 
-_GROUP = ("model", "dataset", "local", "server", "adversary")
+_GROUP = ("model", "dataset", "split", "batch_size", "labels", "model_mode", "local", "server", "adversary")
+"""Columns in which rows are alike that are ranked together."""
 _COUNTS = (
     "accuracy_images",
     "steps",
@@ -45,7 +46,7 @@ def leaderboard(folder: Path) -> pd.DataFrame:
         folder: Where to look, subfolders included.
 
     Returns:
-        One row per record, best defense first within each group of model, data set and adversary: sorted by mean PSNR,
+        One row per record, best defense first within each group of model, data, kind of update and threat model: by mean PSNR,
         ascending, and then by case. `rank` counts within the group; equal means share a rank. A case that could not be
         computed is a row without scores, last in its group, whose column `failure` says why. A case that was computed in two
         places (the reference results and one's own, say) has two rows: they are two measurements.

@@ -22,7 +22,7 @@ __all__ = ["leaderboard"]
 @click.option("--intervals/--no-intervals", default=True, show_default=True, help="95 % intervals in tables.")
 @click.option("--skip-damaged", is_flag=True, help="Leave out damaged files, and say which.")
 def leaderboard(folder: str, output: Path, intervals: bool, skip_damaged: bool) -> None:
-    """Make a leaderboard of all records below FOLDER: one row per case, best defense first within model, data and adversary.
+    """Make a leaderboard of all records below FOLDER: one row per case, best defense first within one setting.
 
     Written to NAME.md or NAME.tex it is the finished cases as the tables of a paper: a row per defense, a column per attack and
     adversary; in LaTeX the least leakage of each column is bold.

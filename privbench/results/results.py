@@ -55,7 +55,7 @@ class Results(CaseSet):
     comparison: bytes | None = field(default=None, repr=False)
 
     def leaderboard(self) -> "pd.DataFrame":
-        """One row per case, best defense first within model, data and adversary; the columns of `privbench leaderboard`.
+        """One row per case, best defense first within one setting; the columns of `privbench leaderboard`.
 
         Raises:
             UserError: A record cannot be read.

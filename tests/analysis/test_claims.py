@@ -13,7 +13,17 @@ from privbench.analysis.claims_page import write_claims
 from privbench.analysis.evidence import Evidence
 from privbench.analysis.hypotheses import Comparison, Hypothesis, ResolvedSide, Side, read_hypotheses
 from privbench.analysis.verdicts import Judgement, judge
-from privbench.core import FailedCase, Interval, Record, Training, UserError, UtilityReport, resolve_defense
+from privbench.core import (
+    ComponentSpec,
+    FailedCase,
+    Interval,
+    LocalTraining,
+    Record,
+    Training,
+    UserError,
+    UtilityReport,
+    resolve_defense,
+)
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder, store_at
@@ -289,6 +299,15 @@ def test_a_side_takes_no_case_that_differs_in_one_field(make: Make, change: dict
     wanted = ResolvedSide.of(Side.model_validate({**UNDEFENDED, **side}))
     assert ResolvedSide.of(Side.model_validate(UNDEFENDED)).is_case_of(same, "closed-form")
     assert not wanted.is_case_of(other, "closed-form")
+
+
+@pytest.mark.parametrize("change", [{"local": LocalTraining(steps=5)}, {"server": ComponentSpec(name="imprint")}])
+def test_a_side_takes_no_delta_and_no_update_for_a_malicious_server(make: Make, change: dict[str, Any]) -> None:
+    _, same = make(spread(10))
+    other = same.model_copy(update={"case": same.case.model_copy(update=change)})
+    side = ResolvedSide.of(Side.model_validate(UNDEFENDED))
+    assert side.is_case_of(same, "closed-form")
+    assert not side.is_case_of(other, "closed-form")
 
 
 # Utility reports

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -64,6 +65,23 @@ def test_best_defense_first_within_each_group(template: Record, tmp_path: Path) 
         ("unaware", "20.0", "3"),
     ]
     assert rows[3]["case"] < rows[4]["case"]
+
+
+def test_ranks_count_among_updates_of_one_kind(template: Record, tmp_path: Path) -> None:
+    others: list[dict[str, Any]] = [
+        {"batch_size": 2},
+        {"local": LocalTraining(steps=5)},
+        {"server": ComponentSpec(name="imprint")},
+        {"threat_model": template.case.threat_model.model_copy(update={"labels": "known"})},
+    ]
+    records = [variant(template, 10.0, 1), variant(template, 20.0, 2)]
+    for number, change in enumerate(others):
+        case = template.case.model_copy(update=change)
+        records.append(variant(template.model_copy(update={"case": case}), 12.0 + number, 3 + number))
+    store(tmp_path / "runs", *records)
+    assert leaderboard(tmp_path / "runs").set_index("psnr_mean")["rank"].to_dict() == {
+        10.0: 1, 20.0: 2, 12.0: 1, 13.0: 1, 14.0: 1, 15.0: 1,
+    }  # fmt: skip
 
 
 def test_a_row_says_what_the_record_says(template: Record, tmp_path: Path) -> None:
