@@ -25,7 +25,7 @@ from privbench.adjoint import (
     has_free_adjoint,
     hidden_patches,
     patch_equations,
-    patch_sizes,
+    variation_weights,
 )
 from privbench.adversary import (
     Clients,
@@ -34,25 +34,22 @@ from privbench.adversary import (
     believed_gradients,
     matching_group_size,
     mean_cross_entropy,
+    observed_residual,
     residual_loss,
 )
-from privbench.attacks.adjoint_settings import TUNED, AdjointSettings, settings_for
-from privbench.attacks.closed_form import ClosedForm
+from privbench.attacks.adjoint_settings import TUNED, VARIATION, AdjointSettings, settings_for
+from privbench.attacks.closed_form import closed_form_start
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction, UserError
-from privbench.core.patches import rearrange
 from privbench.inversion import (
     Adam,
-    Chroma,
     Constant,
     Cosine,
-    Decay,
     From,
     Inversion,
     LayerCosine,
     MatchingTerm,
     Parametrisation,
     ParametrisationName,
-    PatchBorders,
     Pixels,
     PriorTerm,
     Pyramid,
@@ -61,19 +58,18 @@ from privbench.inversion import (
     RowCosine,
     RowError,
     Simulator,
-    SquaredNorm,
     Variable,
-    WeightedVariation,
+    position_relocation,
     pyramid_sizes,
 )
 from privbench.label_recovery import LabelRule
 from privbench.models import Victim
+from privbench.models.layer_groups import is_in_group
 from privbench.sample_features import FeatureError, SampleFeatures, features_of_clients
 
 __all__ = ["AdjointMatching"]
 
 Weight = Annotated[float, Field(ge=0)]
-_VARIATION = "variation-weights"
 
 
 class AdjointMatching(GroupAttack):
@@ -177,7 +173,7 @@ class AdjointMatching(GroupAttack):
         model, first = clients.simulation.model, observations[0]
         names = [name for name in clients.parameters if _matched(name) and name in first.gradients]
         free = self.adjoint == "free" and has_free_adjoint(model, first)
-        adjoints = [self._adjoint(simulation, one, names) for simulation, one in self._each(clients)] if free else []
+        adjoints = [self._adjoint(simulation, one, names) for simulation, one in clients.each] if free else []
         features = list[SampleFeatures]()
         if first.batch_size > 1 and self.features:
             clients, features = features_of_clients(clients)
@@ -187,13 +183,15 @@ class AdjointMatching(GroupAttack):
         solved = not isinstance(starts, str)
         exact = solved and all(view.entries_are_exact for view in clients.views)
         contexts = self._contexts(clients, names, adjoints, exact=exact)
+        priors = self._prior_terms(sized, model)
         if features:
             contexts = [context | one.context for context, one in zip(contexts, features, strict=True)]
+            priors.append(PriorTerm("features", Constant(self.features), FeatureError(clients.simulation)))
         inversion = Inversion(
             simulate=first_block_simulator(clients.simulation) if free else self._network(clients, first),
             parameters={name: clients.parameters[name] for name in names},
             matching=self._matching_terms(clients.simulation, names, exact=exact),
-            priors=[*self._prior_terms(sized, model), *self._feature_terms(clients.simulation, features)],
+            priors=priors,
             steps=sized.steps,
             parametrisation=self._variables(model, sized),
             free={ADJOINT: Variable(self._adam(self.adjoint_rate))} if free else {},
@@ -214,18 +212,14 @@ class AdjointMatching(GroupAttack):
     def _starts(self, clients: Clients, generators: Sequence[torch.Generator]) -> Start | list[Tensor]:
         """Which start images, or those of each client, `[trials, 1, 3, height, width]`."""
         if self.start == "auto":
-            hidden = [hidden_patches(simulation, clients.device) for simulation, _ in self._each(clients)]
+            hidden = [hidden_patches(simulation, clients.device) for simulation, _ in clients.each]
             solvable = has_free_adjoint(clients.simulation.model, clients.observations[0])
             if not solvable or not all(mask is not None and mask.any() for mask in hidden):
                 return "grey"
         elif self.start != "closed-form":
             return self.start
-        found = []
-        for observation, generator in zip(clients.observations, generators, strict=True):
-            solved = ClosedForm()(observation, generator=generator).images
-            noise = 0.01 * torch.randn(self.trials, *solved.shape, generator=generator)
-            found.append((solved + noise.to(solved)).clamp(0, 1))
-        return found
+        pairs = zip(clients.observations, generators, strict=True)
+        return [closed_form_start(observation, self.trials, generator) for observation, generator in pairs]
 
     def _settings(self, model: Victim, *, free: bool) -> AdjointSettings:
         """What was given, and what goes with the size of the input where nothing was."""
@@ -238,11 +232,6 @@ class AdjointMatching(GroupAttack):
         flags += ["started-from-closed-form"] if solved else []
         return flags if model.image_size in TUNED else [*flags, "size-not-tuned"]
 
-    def _each(self, clients: Clients) -> list[tuple[Simulation, Observation]]:
-        model = clients.simulation.model
-        pairs = zip(clients.views, clients.observations, strict=True)
-        return [(Simulation(model, view), observation) for view, observation in pairs]
-
     def _adjoint(self, simulation: Simulation, observation: Observation, names: Sequence[str]) -> FreeAdjoint:
         return free_adjoint(simulation, believed_gradients(simulation.view, observation, names))
 
@@ -250,17 +239,18 @@ class AdjointMatching(GroupAttack):
 
     def _network(self, clients: Clients, observation: Observation) -> Simulator:
         simulation = clients.simulation
-        return residual_loss(simulation) if _residual(simulation, observation) is not None else mean_cross_entropy(simulation)
+        known = observed_residual(simulation, observation) is not None
+        return residual_loss(simulation) if known else mean_cross_entropy(simulation)
 
     def _contexts(
         self, clients: Clients, names: Sequence[str], adjoints: Sequence[FreeAdjoint], *, exact: bool
     ) -> list[dict[str, Tensor]]:
         contexts = []
-        for place, (simulation, observation) in enumerate(self._each(clients)):
-            residual = _residual(simulation, observation)
-            context = {_VARIATION: self._variation_weights(simulation, observation, names)}
+        for place, (simulation, observation) in enumerate(clients.each):
+            residual = observed_residual(simulation, observation)
+            believed = believed_gradients(simulation.view, observation, names)
+            context = {VARIATION: variation_weights(simulation, observation, believed, self.variation_balance)}
             if exact:
-                believed = believed_gradients(simulation.view, observation, names)
                 context[EQUATION_WEIGHTS] = equation_weights(simulation.model, believed, self.equation_floor)
             if adjoints:
                 context |= adjoints[place].context
@@ -271,27 +261,10 @@ class AdjointMatching(GroupAttack):
             contexts.append(context)
         return contexts
 
-    def _variation_weights(self, simulation: Simulation, observation: Observation, names: Sequence[str]) -> Tensor:
-        """The weight of each pixel, `[height, width]`."""
-        model, size = simulation.model, simulation.model.image_size
-        if not has_free_adjoint(model, observation) or model.patch_size is None or model.grid is None:
-            return torch.ones(size, size, device=observation.device)
-        told = patch_sizes(simulation, believed_gradients(simulation.view, observation, names))
-        weights = told.clamp(min=1e-6).pow(-self.variation_balance).clamp(0.1, 10.0).reshape(model.grid)
-        return weights.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
-
     def _relocation(self, model: Victim, observation: Observation, steps: int) -> Relocation | None:
-        if not self.relocation or not has_free_adjoint(model, observation) or model.patch_size is None:
+        if not self.relocation or not has_free_adjoint(model, observation):
             return None
-        parts, size = model.parts(), model.patch_size
-        last = int(steps * self.relocation_until)
-        return Relocation(
-            steps=frozenset(range(self.relocation_every, last + 1, self.relocation_every)),
-            table=str(parts.position),
-            first_row=parts.prefix_tokens,
-            patches=model.patch_count,
-            rearrange=lambda images, order: rearrange(images, order, size),
-        )
+        return position_relocation(model, every=self.relocation_every, until=int(steps * self.relocation_until))
 
     # Terms
 
@@ -311,19 +284,10 @@ class AdjointMatching(GroupAttack):
         return terms
 
     def _prior_terms(self, sized: AdjointSettings, model: Victim) -> list[PriorTerm]:
-        terms = [
-            PriorTerm("variation", Decay(sized.total_variation, sized.total_variation_end), WeightedVariation(_VARIATION)),
-            PriorTerm("norm", Constant(sized.squared_norm), SquaredNorm()),
-            PriorTerm("chroma", Constant(sized.chroma), Chroma()),
-        ]
-        if model.patch_size:
-            terms.append(PriorTerm("patch", Constant(sized.patch_prior), PatchBorders(model.patch_size, "mean")))
+        terms = sized.priors(model.patch_size)
         if self.trials > 1:
             terms.append(PriorTerm("registration", Constant(self.registration), Registration()))
         return terms
-
-    def _feature_terms(self, simulation: Simulation, features: Sequence[SampleFeatures]) -> list[PriorTerm]:
-        return [PriorTerm("features", Constant(self.features), FeatureError(simulation))] if features else []
 
     def _adam(self, rate: float) -> Adam:
         return Adam(Cosine(rate, self.hold), second_moment=self.second_moment)
@@ -338,12 +302,4 @@ class AdjointMatching(GroupAttack):
 
 def _matched(name: str) -> bool:
     """Whether a parameter lies before the end of the first block."""
-    block = "blocks." in name
-    return ".head" not in name and ".norm." not in name and (not block or "blocks.0." in name)
-
-
-def _residual(simulation: Simulation, observation: Observation) -> Tensor | None:
-    """The derivative of the loss by the logits, which is the gradient of the classifier's bias; None where it is not known."""
-    name = simulation.model.classifier_names()[1]
-    known = observation.batch_size == 1 and simulation.view.entries_are_exact and name in observation.gradients
-    return observation.gradients[name] if known else None
+    return is_in_group("first-block", name)

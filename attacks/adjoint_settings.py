@@ -6,12 +6,16 @@ neighbours than a pixel of a photo, and each of its patches has more equations t
 
 from dataclasses import dataclass
 
-__all__ = ["TUNED", "AdjointSettings", "settings_for"]
+from privbench.inversion import Chroma, Constant, Decay, PatchBorders, PriorTerm, SquaredNorm, WeightedVariation
+
+__all__ = ["TUNED", "VARIATION", "AdjointSettings", "settings_for"]
 
 TUNED = (32, 224)
 """The sizes at which settings were chosen."""
 _SMALL = 64
 """Pixels up to which an image counts as small."""
+VARIATION = "variation-weights"
+"""Name of the weight of each pixel's variation in the context."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,22 @@ class AdjointSettings:
     patch_prior: float = 1.0
     chroma: float = 0.3
     squared_norm: float = 0.1
+
+    def priors(self, patch_size: int | None) -> list[PriorTerm]:
+        """The image priors by these weights.
+
+        Args:
+            patch_size: In pixels; None for a model without patches.
+        """
+        variation = Decay(self.total_variation, self.total_variation_end)
+        terms = [
+            PriorTerm("variation", variation, WeightedVariation(VARIATION)),
+            PriorTerm("norm", Constant(self.squared_norm), SquaredNorm()),
+            PriorTerm("chroma", Constant(self.chroma), Chroma()),
+        ]
+        if patch_size:
+            terms.append(PriorTerm("patch", Constant(self.patch_prior), PatchBorders(patch_size, "mean")))
+        return terms
 
 
 def settings_for(image_size: int, *, free: bool) -> AdjointSettings:

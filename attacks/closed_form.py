@@ -21,7 +21,7 @@ from privbench.closed_form.row_space import least_squares
 from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction
 from privbench.core.patches import to_patches
 
-__all__ = ["ClosedForm"]
+__all__ = ["ClosedForm", "closed_form_start"]
 
 _CUTOFF = 1e-7
 """Rounding of float32: singular values of Δ below this share of the largest carry nothing."""
@@ -66,6 +66,22 @@ class ClosedForm(Attack):
         if equations.masked.any():
             return replace(result, inferred=view.inferred, flags=(*view.flags(view.inferred), *result.flags))
         return postprocess_reconstruction(result, simulation, generator=generator)
+
+
+def closed_form_start(observation: Observation, trials: int, generator: torch.Generator) -> Tensor:
+    """Where an attack by matching may start: what this one finds, with a little noise in each trial.
+
+    Args:
+        observation: What the attacker saw.
+        trials: How many starts.
+        generator: Of the noise.
+
+    Returns:
+        `[trials, 1, 3, height, width]` in [0, 1].
+    """
+    solved = ClosedForm()(observation, generator=generator).images
+    noise = 0.01 * torch.randn(trials, *solved.shape, generator=generator)
+    return (solved + noise.to(solved)).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from privbench.adversary import Clients, Simulation, Start, matching_group_size, mean_cross_entropy, residual_loss
+from privbench.adversary import (
+    Clients,
+    Simulation,
+    Start,
+    matching_group_size,
+    mean_cross_entropy,
+    observed_residual,
+    residual_loss,
+)
 from privbench.core import ComputeOptions, Failure, GroupAttack, Observation, Progress, Reconstruction
-from privbench.core.patches import rearrange
 from privbench.inversion import (
     Adam,
     BatchNormStatistics,
@@ -39,6 +46,7 @@ from privbench.inversion import (
     SquaredNorm,
     TotalVariation,
     TwoPhase,
+    position_relocation,
 )
 from privbench.models import PRIOR_OFF, prior_for
 from privbench.models.layer_groups import LayerGroup, is_in_group, is_up_to_a_layer, require_group
@@ -162,21 +170,18 @@ class RelocationMatching(GroupAttack):
             flags=flags,
         )
 
-    def _observes_residual(self, simulation: Simulation, observation: Observation) -> bool:
+    def _observed_residual(self, simulation: Simulation, observation: Observation) -> Tensor | None:
         # Whoever matches a single group has not read the classifier's bias.
-        bias = simulation.model.classifier_names()[1]
-        read = bias in observation.update and (is_up_to_a_layer(self.layers) or self._matched(bias))
-        return self.residual == "observed" and read and observation.batch_size == 1 and simulation.view.entries_are_exact
+        read = is_up_to_a_layer(self.layers) or self._matched(simulation.model.classifier_names()[1])
+        return observed_residual(simulation, observation) if self.residual == "observed" and read else None
 
     def _residual(self, simulation: Simulation, observation: Observation, labels: Tensor) -> dict[str, Tensor]:
-        if self._observes_residual(simulation, observation):
-            return {"residual": observation.gradients[simulation.model.classifier_names()[1]]}
-        return {"labels": labels}
+        residual = self._observed_residual(simulation, observation)
+        return {"labels": labels} if residual is None else {"residual": residual}
 
     def _simulator(self, simulation: Simulation, observation: Observation) -> Simulator:
-        if self._observes_residual(simulation, observation):
-            return residual_loss(simulation)
-        return mean_cross_entropy(simulation)
+        known = self._observed_residual(simulation, observation) is not None
+        return residual_loss(simulation) if known else mean_cross_entropy(simulation)
 
     def _matched(self, name: str) -> bool:
         return is_in_group(self.layers, name)
@@ -213,20 +218,13 @@ class RelocationMatching(GroupAttack):
 
     def _relocation(self, simulation: Simulation, observation: Observation) -> Relocation | None:
         """None where it is off or does not apply: no position gradient is matched, or it is a sum over a batch's images."""
-        size = simulation.model.patch_size
-        if not self.relocation or size is None or observation.batch_size > 1:
+        if not self.relocation or simulation.model.patch_size is None or observation.batch_size > 1:
             return None
-        parts = simulation.model.parts()
-        if parts.position is None or parts.position not in observation.update or not self._matched(parts.position):
+        position = simulation.model.parts().position
+        if position is None or position not in observation.update or not self._matched(position):
             return None
         last = int(self.steps * self.relocation_until)
-        return Relocation(
-            steps=frozenset(range(self.relocation_every, last + 1, self.relocation_every)),
-            table=parts.position,
-            first_row=parts.prefix_tokens,
-            patches=simulation.model.patch_count,
-            rearrange=lambda images, order: rearrange(images, order, size),
-        )
+        return position_relocation(simulation.model, every=self.relocation_every, until=last)
 
     def _phase(self, share: float) -> str:
         if self.gradient == self.position_matching == self.position_error == 0:

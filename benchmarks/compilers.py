@@ -16,8 +16,8 @@ from benchmarks.timing import LEAST_REPETITIONS, Timing, alternate, append_rows
 from benchmarks.victims import problems_of
 from privbench.core import ComputeOptions, Progress
 from privbench.inversion import Target
-from privbench.inversion.engine import OptimisationLoop
 from privbench.inversion.graph import compile_recorded, record
+from privbench.inversion.loop import OptimisationLoop
 from privbench.inversion.runner import flat_step
 
 __all__ = ["main", "ways_of"]

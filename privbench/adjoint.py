@@ -30,6 +30,7 @@ __all__ = [
     "hidden_patches",
     "patch_equations",
     "patch_sizes",
+    "variation_weights",
 ]
 
 ADJOINT = "adjoint"
@@ -146,6 +147,24 @@ def patch_sizes(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Tens
     known = lengths > 0 if hidden is None else ~hidden & (lengths > 0)
     relative = torch.where(known.any(), lengths / _median_where(known, lengths), 1.0)
     return relative if hidden is None else torch.where(hidden & known.any(), 0.5, relative)
+
+
+def variation_weights(
+    simulation: Simulation, observation: Observation, gradients: Mapping[str, Tensor], balance: float
+) -> Tensor:
+    """What each pixel's variation counts, `[height, width]`, from 0.1 to 10: more in patches of which little is told.
+
+    Args:
+        simulation: What the adversary believes of this client.
+        observation: The client's update; where no adjoint can be started from it, all pixels count 1.
+        gradients: The gradients that it compares with.
+        balance: By which power of `patch_sizes` a patch counts less.
+    """
+    model, size = simulation.model, simulation.model.image_size
+    if not has_free_adjoint(model, observation) or model.patch_size is None or model.grid is None:
+        return torch.ones(size, size, device=observation.device)
+    weights = patch_sizes(simulation, gradients).clamp(min=1e-6).pow(-balance).clamp(0.1, 10.0).reshape(model.grid)
+    return weights.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
 
 
 def _median_where(chosen: Tensor, values: Tensor) -> Tensor:

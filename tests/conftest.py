@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from privbench.models import loading
+from privbench.models import cards
 
 # The suite's tensors are small: a second thread waits more than it works, above all beside other processes.
 torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def no_victim_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest
     def refuse(*_: object) -> None:
         pytest.fail("a unit test loads an embedded victim; mark it with pytest.mark.integration")
 
-    monkeypatch.setattr(loading, "as_file", refuse)
+    monkeypatch.setattr(cards, "as_file", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,14 @@ Attacks that simulate the forward pass start here; what the simulation applies d
 
 from privbench.adversary.clients import Clients, Start, matching_group_size, start_images
 from privbench.adversary.finishing import postprocess_reconstruction, with_pixels_in_place
-from privbench.adversary.simulation import Simulation, believed_gradients, mean_cross_entropy, residual_loss, simulate
+from privbench.adversary.simulation import (
+    Simulation,
+    believed_gradients,
+    mean_cross_entropy,
+    observed_residual,
+    residual_loss,
+    simulate,
+)
 
 __all__ = [
     "Clients",
@@ -14,6 +21,7 @@ __all__ = [
     "believed_gradients",
     "matching_group_size",
     "mean_cross_entropy",
+    "observed_residual",
     "postprocess_reconstruction",
     "residual_loss",
     "simulate",

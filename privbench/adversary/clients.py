@@ -118,6 +118,12 @@ class Clients:
         """Where the observations lie."""
         return self.observations[0].device
 
+    @property
+    def each(self) -> list[tuple[Simulation, Observation]]:
+        """What the adversary believes of each client, and what it saw of it."""
+        pairs = zip(self.views, self.observations, strict=True)
+        return [(Simulation(self.simulation.model, view), observation) for view, observation in pairs]
+
     def variables(self, name: ParametrisationName, optimiser: Adam) -> Parametrisation:
         """How variables make up the images of these clients."""
         return parametrisation(name, self.simulation.model.image_size, optimiser)

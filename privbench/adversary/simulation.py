@@ -16,16 +16,14 @@ from privbench.core import (
     resolve_defense,
 )
 from privbench.core.flags import LOWER_BOUND
-from privbench.inversion import (
-    Simulator,
-)
+from privbench.inversion import Simulator
 from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
 from privbench.models.patch_products import use_products
 from privbench.models.svd_layers import DecorrelatedBatchNorm
 from privbench.undo import undone
 
-__all__ = ["Simulation", "believed_gradients", "mean_cross_entropy", "residual_loss", "simulate"]
+__all__ = ["Simulation", "believed_gradients", "mean_cross_entropy", "observed_residual", "residual_loss", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,16 @@ def residual_loss(simulation: Simulation) -> Simulator:
         return linear if penalty is None else linear + penalty
 
     return loss
+
+
+def observed_residual(simulation: Simulation, observation: Observation) -> Tensor | None:
+    """The derivative of the loss by the logits, `[classes]`, which is the gradient of the classifier's bias.
+
+    None where it is not known: of several images, not sent, or sent so that its entries are not to be trusted.
+    """
+    name = simulation.model.classifier_names()[1]
+    known = observation.batch_size == 1 and simulation.view.entries_are_exact and name in observation.gradients
+    return observation.gradients[name] if known else None
 
 
 def believed_gradients(view: AttackerView, observation: Observation, names: Iterable[str]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The engine that optimisation attacks compose: distances, priors, schedules, relocation, the loop."""
 
-from privbench.inversion.engine import Inversion, Outcome, Target, group_size
+from privbench.inversion.engine import Inversion, group_size
 from privbench.inversion.equations import PatchEquations, whitening
 from privbench.inversion.matching import (
     GradientDistance,
@@ -29,9 +29,10 @@ from privbench.inversion.priors import (
     TotalVariation,
     WeightedVariation,
 )
+from privbench.inversion.problem import Outcome, Target
 from privbench.inversion.quasi_newton import Minimum, QuasiNewton
 from privbench.inversion.registration import Alignment, Consensus, aligned_consensus
-from privbench.inversion.relocation import Relocation, relocation_order
+from privbench.inversion.relocation import Relocation, position_relocation, relocation_order
 from privbench.inversion.schedule import Constant, Cosine, Decay, From, Milestones, Schedule, TwoPhase, Warmup
 from privbench.inversion.step import Objective, Simulator, parameter_gradients
 from privbench.inversion.terms import MatchingTerm, PriorTerm
@@ -100,6 +101,7 @@ __all__ = [
     "group_size",
     "parameter_gradients",
     "parametrisation",
+    "position_relocation",
     "pyramid_sizes",
     "relocation_order",
     "whitening",

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import grad
 
 from privbench.core import Progress
-from privbench.inversion.engine import Target
 from privbench.inversion.graph import record
 from privbench.inversion.optimisers import LBFGS
+from privbench.inversion.problem import Target
 from privbench.inversion.step import Objective
 
 __all__ = ["Minimum", "QuasiNewton"]

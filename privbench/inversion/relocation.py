@@ -13,7 +13,10 @@ import scipy
 import torch
 from torch import Tensor
 
-__all__ = ["Rearrange", "Relocation", "relocation_order"]
+from privbench.core.patches import rearrange
+from privbench.models import Victim
+
+__all__ = ["Rearrange", "Relocation", "position_relocation", "relocation_order"]
 
 
 class Rearrange(Protocol):
@@ -44,6 +47,26 @@ class Relocation:
     def rows(self, table: Tensor) -> Tensor:
         """The patches' rows `[patches, width]` of a gradient of the table."""
         return table.reshape(-1, table.shape[-1])[self.first_row : self.first_row + self.patches]
+
+
+def position_relocation(model: Victim, *, every: int, until: int) -> Relocation:
+    """Moves of a model's patches by its position table.
+
+    Args:
+        model: A vision transformer with a learned position table.
+        every: Steps between moves.
+        until: The last step before which patches are moved.
+    """
+    parts, size = model.parts(), model.patch_size
+    if parts.position is None or size is None:
+        raise ValueError("a model without a position table has nothing to relocate by")
+    return Relocation(
+        steps=frozenset(range(every, until + 1, every)),
+        table=parts.position,
+        first_row=parts.prefix_tokens,
+        patches=model.patch_count,
+        rearrange=lambda images, order: rearrange(images, order, size),
+    )
 
 
 def relocation_order(candidate: Tensor, observed: Tensor) -> Tensor:

@@ -5,18 +5,9 @@ from typing import TYPE_CHECKING
 from privbench.core.lazy import imported_on_use
 
 if TYPE_CHECKING:
+    from privbench.models.cards import VictimCard, card_beside, embedded_name, file_sha256, read_card, victim_card
     from privbench.models.checkpoints import load_state
-    from privbench.models.loading import (
-        VictimCard,
-        card_beside,
-        embedded_name,
-        file_sha256,
-        load_victim,
-        position_rows,
-        read_card,
-        resolve_victim,
-        victim_card,
-    )
+    from privbench.models.loading import load_victim, position_rows, resolve_victim
     from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
     from privbench.models.own import register_module
     from privbench.models.prior import PRIOR_OFF, load_prior, prior_for
@@ -60,17 +51,19 @@ __all__ = [
 ]
 
 _NAMES = {
-    "checkpoints": ("load_state",),
-    "loading": (
+    "cards": (
         "VictimCard",
         "card_beside",
         "embedded_name",
         "file_sha256",
+        "read_card",
+        "victim_card",
+    ),
+    "checkpoints": ("load_state",),
+    "loading": (
         "load_victim",
         "position_rows",
-        "read_card",
         "resolve_victim",
-        "victim_card",
     ),
     "loss": (
         "PenalisedLayer",

@@ -17,8 +17,9 @@ import yaml
 from torch import Tensor, nn
 
 from privbench.core import UserError
+from privbench.models.cards import embedded_state
 from privbench.models.checkpoints import fitted_names, load_state
-from privbench.models.loading import embedded_state, pretrained_state
+from privbench.models.loading import pretrained_state
 from privbench.models.victim import Victim
 from privbench.models.zoo import architecture, build_model, default_spec
 

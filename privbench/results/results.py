@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from privbench.core.errors import UserError
 from privbench.plots.registry import FigureOptions
 from privbench.results.case_set import CaseSet
+from privbench.results.written import Written
 from privbench.store.layout import COMPARISON
 from privbench.store.places import store_at
 
@@ -20,28 +21,7 @@ if TYPE_CHECKING:
     from privbench.plots.request import Drawn
     from privbench.runner.suites import Suites
 
-__all__ = ["Results", "Written"]
-
-
-@dataclass(frozen=True)
-class Written:
-    """A file made of cases, or a folder of such files.
-
-    Attributes:
-        path: Where it is.
-        cases: How many cases it is about, failed ones included.
-        damaged: A line for each damaged file that was left out.
-    """
-
-    path: Path
-    cases: int
-    damaged: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes, of a folder those of all its files."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files if file.is_file())
+__all__ = ["Results"]
 
 
 @dataclass(frozen=True, eq=False)

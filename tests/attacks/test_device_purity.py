@@ -13,7 +13,7 @@ import torch
 from privbench.conformance.harness import client_update
 from privbench.core import ATTACKS, DEFENSES, METRICS, ComputeOptions, GroupAttack, Progress, UserError
 from privbench.inversion import Inversion, Target
-from privbench.inversion.engine import OptimisationLoop
+from privbench.inversion.loop import OptimisationLoop
 from privbench.scoring import MetricFactory, SuiteOptions, registered_metric
 
 META = torch.device("meta")

@@ -23,7 +23,7 @@ from privbench.inversion import (
     Target,
     TotalVariation,
     TwoPhase,
-    engine,
+    loop,
     parameter_gradients,
     runner,
 )
@@ -307,7 +307,7 @@ def test_a_long_attack_says_how_long_it_will_take_and_a_short_one_does_not(
     problem = problem_for(generator, steps=12)
     target = target_for(problem, torch.rand(SHAPE, generator=generator))
     for limit, said in ((1e9, 0), (0.0, 1)):
-        monkeypatch.setattr(engine, "_LONG", limit)
+        monkeypatch.setattr(loop, "_LONG", limit)
         keeper = Keeper()
         solve(problem, target, progress=keeper)
         assert len(keeper.notes) == said

@@ -17,7 +17,8 @@ from privbench.inversion import (
     parameter_gradients,
     relocation_order,
 )
-from privbench.inversion.engine import OptimisationLoop, Target
+from privbench.inversion.loop import OptimisationLoop
+from privbench.inversion.problem import Target
 from privbench.models import build_model, default_spec
 
 

@@ -15,8 +15,9 @@ from privbench.defenses.nog import optimal_learning_rate
 from privbench.models import build_model, default_spec, file_sha256, load_victim, resolve_victim
 from privbench.training import EpochReport, LabelledImages, TrainingPlan, accuracy, defended_accuracy, train
 from privbench.training.gradients import LossGradient, mixed_precision, precision
+from privbench.training.loop import TrainingLoop
 from privbench.training.recipe import Views
-from privbench.training.train import TrainingLoop, calibrate_batch_norm
+from privbench.training.train import calibrate_batch_norm
 
 CPU = torch.device("cpu")
 
