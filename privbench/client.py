@@ -103,7 +103,7 @@ def observe(
         threat_model=threat_model,
         defense=tuple(declared),
         labels=labels if threat_model.labels == "known" else None,
-        disclosed=protected.choices if threat_model.adversary == "oracle" else {},
+        disclosed=threat_model.disclosed(protected.choices),
         kind="gradient" if training is None else "delta",
         training=training if threat_model.training == "known" else None,
         server=server,
@@ -127,7 +127,7 @@ def as_seen(observation: Observation, secret: Secret, threat_model: ThreatModel,
         observation,
         threat_model=threat_model,
         labels=secret.labels if threat_model.labels == "known" else None,
-        disclosed=secret.choices if threat_model.adversary == "oracle" else {},
+        disclosed=threat_model.disclosed(secret.choices),
         training=training if threat_model.training == "known" else None,
     )
 

@@ -120,6 +120,19 @@ def test_no_assert_outside_tests() -> None:
     assert found == []
 
 
+def test_no_code_branches_on_the_name_of_an_adversary() -> None:
+    """What an adversary knows is asked of its threat model, and what it simulates of the defense's three methods."""
+
+    def compared(node: ast.Compare) -> bool:
+        constants = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+        return bool({"unaware", "aware", "oracle"} & {value for value in constants if isinstance(value, str)})
+
+    found = {
+        name_of(path) for path in CODE for node in ast.walk(parsed(path)) if isinstance(node, ast.Compare) and compared(node)
+    }
+    assert found == {"privbench/core/threat_model.py"}
+
+
 def test_every_module_says_what_it_is_for() -> None:
     tests = sorted((ROOT / "tests").rglob("*.py"))
     assert [name_of(path) for path in [*CODE, *tests] if not ast.get_docstring(parsed(path))] == []

@@ -34,6 +34,8 @@ from privbench.core.stored import yaml_fields
 __all__ = ["UTILITY_MEASURES", "Comparison", "HypothesesFile", "Hypothesis", "ResolvedSide", "Side", "read_hypotheses"]
 
 _UTILITY = "utility."
+_INFORMED: Mapping[str, frozenset[str]] = {"unaware": frozenset({"unaware"}), "aware": frozenset({"aware", "oracle"})}
+"""The adversaries of each attacker of which a claim can speak."""
 UTILITY_MEASURES: Mapping[str, Callable[[UtilityReport], float | Interval | None]] = {
     "accuracy": lambda utility: utility.accuracy,
     "defended_accuracy": lambda utility: utility.defended_accuracy,
@@ -139,8 +141,7 @@ class Comparison(ClaimPart):
             raise ValueError(f"{self.metric} is of attacks on one victim; name its weights")
         if self.by_sign:
             raise ValueError(f"{self.metric} has an interval over images; by_sign is for utility reports")
-        informed = {"aware", "oracle"} if self.attacker == "aware" else {self.attacker}
-        if self.attacker and not any(side.adversary and set(side.adversary) <= informed for side in sides):
+        if self.attacker and not any(side.adversary and set(side.adversary) <= _INFORMED[self.attacker] for side in sides):
             raise ValueError(f"the attacker is {self.attacker} and neither side has such an adversary; name it there")
         return self
 

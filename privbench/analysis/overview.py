@@ -13,6 +13,7 @@ import pandas as pd
 
 from privbench.analysis.cases import case_table
 from privbench.analysis.flags import is_lower_bound
+from privbench.core import ADVERSARIES
 from privbench.core.labels import defense_labels
 from privbench.store.files import atomic_write, refuse_folder
 
@@ -22,7 +23,6 @@ _GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_
 """Columns in which the rows of one table are alike."""
 _AT_LEAST = "≥ "
 """Before a score that is a lower bound."""
-_ADVERSARIES = ("unaware", "aware", "oracle")
 _HIGHEST = "highest leakage"
 
 
@@ -142,10 +142,7 @@ def _number(cell: str | Score) -> float:
 def _attacks(rows: pd.DataFrame) -> list[tuple[str, str]]:
     there = set(zip(rows["attack"], rows["adversary"], strict=True))
     return [
-        (name, adversary)
-        for name in sorted(rows["attack"].unique())
-        for adversary in _ADVERSARIES
-        if (name, adversary) in there
+        (name, adversary) for name in sorted(rows["attack"].unique()) for adversary in ADVERSARIES if (name, adversary) in there
     ]
 
 

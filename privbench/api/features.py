@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privbench.core.threat_model import ADVERSARIES
+
 if TYPE_CHECKING:
     from privbench.features import FeatureResults
 
@@ -14,7 +16,7 @@ def invert_features(
     *,
     defense: str = "none,stochastic-layers",
     attack: str = "feature-matching,feature-decoder",
-    adversary: str | Sequence[str] = ("unaware", "aware", "oracle"),
+    adversary: str | Sequence[str] = ADVERSARIES,
     block: int = 1,
     model: str = "vit_mini_patch4_32",
     weights: str = "embedded",
@@ -67,9 +69,9 @@ def invert_features(
     attacks = [feature_attack(spec.name, spec.parameters) for spec in map(parse_spec, split_names(attack, "--attack"))]
     named = adversary.split(",") if isinstance(adversary, str) else adversary
     adversaries = [name.strip() for name in named]
-    wrong = [name for name in adversaries if name not in {"unaware", "aware", "oracle"}]
+    wrong = [name for name in adversaries if name not in ADVERSARIES]
     if wrong:
-        raise UserError(f"adversary '{wrong[0]}'; accepted: unaware, aware, oracle")
+        raise UserError(f"adversary '{wrong[0]}'; accepted: {', '.join(ADVERSARIES)}")
     if public is None:
         attacks = [one for one in attacks if not isinstance(one, FeatureDecoder)]
         if not attacks:

@@ -135,7 +135,7 @@ def meets(spec: str, defense: str, adversary: str) -> None:
     private, about = update.secret.images, f"{defense}, {adversary}"
     keep(result.images.shape == private.shape, f"{about}: images {tuple(result.images.shape)}")
     chosen = update.defense.scored_choices(update.secret.choices)
-    wrong = result.inferred.roles - (chosen.roles if adversary == "aware" else frozenset())
+    wrong = result.inferred.roles - (chosen.roles if update.observation.threat_model.infers_choices else frozenset())
     keep(
         not wrong,
         f"{about}: it states {', '.join(sorted(wrong))}, which the client did not choose or the adversary does not infer",

@@ -1,7 +1,5 @@
 """What every defense keeps to, checked on clients of the embedded architecture with random weights."""
 
-from typing import get_args
-
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +24,12 @@ from privbench.conformance.rules import (
     keep,
 )
 from privbench.conformance.seal import holds_image
-from privbench.core import DEFENSES, Adversary, AttackerView, Defense, ModelInput
+from privbench.core import ADVERSARIES, DEFENSES, AttackerView, Defense, ModelInput
 from privbench.models import client_loss
 from privbench.undo import undone
 
 __all__ = ["DEFENSE_RULES"]
 
-_ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
 _CHANGED = 1e-3
 _MOST_WORDS = 60
 
@@ -149,7 +146,7 @@ def _training(spec: str) -> None:
 
 
 def _forward(spec: str) -> None:
-    for adversary in _ADVERSARIES:
+    for adversary in ADVERSARIES:
         update = client_update(spec, batch=2, adversary=adversary)
         count = len(update.secret.images)
         images = some_images(count, seed=9).requires_grad_(True)
@@ -204,10 +201,10 @@ def _unaware(spec: str) -> None:
 
 
 def _single_pass(spec: str) -> None:
-    for adversary in _ADVERSARIES:
+    for adversary in ADVERSARIES:
         update = client_update(spec, adversary=adversary)
         view = simulate(update.observation).view
-        if adversary == "unaware":
+        if not update.observation.threat_model.knows_defense:
             plain = view.transform_gradient is None and view.entries_are_exact and not view.expected(["network.pos_embed"])
             keep(plain, "unaware: it simulates what happens to the gradient")
         if view.transform_gradient is None:

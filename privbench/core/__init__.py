@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, LOGGERS, METRICS, MODELS, SERVERS, Registry
     from privbench.core.server import Server, build_server
     from privbench.core.spec import ComponentSpec, Spec, parse_spec, parse_specs
-    from privbench.core.threat_model import Adversary, ThreatModel
+    from privbench.core.threat_model import ADVERSARIES, Adversary, ThreatModel
     from privbench.core.utility_report import Training, UtilityReport
     from privbench.core.weight_delta import gradient_of_delta
 
 __all__ = [
+    "ADVERSARIES",
     "ATTACKS",
     "DATASETS",
     "DEFENSES",
@@ -140,7 +141,7 @@ _NAMES = {
     "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"),
     "server": ("Server", "build_server"),
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),
-    "threat_model": ("Adversary", "ThreatModel"),
+    "threat_model": ("ADVERSARIES", "Adversary", "ThreatModel"),
     "weight_delta": ("gradient_of_delta",),
     "reference_scores": ("Calibration", "Identification"),
 }

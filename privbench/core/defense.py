@@ -15,6 +15,7 @@ from privbench.core.component import Component
 from privbench.core.errors import UserError
 from privbench.core.model_input import ModelInput
 from privbench.core.observation import Observation
+from privbench.core.threat_model import ADVERSARIES
 
 __all__ = ["Defense", "Effect", "ProtectedInput", "TrainingRule"]
 
@@ -217,7 +218,7 @@ class Defense(Component, ABC):
 
     def is_simulated(self) -> bool:
         """Whether an attacker who knows of the defense simulates something else than one who does not."""
-        return any(getattr(type(self), name) is not getattr(Defense, name) for name in ("unaware", "aware", "oracle"))
+        return any(getattr(type(self), name) is not getattr(Defense, name) for name in ADVERSARIES)
 
     @abstractmethod
     def guarantee(self) -> str:

@@ -4,7 +4,6 @@ After AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), transposed from 
 parameters: numbers of different defenses compare because nobody could tune it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,12 @@ from privbench.core.case import Case
 from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, ENSEMBLES
 from privbench.core.spec import ComponentSpec
-from privbench.core.threat_model import Adversary
+from privbench.core.threat_model import ADVERSARIES, Adversary
 
 if TYPE_CHECKING:
     from privbench.core.defense import Defense
 
 __all__ = ["Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"]
-
-_STRENGTH: Sequence[Adversary] = ("unaware", "aware", "oracle")
 
 
 @dataclass(frozen=True)
@@ -79,5 +76,5 @@ def adversaries_up_to(strongest: Adversary, defense: "Defense") -> list[Adversar
         defense: What they face; where it changes nothing in an attacker's simulation, all adversaries are the unaware one.
     """
     if not defense.is_simulated():
-        return ["unaware"]
-    return list(_STRENGTH[: _STRENGTH.index(strongest) + 1])
+        return list(ADVERSARIES[:1])
+    return list(ADVERSARIES[: ADVERSARIES.index(strongest) + 1])

@@ -1,14 +1,20 @@
 """Under which assumptions an update is attacked: `ThreatModel`."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Adversary", "ThreatModel"]
+__all__ = ["ADVERSARIES", "Adversary", "ThreatModel"]
+
+_Choice = TypeVar("_Choice")
 
 Adversary = Literal["unaware", "aware", "oracle"]
 """`unaware` simulates the undefended forward pass, `aware` knows the defense and its public parameters and infers its random
 choices, `oracle` is also told those choices, never the image."""
+
+ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
+"""All of them, weakest first."""
 
 
 class ThreatModel(BaseModel):
@@ -26,3 +32,17 @@ class ThreatModel(BaseModel):
     """Whether the attacker is told how a client that sends a delta trained: optimiser, learning rate, steps, precision."""
     server: Literal["honest", "malicious"] = "honest"
     """Whether the server sends the model as agreed, or one that it changed to read updates (`servers`)."""
+
+    @property
+    def knows_defense(self) -> bool:
+        """Whether the adversary knows which defense the client has."""
+        return self.adversary != "unaware"
+
+    @property
+    def infers_choices(self) -> bool:
+        """Whether the adversary knows the defense and has to find the client's random choices itself."""
+        return self.adversary == "aware"
+
+    def disclosed(self, choices: Mapping[str, _Choice]) -> Mapping[str, _Choice]:
+        """What the adversary is told of the client's random choices."""
+        return choices if self.adversary == "oracle" else {}

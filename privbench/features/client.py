@@ -112,7 +112,7 @@ def observe_features(
         model_state=victim.state_dict(),
         threat_model=threat_model,
         defense=tuple(declared),
-        disclosed=protected.choices if threat_model.adversary == "oracle" else {},
+        disclosed=threat_model.disclosed(protected.choices),
     )
     labels = torch.zeros(len(images), dtype=torch.int64)
     return observation, Secret(images, labels, protected.model_input.images, protected.choices)

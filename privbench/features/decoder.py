@@ -92,8 +92,15 @@ class FeatureDecoder(Component):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             decoder = TokenDecoder(observation.features.shape[2], model.grid, model.patch_size, self.channels, prefix)
         decoder.to(observation.device)
-        drawn = observation.threat_model.adversary != "unaware"
-        self._fit(simulation, decoder, public, self.steps, self.learning_rate, drawn=drawn, generator=generator)
+        self._fit(
+            simulation,
+            decoder,
+            public,
+            self.steps,
+            self.learning_rate,
+            drawn=observation.threat_model.knows_defense,
+            generator=generator,
+        )
         return simulation, decoder
 
     def run(self, observation: FeatureObservation, public: Tensor, *, generator: torch.Generator) -> Reconstruction:
@@ -116,7 +123,7 @@ class FeatureDecoder(Component):
             UserError: An oracle was told draws of several images: a decoder is fitted to one.
         """
         simulation, steps = simulate_features(observation), 0
-        if observation.threat_model.adversary == "oracle" and observation.disclosed and self.told_steps:
+        if observation.disclosed and self.told_steps:
             if observation.batch_size > 1:
                 raise UserError(f"attack {self.name} as an oracle takes one image, given {observation.batch_size}")
             steps, rate = self.told_steps, self.learning_rate / 4

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from privbench.analysis.score_text import value_text
-from privbench.core import ImageResult, Record, UserError
+from privbench.core import ADVERSARIES, ImageResult, Record, UserError
 from privbench.plots.image_grid import Pixels
 from privbench.plots.selection import SETTING, one_setting, setting_text
 from privbench.runner.pictures import SHOWN_IMAGES, read_picture, shown_case
@@ -19,7 +19,6 @@ __all__ = ["GalleryBlock", "GalleryCases", "GalleryRow", "gallery_cases"]
 _ROWS = ("defense", "attack", "adversary")
 _LABELS = {"defense": "defense_label", "attack": "attack_label"}
 """What tells rows apart that differ in the parameters of a defense or an attack."""
-_ADVERSARIES = ("unaware", "aware", "oracle")
 _RANKS = ("best", "median", "worst")
 _LETTERS = 21
 """Of a line of a row's label."""
@@ -99,7 +98,7 @@ def gallery_cases(
         raise UserError(
             "no record has its reconstructions beside it; `privbench run --defense none,mjp` keeps them in its cases' folders"
         )
-    chosen = chosen.assign(plain=chosen["defense"] != "none", adversary_order=chosen["adversary"].map(_ADVERSARIES.index))
+    chosen = chosen.assign(plain=chosen["defense"] != "none", adversary_order=chosen["adversary"].map(ADVERSARIES.index))
     chosen = chosen.sort_values(["plain", "defense_label", "attack_label", "adversary_order"], kind="stable")
     places, which = _places(images, [records[path].images for path in chosen["folder"]])
     blocks: list[GalleryBlock] = []

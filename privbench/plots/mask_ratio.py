@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from privbench.analysis.cases import utility_table
-from privbench.core import METRICS, UserError
+from privbench.core import ADVERSARIES, METRICS, UserError
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
 from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.scoring import BUILT_IN, registered_metric
 
-__all__ = ["ADVERSARIES", "mask_ratio_figure", "mask_ratio_points"]
+__all__ = ["mask_ratio_figure", "mask_ratio_points"]
 
-ADVERSARIES = ("unaware", "aware", "oracle")
 _RATIO = "mask ratio of MJP"
 _WHOLE = 40.0
 """PSNR in dB from which an image is back without a visible difference; such points get a panel of their own."""

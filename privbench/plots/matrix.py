@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from privbench.core import UserError
+from privbench.core import ADVERSARIES, UserError
 from privbench.plots.families import FAMILIES, defense_family
 from privbench.plots.heat import draw_heat
 from privbench.plots.request import Drawn, FigureRequest
@@ -16,7 +16,6 @@ from privbench.scoring import registered_metric
 
 __all__ = ["draw", "matrix_figure", "matrix_points"]
 
-_ADVERSARIES = ("unaware", "aware", "oracle")
 _PSNR = (5.0, 40.0)
 """Limits of the colours of PSNR in dB: what is below is noise, and what is above is back."""
 _FAMILIES = list(FAMILIES)
@@ -49,7 +48,7 @@ def matrix_points(rows: pd.DataFrame, *, metric: str = "psnr") -> pd.DataFrame:
     points = points.assign(
         settings=[int(counts[tuple(key)]) for key in points[cell].to_numpy()],
         family=[_FAMILIES.index(defense_family(name)) for name in points["defense"]],
-        place=points["adversary"].map(_ADVERSARIES.index),
+        place=points["adversary"].map(ADVERSARIES.index),
     )
     points = points.sort_values(["family", "defense", "attack", "place"], ignore_index=True)
     return points.drop(columns=["family", "place", "pair"])
@@ -101,7 +100,7 @@ def _strongest(points: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _column_order(column: tuple[str, str]) -> tuple[str, int]:
-    return column[0], _ADVERSARIES.index(column[1])
+    return column[0], ADVERSARIES.index(column[1])
 
 
 def _caption(points: pd.DataFrame, paper: Paper) -> str:

@@ -118,7 +118,7 @@ def _flags(context: CaseContext, draws: Sequence[EnsembleDraw], results: Sequenc
     flags |= context.flags
     if any(image.failure for image in results):
         flags.add("failed-images")
-    if case.threat_model.adversary == "unaware" and context.defense.is_simulated():
+    if not case.threat_model.knows_defense and context.defense.is_simulated():
         flags.add("only-unaware-attackers")
     if len(draws) == 1 and context.is_random():
         flags.add("randomised-defense-once")
