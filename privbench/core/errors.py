@@ -61,4 +61,7 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
     alike = [given.casefold()] if given.casefold() in folded else difflib.get_close_matches(given.casefold(), folded, 2, 0.5)
     near = [folded[name] for name in alike]
     hint = f" did you mean {' or '.join(near)}?" if near else ""
+    if given.strip().isdecimal():
+        # What is left of `mask_ratio=0,27`: a comma begins the next name.
+        hint = f" if '{given}' belongs to a number, write its decimals after a point (0.27);"
     return UserError(f"unknown {kind} '{given}';{hint} accepted: {', '.join(names) or 'none'}")

@@ -17,6 +17,11 @@ from privbench.core import (
 )
 
 
+def test_what_a_decimal_comma_leaves_says_how_decimals_are_written() -> None:
+    with pytest.raises(UserError, match=r"unknown defense '27'; if '27' belongs to a number, write its decimals after a point"):
+        [resolve_defense(part) for part in ["none", "mjp:mask_ratio=0", "27"]]
+
+
 def test_unknown_name_names_the_near_miss_and_all_names() -> None:
     with pytest.raises(UserError) as caught:
         DEFENSES.get("mpj")
