@@ -110,6 +110,7 @@ def _setting(record: Record) -> dict[str, str]:
         "labels": threat.labels,
         "model_mode": threat.model_mode,
         "local": "" if case.local is None else f"{case.local}, {threat.training}",
+        "trains": case.trains or "",
         "server": "" if case.server is None else str(case.server),
         "seed": str(case.seed),
     }
@@ -159,10 +160,15 @@ _NOTES = {
     "labels": "labels {}",
     "model_mode": "model in {} mode",
     "local": "client {}",
+    "trains": "sent: {}",
     "server": "server {}",
     "seed": "seed {}",
     "images": "images {}",
 }
+
+
+_UNSAID = {"local": "of one step", "trains": "all parameters", "server": "honest"}
+"""What an empty column means."""
 
 
 def setting_notes(comparisons: Sequence[Comparison]) -> list[str]:
@@ -170,7 +176,7 @@ def setting_notes(comparisons: Sequence[Comparison]) -> list[str]:
     settings = [_shown(one.record) for one in comparisons]
     usual = {name: Counter(one[name] for one in settings).most_common(1)[0][0] for name in _NOTES} if settings else {}
     return [
-        ", ".join(note.format(one[name] or "none") for name, note in _NOTES.items() if one[name] != usual[name])
+        ", ".join(note.format(one[name] or _UNSAID.get(name, "")) for name, note in _NOTES.items() if one[name] != usual[name])
         for one in settings
     ]
 

@@ -234,7 +234,7 @@ class ResolvedSide:
             _completed(case.attack) == self.attacks[attack]
             and case.defense == self.defense
             and (not side.adversary or threat.adversary in side.adversary)
-            and (case.local, case.server) == (None, None)
+            and (case.local, case.trains, case.server) == (None, None, None)
             and (threat.labels, threat.model_mode) == (side.labels, side.model_mode)
             and (case.batch_size, case.seed) == (side.batch_size, side.seed)
             and self._is_victim(case.victim.model.name, case.victim.weights)

@@ -25,7 +25,7 @@ from privbench.store.layout import FAILURE, RECORD, find_results
 
 __all__ = ["leaderboard", "leaderboard_csv", "leaderboard_with_folders", "read_record", "require_ending", "write_leaderboard"]
 
-_GROUP = ("model", "dataset", "split", "batch_size", "labels", "model_mode", "local", "server", "adversary")
+_GROUP = ("model", "dataset", "split", "batch_size", "labels", "model_mode", "local", "trains", "server", "adversary")
 """Columns in which rows are alike that are ranked together."""
 _COUNTS = (
     "accuracy_images",

@@ -19,7 +19,7 @@ from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "sections", "write_overview"]
 
-_GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode", "local", "server")
+_GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode", "local", "trains", "server")
 """Columns in which the rows of one table are alike."""
 _AT_LEAST = "≥ "
 """Before a score that is a lower bound."""

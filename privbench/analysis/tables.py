@@ -375,7 +375,10 @@ def _numbers(table: Table, *headings: str) -> None:
 def _title(record: Record, label: str | None) -> str:
     case = record.case
     words = [label, case.attack.name, f"{case.threat_model.adversary} adversary", f"labels {case.threat_model.labels}"]
-    return ", ".join([word for word in words if word] + [case.victim.model.name, f"batch {case.batch_size}"])
+    words += [case.victim.model.name, f"batch {case.batch_size}"]
+    words += [f"client trains by {case.local}" if case.local else None, f"sent: {case.trains}" if case.trains else None]
+    words.append(f"server {case.server}" if case.server else None)
+    return ", ".join(word for word in words if word)
 
 
 def _seconds(record: Record) -> float:

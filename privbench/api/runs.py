@@ -75,7 +75,7 @@ def run(
         log: Experiment trackers to report to, by name: `tensorboard`, `wandb`, `mlflow` or a plug-in's.
         listener: Who watches; in a notebook where nobody does, a line of progress.
         **options: What to run: `defense`, `attack`, `preset`, `weights`, `data`, `split`, `limit`, `indices`, `batch_size`,
-            `labels`, `model_mode`, `adversary`, `local`, `training`, `lpips_net`, `seed`, ... as the options of
+            `labels`, `model_mode`, `adversary`, `local`, `trains`, `training`, `lpips_net`, `seed`, ... as the options of
             `privbench run`; lists of defenses and attacks, in Python or with commas, make one case each.
 
     Returns:

@@ -66,6 +66,8 @@ class Case(StrictPart):
     threat_model: ThreatModel = ThreatModel()
     local: LocalTraining | None = None
     """How the client trains before it sends a weight delta; None: it sends the gradient of one step."""
+    trains: str | None = Field(default=None, min_length=1, max_length=1000)
+    """Which parameters the client trains and sends, as parts or patterns of names; None: all of them."""
     server: ComponentSpec | None = None
     """What the server does to the model before it sends it; None: it is honest."""
     lpips: Literal["alex", "vgg", "squeeze"] = "alex"
@@ -130,6 +132,7 @@ def base_name(path: str) -> str:
 _ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary", "training"}, "lpips": True}
 """What the client's random choices must not depend on."""
 
+_LATER_FIELDS = dict.fromkeys(("local", "trains", "server"))
 _LATER_THREATS = {"training": "known", "server": "honest"}
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -144,7 +147,10 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     content["data"]["source"] = base_name(case.data.source)
     content["victim"]["weights"] = base_name(case.victim.weights)
     # What came later is left out where it is as it was before, so that cases of earlier versions keep their identity.
-    for part, defaults in ((content, {"local": None, "server": None}), (content.get("threat_model", {}), _LATER_THREATS)):
+    for part, defaults in (
+        (content, {"local": None, "trains": None, "server": None}),
+        (content.get("threat_model", {}), _LATER_THREATS),
+    ):
         for name, default in defaults.items():
             if part.get(name, default) == default:
                 part.pop(name, None)

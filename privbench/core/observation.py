@@ -110,7 +110,7 @@ class Observation:
             there = ", ".join(map(short_name, list(self.update)[:4])) + (", ..." if len(self.update) > 4 else "")
             raise UserError(
                 f"attack {attack} needs the update of {', '.join(map(short_name, missing))}, which this client did not send; "
-                f"sent: {there} ({len(self.update)} parameters)"
+                f"sent: {there} ({len(self.update)} parameter{'s' if len(self.update) > 1 else ''})"
             )
 
     @property

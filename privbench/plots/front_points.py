@@ -13,7 +13,7 @@ from privbench.plots.strengths import by_strength
 
 __all__ = ["ENOUGH", "FRONT_SETTING", "RECOVERED", "front_points", "share_interval"]
 
-FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode", "local", "server")
+FRONT_SETTING = ("model", "dataset", "split", "batch_size", "labels", "model_mode", "local", "trains", "server")
 """Columns of the leaderboard in which the rows of one front are alike."""
 
 RECOVERED = Ensemble.recovered

@@ -19,6 +19,7 @@ SETTING = (
     "labels",
     "model_mode",
     "local",
+    "trains",
     "server",
     "lpips_net",
     "seed",

@@ -28,6 +28,7 @@ from privbench.core import (
 )
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_victim
+from privbench.models.parts import trained_names
 from privbench.servers.suspicion import suspicion
 
 __all__ = ["CaseContext", "load_case"]
@@ -197,6 +198,7 @@ class CaseContext:
             generator=generator,
             training=self.case.local,
             server=self.case.server,
+            trains=None if self.case.trains is None else trained_names(self.victim, self.case.trains),
         )
 
 

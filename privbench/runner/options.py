@@ -91,6 +91,10 @@ class ClientOptions(TypedDict, total=False):
         str | None,
         Option("local", "Local training, such as sgd:steps=5,lr=0.01: a weight delta is sent.  [default: one gradient]"),
     ]
+    trains: Annotated[
+        str | None,
+        Option("trains", "What is trained and sent: head, attention, embedding, mlp, norms, or names with *.  [default: all]"),
+    ]
     training: Annotated[
         Literal["known", "hidden"] | None,
         Option("threat_model.training", "Whether the attacker is told how the client trained.  [default: known]"),

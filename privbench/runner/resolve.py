@@ -197,6 +197,7 @@ def _common(chosen: Overrides, base: Case | None) -> dict[str, Any]:
     return {
         "batch_size": _batch_size(chosen, base),
         "local": _local(chosen, base),
+        "trains": _trains(chosen, base),
         "server": _server(chosen, base),
         "lpips": chosen.text("lpips_net", base.lpips if base else "alex"),
         "seed": seed if seed is not None else (base.seed if base else 0),
@@ -217,6 +218,12 @@ def _local(chosen: Overrides, base: Case | None) -> LocalTraining | None:
             f"local training '{chosen.text('local', '')}': {one_line(error)}; accepted: none, or sgd, momentum or adamw with "
             "steps, epochs, batches, lr, momentum, weight_decay and dtype, such as sgd:steps=5,lr=0.01"
         ) from None
+
+
+def _trains(chosen: Overrides, base: Case | None) -> str | None:
+    """Reads `attention+norms`, or `all`; what the names choose is known with the model."""
+    text = chosen.text("trains", (base.trains if base else None) or "all").strip()
+    return None if text in {"all", ""} else text
 
 
 def _server(chosen: Overrides, base: Case | None) -> ComponentSpec | None:

@@ -139,7 +139,7 @@ def test_two_names_that_become_one_are_refused() -> None:
 
 
 def test_an_attack_says_which_parameters_a_partial_update_lacks() -> None:
-    with pytest.raises(UserError, match=r"attack x needs the update of pos_embed, .* sent: head\.weight \(1 parameters\)"):
+    with pytest.raises(UserError, match=r"attack x needs the update of pos_embed, .* sent: head\.weight \(1 parameter\)"):
         _observation().require_parameters(["network.head.weight", "network.pos_embed"], "x")
     _observation().require_parameters(["network.head.weight"], "x")
 

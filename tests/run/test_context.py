@@ -9,7 +9,7 @@ import torch
 
 import privbench
 from privbench.client import observe
-from privbench.core import Case, Record
+from privbench.core import Case, Record, UserError
 from privbench.models import load_victim
 from privbench.runner.context import load_case
 from privbench.runner.suites import Suites
@@ -45,6 +45,18 @@ def test_a_group_attack_asks_for_its_size_and_makes_no_update_more(
 ) -> None:
     compute(small_case(attack="test-group-walk", limit=4), draw=lambda _: b"picture")
     assert counted == {"updates": 4, "victims": 1}
+
+
+@pytest.mark.parametrize("local", ["none", "sgd:steps=2,lr=0.1"])
+def test_a_client_sends_what_it_trains_and_nothing_else(small_case: Callable[..., Case], local: str) -> None:
+    whole, part = (load_case(small_case(trains=trains, local=local), torch.device("cpu")) for trains in ("all", "head"))
+    sent, of_part = whole.observe(0)[0].update, part.observe(0)[0].update
+    assert set(of_part) == set(part.victim.classifier_names())
+    assert set(sent) > set(of_part)
+    if local == "none":
+        assert all(torch.equal(value, sent[name]) for name, value in of_part.items())
+    with pytest.raises(UserError, match="no parameter of the model is called 'hat'"):
+        load_case(small_case(trains="hat"), torch.device("cpu")).require()
 
 
 def test_several_attacks_and_defenses_share_the_client_of_each_defense(tmp_path: Path, counted: dict[str, int]) -> None:

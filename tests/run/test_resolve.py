@@ -93,6 +93,14 @@ def test_local_training_is_read_and_is_part_of_the_identity() -> None:
     assert cases(defense="none", local="none")[0].identity == plain.identity
 
 
+def test_what_is_trained_is_part_of_the_identity_and_all_is_the_default() -> None:
+    (plain,) = cases(defense="none")
+    (part,) = cases(defense="none", trains="attention+norms")
+    assert (plain.trains, part.trains) == (None, "attention+norms")
+    assert plain.identity != part.identity
+    assert cases(defense="none", trains="all")[0].identity == plain.identity
+
+
 @pytest.mark.parametrize("text", ["sgd:steps=0", "adam", "sgd:rate=1", "none:steps=2", "sgd:steps=2,epochs=2", "sgd:steps=1.5"])
 def test_local_training_that_cannot_be_read_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UserError, match=r"accepted: none, or sgd.*sgd:steps=5,lr=0\.01"):
