@@ -38,9 +38,9 @@ from privbench.core import (
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, Victim, default_spec, load_victim, resolve_victim
 from privbench.models.zoo import Architecture
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 from privbench.scoring import bootstrap_interval
 
 __all__ = ["COMPARISONS", "April", "Comparison", "main"]

@@ -27,9 +27,9 @@ from benchmarks.ours import WARM_UP, run_ours
 from benchmarks.timing import machine
 from benchmarks.victims import problems_of
 from privbench.core import ComputeOptions, Failure, Progress, generator_for
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 from privbench.runner.suites import Suites
 from privbench.scoring import score_batch
 

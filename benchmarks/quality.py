@@ -28,9 +28,9 @@ from privbench.inversion.plain import plain_step
 from privbench.inversion.plan import SettingsLayout
 from privbench.inversion.step import Step
 from privbench.inversion.variables import Moving
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import CaseContext, load_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 
 __all__ = ["main"]
 

@@ -5,9 +5,9 @@ import torch
 from benchmarks.ours import Problem
 from privbench.core import generator_for
 from privbench.models import Victim
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 
 __all__ = ["problems_of"]
 

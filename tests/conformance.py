@@ -7,7 +7,7 @@ import pytest
 from privbench.conformance import harness
 from privbench.conformance.harness import Update, client_update, round_trip, simulated_gradients, some_images
 from privbench.conformance.seal import holds_image, reachable
-from tests.run.plugin.privbench_test_plugin import registered, vit
+from tests.runner.plugin.privbench_test_plugin import registered, vit
 
 __all__ = [
     "Update",

@@ -14,9 +14,9 @@ from torch import nn
 import privbench
 from privbench.core import ATTACKS, Case, LocalTraining, Observation, Reconstruction, ThreatModel, UserError
 from privbench.core.attack import EFFORTS
+from privbench.resolving.options import OPTIONS, SETTINGS, RunOptions, choices_of
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.runner.options import OPTIONS, SETTINGS, RunOptions, choices_of
-from privbench.runner.resolve import resolve_cases
 from privbench.store.case_folder import repeatable
 
 ROOT = Path(__file__).parents[1]

@@ -66,6 +66,16 @@ def test_the_layers_cover_every_room_and_the_linter_sees_through_the_links() -> 
     assert "privbench.models" in graph.find_modules_directly_imported_by("privbench.defenses.mjp")
 
 
+def test_the_table_of_rooms_has_the_layers_of_the_linter() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    rows = [{name.rstrip("/").removesuffix(".py") for name in re.findall(r"`([^`]+)`", row.split("|")[1])} for row in table]
+    layers = project()["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert rows == [{name.strip().removeprefix("privbench.") for name in layer.split("|")} for layer in layers]
+    holds = [row.split("|")[2].split(" · ") for row in table]
+    assert [len(parts) for parts in holds] == [len(row) for row in rows]
+
+
 def test_the_command_line_may_import_the_front_door_and_no_room_below_it() -> None:
     layered, contract = project()["tool"]["importlinter"]["contracts"]
     rooms = {room.strip() for layer in layered["layers"] for room in layer.split("|")}

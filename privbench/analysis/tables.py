@@ -27,7 +27,7 @@ from privbench.core.labels import defense_label
 
 if TYPE_CHECKING:
     from privbench.analysis.compare import Comparison
-    from privbench.runner.external import Scores
+    from privbench.analysis.external import Scores
     from privbench.runner.verify import Check
 
 __all__ = [

@@ -53,13 +53,13 @@ def invert_features(
     """
     import torch
 
+    from privbench.computing.machine import resolve_device
     from privbench.core import UserError, build_defense, resolve_defense
     from privbench.core.spec import parse_spec
     from privbench.data import open_images
     from privbench.features import FeatureDecoder, FeatureResults, FeatureRow, feature_attack, feature_study
     from privbench.models import load_victim, resolve_victim
-    from privbench.runner.components import split_names
-    from privbench.runner.machine import resolve_device
+    from privbench.resolving.components import split_names
     from privbench.scoring import metric_suite
     from privbench.store.files import check_output, refuse_folder
 

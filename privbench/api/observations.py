@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
+    from privbench.analysis.external import Scores
     from privbench.core import FeatureObservation, Observation, Progress, Reconstruction
-    from privbench.runner.external import Scores
 
 __all__ = ["attack", "score"]
 
@@ -51,9 +51,9 @@ def attack(
     """
     import torch
 
+    from privbench.computing.machine import resolve_device
     from privbench.core import ATTACKS, FeatureObservation, Observation
     from privbench.runner.explained import with_explained_share
-    from privbench.runner.machine import resolve_device
 
     if isinstance(observation, FeatureObservation):
         return _features_attacked(observation, name, seed, parameters)
@@ -113,7 +113,7 @@ def score(
     Raises:
         UserError: Names, numbers or sizes do not match, or a file cannot be read.
     """
-    from privbench.runner.external import as_pictures, score_pictures
+    from privbench.analysis.external import as_pictures, score_pictures
     from privbench.scoring import metric_suite
 
     truth, found = as_pictures(originals), as_pictures(reconstructions)

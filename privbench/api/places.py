@@ -170,9 +170,9 @@ def verify(
     """
     import tempfile
 
+    from privbench.computing.machine import cpu_threads, resolve_devices
     from privbench.core import ComputeOptions, Record, UserError
     from privbench.runner.listener import Listener
-    from privbench.runner.machine import cpu_threads, resolve_devices
     from privbench.runner.suites import Suites
     from privbench.runner.verify import verify as compute
     from privbench.store.case_folder import repeatable

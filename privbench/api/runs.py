@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
-from privbench.runner.options import OPTIONS, CaseOptions, RunOptions
+from privbench.resolving.options import OPTIONS, CaseOptions, RunOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,15 +86,15 @@ def run(
         AttackError: An attack broke.
         Interrupted: Stopped by a signal; what is needed to continue is saved.
     """
+    from privbench.computing.machine import cpu_threads, resolve_devices
     from privbench.core import ComputeOptions
     from privbench.plots.drawing import draw_case, draw_defenses
     from privbench.results import Results
-    from privbench.runner.logs import require_loggers
-    from privbench.runner.machine import cpu_threads, resolve_devices
     from privbench.runner.series import CaseSeries
     from privbench.runner.suites import Suites
     from privbench.store.places import store_at
     from privbench.watch import watching
+    from privbench.watch.logs import require_loggers
 
     loggers = (log,) if isinstance(log, str) else tuple(log)
     require_loggers(loggers)
@@ -175,8 +175,8 @@ def _cases(
     settings: Mapping[str, Any] | Sequence[str],
     options: CaseOptions,
 ) -> "list[Case]":
-    from privbench.runner.config import config_at
-    from privbench.runner.resolve import resolve_cases
+    from privbench.resolving.config import config_at
+    from privbench.resolving.resolve import resolve_cases
 
     pairs = [f"{key}={value}" for key, value in settings.items()] if isinstance(settings, Mapping) else list(settings)
     given = cast(RunOptions, {**options, "settings": tuple(pairs)})

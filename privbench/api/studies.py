@@ -130,7 +130,7 @@ def require_loggers(names: Sequence[str]) -> None:
     Raises:
         UserError: As said.
     """
-    from privbench.runner.logs import require_loggers as require
+    from privbench.watch.logs import require_loggers as require
 
     require(names)
 

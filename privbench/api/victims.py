@@ -76,15 +76,15 @@ def train(
         UserError: A name or a number is not accepted, the data has no labels, or training diverges.
     """
     given = {name: value for name, value in locals().items() if name not in _UNSAID}
+    from privbench.computing.machine import resolve_device
     from privbench.core import resolve_defense
     from privbench.data import select
     from privbench.models import default_spec
-    from privbench.runner.logs import RunLogs, require_loggers
-    from privbench.runner.machine import resolve_device
     from privbench.store.files import check_output
     from privbench.training import LabelledImages, TrainingPlan
     from privbench.training import train as run_training
     from privbench.training.sources import labelled_splits, teacher_of
+    from privbench.watch.logs import RunLogs, require_loggers
 
     loggers = (log,) if isinstance(log, str) else tuple(log)
     require_loggers(loggers)
@@ -215,11 +215,11 @@ def evaluate(
     from safetensors.torch import save
 
     from privbench.analysis.flags import FLAG_MEANINGS
+    from privbench.computing.machine import cpu_threads, resolve_device
     from privbench.core import Training, UserError, UtilityReport, build_defense, resolve_defense
     from privbench.core.packages import require_packages
     from privbench.data import open_images, select
     from privbench.models import card_beside, load_victim, position_rows, read_card, resolve_victim
-    from privbench.runner.machine import cpu_threads, resolve_device
     from privbench.store.files import atomic_write, check_output
     from privbench.training import MeasureOptions, measure_utility
     from privbench.training.sources import chosen_measures, require_labels

@@ -13,6 +13,7 @@ from privbench.auditing.plan import ORDER, attacks_of, planned
 from privbench.auditing.report import AuditReport
 from privbench.auditing.work import Auditor
 from privbench.client import observe
+from privbench.computing.machine import resolve_device
 from privbench.core import (
     LocalTraining,
     Normalisation,
@@ -26,8 +27,7 @@ from privbench.core import (
 from privbench.core.observation import is_saved_observation
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, Victim
-from privbench.runner.components import split_names
-from privbench.runner.machine import resolve_device
+from privbench.resolving.components import split_names
 from privbench.updates import UpdateSource, observation_of, victim_of
 
 __all__ = ["audit"]

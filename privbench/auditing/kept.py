@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from privbench.auditing.report import AttackFinding
+from privbench.computing.interrupt import Interruption
 from privbench.core import Attack, Observation, Progress, Reconstruction
-from privbench.runner.interrupt import Interruption
 from privbench.store.files import atomic_write
 
 __all__ = ["AuditProgress", "KeptAttacks", "Step"]

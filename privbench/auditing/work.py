@@ -15,10 +15,10 @@ from privbench.auditing.known import KnownPhotos
 from privbench.auditing.plan import CLOSED, PlannedAttack
 from privbench.auditing.report import AttackFinding, AuditReport, Pixels, WhatIf, pixels_of
 from privbench.auditing.verdicts import best_of, judged
+from privbench.computing.interrupt import Interruption, interruptible
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.data import ImageSet
 from privbench.models import Victim
-from privbench.runner.interrupt import Interruption, interruptible
 from privbench.scoring import psnr
 
 __all__ = ["Auditor"]

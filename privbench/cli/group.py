@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 
 from privbench.cli.at_work import at_work
-from privbench.runner.interrupt import Interrupted, interruptible
+from privbench.computing.interrupt import Interrupted, interruptible
 
 __all__ = ["LazyGroup", "OneLineError"]
 

@@ -1,4 +1,4 @@
-"""The options of a case and of the machine as click options, made of `runner.options`, where each is written once."""
+"""The options of a case and of the machine as click options, made of `resolving.options`, where each is written once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from privbench.cli.numeric import THREADS, Number, WholeNumber
-from privbench.runner.options import OPTIONS, choices_of, is_whole_number
+from privbench.resolving.options import OPTIONS, choices_of, is_whole_number
 
 __all__ = ["case_options", "log_option", "machine_options", "trunk_options"]
 
@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def case_options(command: Command) -> Command:
-    """Adds an option for each of `runner.options`; None where the user says nothing."""
+    """Adds an option for each of `resolving.options`; None where the user says nothing."""
     for name, option in reversed(list(OPTIONS.items())):
         choices = choices_of(name)
         kind = click.Choice(choices) if choices else WholeNumber() if is_whole_number(name) else click.STRING

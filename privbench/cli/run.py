@@ -7,7 +7,7 @@ import click
 
 from privbench.cli.grouped import GroupedCommand
 from privbench.cli.options import case_options, log_option, machine_options, trunk_options
-from privbench.runner.options import OPTIONS
+from privbench.resolving.options import OPTIONS
 
 __all__ = ["run"]
 

@@ -1,1 +1,1 @@
-"""One case from what a user asks for to a record: resolved, prepared, attacked on devices, scored, verified."""
+"""One case, or an ensemble of them, from a resolved case to a record: loaded once, attacked, scored, drawn, verified."""

@@ -13,6 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from privbench.computing.attacking import GroupOutcome, attack_group
+from privbench.computing.devices import run_on_devices
+from privbench.computing.interrupt import Interruption
+from privbench.computing.isolated import attack_isolated
+from privbench.computing.progress import AttackProgress, ProgressSinks
 from privbench.core import (
     ComputeOptions,
     Failure,
@@ -23,17 +28,12 @@ from privbench.core import (
     generator_for,
 )
 from privbench.runner.animation import ANIMATED_IMAGES, case_animation
-from privbench.runner.attacking import GroupOutcome, attack_group
 from privbench.runner.context import CaseContext
-from privbench.runner.devices import run_on_devices
 from privbench.runner.explained import share_of
 from privbench.runner.grouping import group_size
 from privbench.runner.image_results import ResultScorer
-from privbench.runner.interrupt import Interruption
-from privbench.runner.isolated import attack_isolated
 from privbench.runner.listener import Listener, StepReport
 from privbench.runner.pictures import Draw, png, shown_results
-from privbench.runner.progress import AttackProgress, ProgressSinks
 from privbench.runner.recording import finished_record
 from privbench.scoring import MetricSuite
 from privbench.store.case_folder import CaseFolder

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from privbench.computing.interrupt import interruptible
 from privbench.core import (
     Case,
     ComputeOptions,
@@ -19,7 +20,6 @@ from privbench.core import (
 from privbench.runner.context import CaseContext, load_case
 from privbench.runner.ensemble_draw import EnsembleDraw, over_draws
 from privbench.runner.execute import run_case
-from privbench.runner.interrupt import interruptible
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw, shown_results
 from privbench.runner.provenance import take_provenance

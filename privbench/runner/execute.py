@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from privbench.computing.interrupt import interruptible
 from privbench.core import Case, ComputeOptions, Record
 from privbench.runner.case_runner import CaseRunner
 from privbench.runner.context import CaseContext, load_case
-from privbench.runner.interrupt import interruptible
 from privbench.runner.listener import Listener
 from privbench.runner.pictures import Draw
 from privbench.runner.suites import Suites

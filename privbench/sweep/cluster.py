@@ -13,8 +13,8 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from privbench.computing.interrupt import interruptible
 from privbench.core import Case, StoreError, UserError
-from privbench.runner.interrupt import interruptible
 from privbench.sweep.status import CaseState, state_in
 from privbench.sweep.work import SweepListener, SweepOptions, fail, one_line_of, work
 from privbench.sweep.workers import DEATHS, BudgetUsedError, died_reason

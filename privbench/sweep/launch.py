@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from privbench.computing.machine import resolve_devices
 from privbench.core import Case, ComputeOptions, UserError
-from privbench.runner.machine import resolve_devices
 from privbench.runner.pictures import Draw
 from privbench.store.base import Store
 from privbench.store.files import write_locked

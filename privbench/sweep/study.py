@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from privbench.core import Case, ImageError, UserError, unknown_name
 from privbench.core.component import one_line
 from privbench.core.stored import yaml_fields
-from privbench.runner.options import OPTIONS, SETTINGS, RunOptions
-from privbench.runner.resolve import ResolvedParts, resolve_cases
+from privbench.resolving.options import OPTIONS, SETTINGS, RunOptions
+from privbench.resolving.resolve import ResolvedParts, resolve_cases
 
 __all__ = ["Study", "StudyFile", "read_study"]
 

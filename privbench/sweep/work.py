@@ -15,12 +15,12 @@ import torch
 from privbench.core import BusyError, Case, ComputeOptions, FailedCase, StoreError, UserError
 from privbench.runner.ensemble import run
 from privbench.runner.listener import Broadcast, Listener
-from privbench.runner.logs import LogListener
 from privbench.runner.pictures import Draw
 from privbench.runner.suites import Suites
 from privbench.store.base import Store
 from privbench.store.case_folder import CaseFolder
 from privbench.sweep.status import CaseState, state_in
+from privbench.watch.logs import LogListener
 
 __all__ = ["SweepListener", "SweepOptions", "fail", "one_line_of", "work"]
 

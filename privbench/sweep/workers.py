@@ -20,8 +20,8 @@ from typing import Any, cast
 
 import torch
 
+from privbench.computing.interrupt import SIGNALS, Interrupted, interruptible
 from privbench.core import Case, StoreError, UserError
-from privbench.runner.interrupt import SIGNALS, Interrupted, interruptible
 from privbench.runner.listener import StepReport
 from privbench.sweep.status import CaseState
 from privbench.sweep.work import SweepListener, SweepOptions, fail, work

@@ -4,7 +4,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from privbench.runner.position import Position, clock
+from privbench.watch.position import Position, clock
 
 __all__ = ["progress_line"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from privbench.core import Case, Record
 from privbench.core.labels import defense_label
 from privbench.runner.listener import Listener, StepReport
-from privbench.runner.position import Position
 from privbench.store.files import atomic_write
+from privbench.watch.position import Position
 
 __all__ = ["LIVE", "LivePage", "LiveView"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from privbench.core import Case, Record
 from privbench.runner.listener import Listener, StepReport
-from privbench.runner.position import clock
 from privbench.watch.line import progress_line
 from privbench.watch.live_page import LiveView
+from privbench.watch.position import clock
 
 __all__ = ["NotebookDisplay", "in_notebook"]
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privbench.runner.listener import Broadcast, Listener
-from privbench.runner.logs import LogListener
 from privbench.watch.live_page import LivePage
+from privbench.watch.logs import LogListener
 from privbench.watch.notebook import NotebookDisplay, in_notebook
 
 __all__ = ["watching"]

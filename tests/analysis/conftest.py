@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privbench.core import Case, Record
-from tests.run.fixtures import compute, one_thread, small_case, test_attacks
+from tests.runner.fixtures import compute, one_thread, small_case, test_attacks
 
 __all__ = ["compute", "one_thread", "small_case", "test_attacks"]
 

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from privbench.cli import main
-from tests.run.plugin.privbench_test_plugin import registered
+from tests.runner.plugin.privbench_test_plugin import registered
 
 
 @pytest.fixture(autouse=True)

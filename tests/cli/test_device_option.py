@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from privbench.computing.machine import cpu_threads, resolve_device, resolve_devices
 from privbench.core import UserError
-from privbench.runner.machine import cpu_threads, resolve_device, resolve_devices
 
 
 def test_devices_that_are_here() -> None:

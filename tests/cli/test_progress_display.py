@@ -10,7 +10,7 @@ from rich.console import Console
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
 from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, VictimSpec
 from privbench.runner.listener import StepReport
-from privbench.runner.position import Position, clock
+from privbench.watch.position import Position, clock
 
 CASE = Case(
     attack=ComponentSpec(name="test-walk"),

@@ -10,8 +10,8 @@ import yaml
 from click.testing import Result
 from PIL import Image
 
+from privbench.computing.interrupt import Interrupted
 from privbench.core import Case, Record
-from privbench.runner.interrupt import Interrupted
 
 
 def records(folder: Path) -> list[Record]:

@@ -15,9 +15,9 @@ from privbench.defenses.nog import (
     optimal_learning_rate,
 )
 from privbench.models import build_model, default_spec
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 from tests.conformance import client_update, small_clients
 
 __all__ = ["small_clients"]

@@ -24,7 +24,7 @@ from privbench.core import Record, UserError, parse_spec, parse_specs
 from privbench.core.yaml_reader import read_yaml
 from privbench.data.npz import open_npz
 from privbench.data.pictures import read_pictures
-from privbench.runner.resolve import parse_indices
+from privbench.resolving.resolve import parse_indices
 from privbench.store.pack import PackStore
 from privbench.store.places import local_folder
 

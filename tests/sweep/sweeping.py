@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from privbench.cli import main
-from tests.run.plugin.privbench_test_plugin import registered
+from tests.runner.plugin.privbench_test_plugin import registered
 
 PLUGIN = Path(__file__).parents[1] / "run" / "plugin"
 

@@ -7,7 +7,7 @@ import pytest
 
 from privbench.core import UserError
 from privbench.data import ImageSet
-from privbench.runner.resolve import resolve_cases
+from privbench.resolving.resolve import resolve_cases
 from privbench.sweep.study import Study, read_study
 
 BASE = "settings: {attack: test-walk, model: test-vit, weights: random, limit: 1}\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from privbench.computing.interrupt import Interrupted
 from privbench.core import Case, ComputeOptions, FailedCase, StoreError
-from privbench.runner.interrupt import Interrupted
 from privbench.store.case_folder import CaseFolder
 from privbench.store.layout import FAILURE
 from privbench.store.local import FolderStore

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.run.plugin.privbench_test_plugin import registered
+from tests.runner.plugin.privbench_test_plugin import registered
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from privbench.computing.interrupt import Interruption
 from privbench.core import Progress
-from privbench.runner.interrupt import Interruption
 from privbench.scoring import to_uint8
 from privbench.store.checkpoints import Checkpoint
 from privbench.store.trace import TraceRow

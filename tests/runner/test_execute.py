@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from privbench.computing.interrupt import Interrupted
 from privbench.core import (
     ATTACKS,
     Attack,
@@ -28,13 +29,12 @@ from privbench.core import (
 )
 from privbench.models import build_model, default_spec, loading
 from privbench.runner.context import CaseContext, load_case
-from privbench.runner.interrupt import Interrupted
 from privbench.runner.listener import StepReport
 from privbench.runner.pictures import ShownCase, picture_names, shown_case
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
 from privbench.store.checkpoints import BatchGroup, Checkpoints
-from tests.run.plugin.privbench_test_plugin import GroupWalk, Walk
-from tests.run.watching import PowerCut, Watcher, results
+from tests.runner.plugin.privbench_test_plugin import GroupWalk, Walk
+from tests.runner.watching import PowerCut, Watcher, results
 
 CPU = torch.device("cpu")
 
@@ -208,8 +208,8 @@ def test_the_present_guess_lies_in_the_folder_while_the_attack_runs(
 
 
 def test_pixels_are_saved_at_their_size_and_names_become_file_names(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.runner.options import RunOptions
-    from privbench.runner.resolve import resolve_cases
+    from privbench.resolving.options import RunOptions
+    from privbench.resolving.resolve import resolve_cases
 
     data = tmp_path / "data"
     for label, colour in (("cat", "teal"), ("dog", "orange")):
@@ -479,8 +479,8 @@ def test_an_attack_that_does_not_apply_is_refused_before_anything_is_written(
 
 
 def test_images_that_changed_since_the_case_was_made_are_refused(compute: Callable[..., Record], tmp_path: Path) -> None:
-    from privbench.runner.options import RunOptions
-    from privbench.runner.resolve import resolve_cases
+    from privbench.resolving.options import RunOptions
+    from privbench.resolving.resolve import resolve_cases
 
     data = tmp_path / "data"
     data.mkdir()

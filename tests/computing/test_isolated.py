@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from privbench.computing import isolated
+from privbench.computing.isolated import attack_isolated
 from privbench.core import Case, ComponentSpec, ComputeOptions, Failure, Record, UserError, generator_for
-from privbench.runner import isolated
 from privbench.runner.context import load_case
-from privbench.runner.isolated import attack_isolated
 from privbench.runner.plugins import plugins_of
-from tests.run.plugin import privbench_test_plugin
+from tests.runner.plugin import privbench_test_plugin
 
 CPU = torch.device("cpu")
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from privbench.computing.devices import run_on_devices
+from privbench.computing.interrupt import Interrupted, Interruption
 from privbench.core import AttackError, Case, ComputeOptions, Failure, Record
-from privbench.runner.devices import run_on_devices
-from privbench.runner.interrupt import Interrupted, Interruption
 from privbench.store.case_folder import CaseFolder
 from privbench.store.checkpoints import BatchGroup, Checkpoints
-from tests.run.plugin.privbench_test_plugin import GroupWalk
-from tests.run.watching import PowerCut, Watcher, results
+from tests.runner.plugin.privbench_test_plugin import GroupWalk
+from tests.runner.watching import PowerCut, Watcher, results
 
 CPU = torch.device("cpu")
 

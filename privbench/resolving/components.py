@@ -18,7 +18,7 @@ from privbench.core import (
     resolve_defense,
     unknown_name,
 )
-from privbench.runner.overrides import Overrides
+from privbench.resolving.overrides import Overrides
 
 __all__ = ["resolve_attacks", "resolve_defenses", "split_names"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from privbench.computing.interrupt import Interrupted, interruptible
 from privbench.core import ComputeOptions, UserError
-from privbench.runner.interrupt import Interrupted, interruptible
 from privbench.runner.pictures import read_picture
 from privbench.runner.provenance import repository_commit, take_provenance
 from privbench.store.trace import trace_csv

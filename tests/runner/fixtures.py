@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from privbench.core import Case, ComputeOptions, Record
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.execute import run_case
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 from privbench.runner.suites import Suites
-from tests.run.plugin.privbench_test_plugin import registered
+from tests.runner.plugin.privbench_test_plugin import registered
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import torch
 from privbench.analysis.leaderboard import leaderboard
 from privbench.core import ATTACKS, ENSEMBLES, Attack, Case, Ensemble, Observation, Progress, Reconstruction, Record, UserError
 from privbench.core.flags import ENSEMBLE_FLAGS
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
 from privbench.runner.ensemble import run
 from privbench.runner.listener import Listener
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import resolve_cases
 from privbench.runner.suites import Suites
 
 

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 
 from privbench.core import Case, LocalTraining, UserError
-from privbench.runner.components import split_names
-from privbench.runner.options import RunOptions
-from privbench.runner.resolve import parse_indices, resolve_cases
+from privbench.resolving.components import split_names
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import parse_indices, resolve_cases
 
 SMALL = {"attack": "test-walk", "model": "test-vit", "weights": "random"}
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from privbench.core import UserError, unknown_name
-from privbench.runner.options import OPTIONS, SETTINGS, RunOptions, takes_several
+from privbench.resolving.options import OPTIONS, SETTINGS, RunOptions, takes_several
 
 __all__ = ["Overrides", "read_overrides"]
 

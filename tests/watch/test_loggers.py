@@ -14,11 +14,11 @@ from torch import Tensor
 from privbench import api
 from privbench.core import LOGGERS, Case, ComputeOptions, Logger, Record, UserError
 from privbench.runner.listener import Broadcast
-from privbench.runner.logs import LogListener, RunLogs, require_loggers
 from privbench.store.layout import LOGS, TRACE, find_records
 from privbench.store.local import FolderStore
 from privbench.sweep.work import SweepListener, SweepOptions, work
-from tests.run.watching import PowerCut
+from privbench.watch.logs import LogListener, RunLogs, require_loggers
+from tests.runner.watching import PowerCut
 
 MATCHING = {"attack": "adjoint-matching:steps=30,adjoint=free", "defense": "none", "limit": 2}
 

@@ -26,9 +26,9 @@ from privbench.core import (
 from privbench.core.component import one_line
 from privbench.data import open_images, select
 from privbench.models import DEFAULT_MODEL, resolve_victim
-from privbench.runner.components import resolve_attacks, resolve_defenses
-from privbench.runner.options import RunOptions
-from privbench.runner.overrides import Overrides, key_of, read_overrides
+from privbench.resolving.components import resolve_attacks, resolve_defenses
+from privbench.resolving.options import RunOptions
+from privbench.resolving.overrides import Overrides, key_of, read_overrides
 
 __all__ = ["DEFAULT_LIMIT", "ResolvedParts", "parse_indices", "resolve_cases"]
 

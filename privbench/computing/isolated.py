@@ -65,7 +65,7 @@ def attack_isolated(
         }
         (folder / _TASK).write_text(json.dumps(task), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        command = [sys.executable, "-m", "privbench.runner.isolated", name]
+        command = [sys.executable, "-m", "privbench.computing.isolated", name]
         done = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         if not (folder / _RESULT).exists():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
@@ -97,8 +97,8 @@ def _plain(result: Reconstruction | Failure) -> dict[str, Any]:
 
 def _main(folder: Path) -> None:
     """The isolated process."""
+    from privbench.computing.attacking import attack_group
     from privbench.core import Progress
-    from privbench.runner.attacking import attack_group
 
     task = json.loads((folder / _TASK).read_text(encoding="utf-8"))
     torch.set_num_threads(task["threads"])

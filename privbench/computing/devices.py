@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch
 
+from privbench.computing.interrupt import Interrupted, Interruption
 from privbench.core import ComputeOptions
 from privbench.inversion.runner import matmul_precision
-from privbench.runner.interrupt import Interrupted, Interruption
 
 __all__ = ["run_on_devices"]
 
