@@ -12,7 +12,9 @@ from privbench.models import cards
 torch.set_num_threads(1)
 
 
-UNIT_ROOMS = frozenset({"analysis", "closed_form", "core", "data", "inversion", "jigsaw", "models", "scoring", "store"})
+UNIT_ROOMS = frozenset(
+    {"analysis", "claims", "closed_form", "core", "data", "inversion", "jigsaw", "models", "scoring", "store"}
+)
 """Folders whose tests are unit tests unless they say otherwise; all others are integration tests."""
 
 

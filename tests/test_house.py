@@ -80,10 +80,12 @@ def test_the_command_line_may_import_the_front_door_and_no_room_below_it() -> No
     layered, contract = project()["tool"]["importlinter"]["contracts"]
     rooms = {room.strip() for layer in layered["layers"] for room in layer.split("|")}
     assert contract["source_modules"] == ["privbench.cli"]
-    assert rooms - set(contract["forbidden_modules"]) == {f"privbench.{name}" for name in ("cli", "api", "results", "core")}
+    assert rooms - set(contract["forbidden_modules"]) == {
+        f"privbench.{name}" for name in ("cli", "api", "results", "tables", "core")
+    }
     # What is let through for parsing and printing is small and named in ARCHITECTURE.md.
     allowed = {line.rpartition(" -> ")[2] for line in contract["ignore_imports"]}
-    assert len(allowed) <= 4
+    assert len(allowed) <= 3
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert all(f"`{name.removeprefix('privbench.')}`" in text for name in allowed)
 

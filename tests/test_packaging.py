@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_suite_and_nothing_beside_it(wheel: Path) -> None:
         sources |= {f"privbench/{path.relative_to(ROOT)}" for path in (ROOT / room).glob("*.py")}
     assert {"privbench/attacks/gradvit.py", "privbench/defenses/mjp.py", "privbench/cli/run.py"} <= sources
     assert {name for name in names if name.endswith(".py")} == sources
-    assert {f"privbench/analysis/report.{kind}" for kind in ("html", "css", "js")} <= names
+    assert {f"privbench/report/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert {"privbench/py.typed", "privbench/attacks/cards/gradvit.md", "privbench/defenses/cards/mjp.md"} <= names
     assert any(name.endswith("/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in metadata

@@ -1,1 +1,1 @@
-"""From records to what people read: leaderboard, comparisons, claims, the report page, tables."""
+"""From records to what is said of them: leaderboard, comparisons, tables of a paper, reference scores."""

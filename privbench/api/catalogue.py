@@ -249,6 +249,6 @@ def json_schema(kind: str) -> str:
     Raises:
         UserError: There is no such kind.
     """
-    from privbench.analysis.schema import json_schema as schema
+    from privbench.api.schema import json_schema as schema
 
     return schema(kind)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 from privbench.plots.registry import FigureOptions
 
 if TYPE_CHECKING:
-    from privbench.analysis.verdicts import Judgement
+    from privbench.claims.verdicts import Judgement
     from privbench.core import FailedCase, Record
     from privbench.plots.request import Drawn
     from privbench.results import Results
@@ -210,6 +210,6 @@ def judge_claims(
     Raises:
         UserError: The definitions or a record cannot be read, or the page cannot be written.
     """
-    from privbench.analysis.claims_page import write_claims
+    from privbench.claims.page import write_claims
 
     return write_claims(Path(definitions), [store_at(place) for place in places], Path(output))

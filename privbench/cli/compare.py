@@ -17,8 +17,8 @@ def compare(folder: str, metric: str, baseline: str) -> None:
     FOLDER is a path, a URL or a pack. A row has the mean difference of the metric, its 95 % bootstrap interval, the p of a
     Wilcoxon signed-rank test, the same corrected for the number of rows (Holm), and the number of images.
     """
-    from privbench.analysis.tables import comparisons_table
     from privbench.cli.console import results_console
+    from privbench.tables.comparisons import comparisons_table
 
     found = privbench.load_results(folder).comparisons(metric=metric, baseline=baseline)
     console = results_console()

@@ -67,8 +67,8 @@ def evaluate(defense: str, reference: Path | None, **options: Any) -> None:
     """
     from rich.console import Console
 
-    from privbench.analysis.tables import utility_table
     from privbench.cli.console import results_console
+    from privbench.tables.utility import utility_table
 
     with Console(stderr=True).status("") as status:
         found = privbench.evaluate(

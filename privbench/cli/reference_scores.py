@@ -35,8 +35,8 @@ def calibrate(folder: str, lpips_weights: Path | None, download: bool) -> None:
     Uniform noise, the mean image, another image of the class, the truth with shuffled patches, and a JPEG of quality 10: one
     file for each selection of images; the leaderboard then says between which of them a score stands.
     """
-    from privbench.analysis.tables import calibration_table
     from privbench.cli.console import results_console
+    from privbench.tables.scores import calibration_table
 
     def report(name: str, found: "Calibration") -> None:
         results_console().print(calibration_table(found))

@@ -21,7 +21,7 @@ def show_plan(planned: "Sequence[PlannedCase]") -> None:
 
 def show_results(results: "Results") -> None:
     """Prints the table, what must be known about it, and what was written."""
-    from privbench.analysis.tables import case_table, defenses_table, footnotes, members_table, servers_said
+    from privbench.tables.cases import case_table, defenses_table, footnotes, members_table, servers_said
 
     records, labels = results.records, results.labels
     console = results_console()

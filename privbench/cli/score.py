@@ -55,8 +55,8 @@ def score(
     Both are a folder of images, or an array (.npz, .npy, .pt, .safetensors). Folders are matched by file name, arrays by
     order. Scores of 8-bit pictures and of floats are told apart: rounding alone bounds the PSNR of a picture at about 59 dB.
     """
-    from privbench.analysis.tables import score_footnotes, score_table
     from privbench.cli.console import results_console
+    from privbench.tables.scores import score_footnotes, score_table
 
     scored = privbench.score(
         originals,

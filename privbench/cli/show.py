@@ -35,9 +35,9 @@ def show(case: str, output: str) -> None:
 
 
 def _show(found: "FoundCase", record: "Record") -> None:
-    from privbench.analysis.tables import case_table, footnotes, members_table
     from privbench.cli.console import results_console
     from privbench.core.labels import defense_label
+    from privbench.tables.cases import case_table, footnotes, members_table
 
     label = defense_label(record.case)
     console = results_console()

@@ -30,10 +30,10 @@ def verify(
     """
     import torch
 
-    from privbench.analysis.tables import checks_table
     from privbench.cli.console import notes_console, results_console
     from privbench.cli.progress import PlainProgress, QuietProgress
     from privbench.core.labels import defense_label
+    from privbench.tables.checks import checks_table
 
     with (QuietProgress if quiet else PlainProgress)(notes_console(), defense_label) as listener:
         found = privbench.verify(

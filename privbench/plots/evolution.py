@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from privbench.analysis.report_pictures import animation_steps
 from privbench.core import Record, UserError
 from privbench.core.labels import attack_label, defense_label
 from privbench.plots.image_grid import Pixels, place_image
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, styled
+from privbench.report.pictures import animation_steps
 from privbench.runner.animation import animation_frames
 from privbench.store.layout import EVOLUTION, RECORD, TRACE
 from privbench.store.trace import mean_trace

@@ -1,10 +1,10 @@
 """What the report page shows beside its numbers: names, number formats and drawings."""
 
-from privbench.analysis.report import Presentation
 from privbench.analysis.score_text import METRICS, value_text
 from privbench.core.labels import attack_label, defense_label
 from privbench.plots.drawing import draw_fronts
 from privbench.plots.image_grid import comparison_cells
+from privbench.report.page import Presentation
 
 __all__ = ["presentation"]
 

@@ -145,7 +145,7 @@ class Results(CaseSet):
         Raises:
             UserError: A file cannot be read or written.
         """
-        from privbench.analysis.site import submit_page, verified_cases
+        from privbench.report.site import submit_page, verified_cases
         from privbench.store.files import atomic_write
 
         folder = Path(folder)
@@ -164,8 +164,8 @@ class Results(CaseSet):
 
     def _page(self, baseline: str, verified: frozenset[str] | None = None) -> tuple[str, int, tuple[str, ...]]:
         """The report, the number of its cases, and what was left out of it."""
-        from privbench.analysis.report import report_page
         from privbench.plots.presentation import presentation
+        from privbench.report.page import report_page
 
         damaged: list[str] | None = [] if self.skip_damaged else None
         with self._folder(everything=True) as folder:
@@ -269,7 +269,7 @@ class Results(CaseSet):
 
     def _repr_html_(self) -> str:
         """The scores with their intervals, and the pictures, for a notebook."""
-        from privbench.analysis.notebook import PICTURES, results_html
+        from privbench.results.notebook import PICTURES, results_html
 
         if self.comparison is not None:
             return results_html(self.records, [self.comparison])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from privbench.analysis.claims_page import write_claims
 from privbench.analysis.leaderboard import write_leaderboard
 from privbench.analysis.overview import overview
 from privbench.analysis.reference_files import calibration_name
+from privbench.claims.page import write_claims
 from privbench.core import Calibration, Identification, Interval, Record, UtilityReport, resolve_defense
 from privbench.plots.positions import PositionTable, position_points
 from privbench.store.layout import find_records

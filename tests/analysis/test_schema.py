@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from privbench.analysis.schema import STORED_FILES, json_schema
+from privbench.api.schema import STORED_FILES, json_schema
 from privbench.core import Record, UserError
 from privbench.store.places import local_folder
 

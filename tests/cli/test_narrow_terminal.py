@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 import privbench
-from privbench.analysis.tables import case_table, comparisons_table, defenses_table
 from privbench.cli.console import say
 from privbench.core import Record
 from privbench.results import Results
+from privbench.tables.cases import case_table, defenses_table
+from privbench.tables.comparisons import comparisons_table
 
 PACK = Path(__file__).parents[2] / "results" / "reference.jsonl.gz"
 

@@ -146,7 +146,7 @@ def test_what_leaks_most_comes_first_and_failed_cases_last(finished: Path, privb
 def test_above_a_hundred_cases_details_are_text_and_every_picture_once(
     finished: Path, privbench: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privbench.analysis.report.FOLDED", 1)
+    monkeypatch.setattr("privbench.report.page.FOLDED", 1)
     page = made(privbench, tmp_path)
     content = (tmp_path / "page.html").read_text(encoding="utf-8")
     made_later = re.findall(r'</summary>\s*<script type="text/html">(.*?)</script>\s*</details>', content, flags=re.DOTALL)

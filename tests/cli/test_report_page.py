@@ -140,7 +140,7 @@ def test_a_row_opens_its_case_with_slider_and_error_map(page: Any) -> None:
 def test_above_the_limit_rows_are_folded_by_defense_and_details_made_when_opened(
     browser: Any, page_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privbench.analysis.report.FOLDED", 3)
+    monkeypatch.setattr("privbench.report.page.FOLDED", 3)
     folded = page_file.with_name("folded.html")
     done = CliRunner().invoke(main, ["report", str(page_file.parent / "results"), "-o", str(folded)])
     assert done.exit_code == 0, done.output

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from privbench.analysis.score_text import best_of_batches, mean_score
-from privbench.analysis.tables import case_table
 from privbench.core import Case, Record
+from privbench.tables.cases import case_table
 
 pytestmark = pytest.mark.integration
 

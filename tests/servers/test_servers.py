@@ -9,7 +9,6 @@ import torch
 
 import privbench
 from privbench.analysis.rows import record_row
-from privbench.analysis.tables import servers_said
 from privbench.client import observe
 from privbench.core import (
     ATTACKS,
@@ -25,6 +24,7 @@ from privbench.core import (
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.scoring import psnr
 from privbench.servers.suspicion import suspicion
+from privbench.tables.cases import servers_said
 from tests.conformance import some_images
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from privbench.analysis.report_cells import Pixels, Presentation
 from privbench.core import ImageResult, Record
+from privbench.report.cells import Pixels, Presentation
 from privbench.runner.animation import animation_frames
 from privbench.store.layout import COMPARISON, EVOLUTION
 

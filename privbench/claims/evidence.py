@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from privbench.analysis.hypotheses import UTILITY_MEASURES, ResolvedSide, Side
 from privbench.analysis.leaderboard import read_record
+from privbench.claims.hypotheses import UTILITY_MEASURES, ResolvedSide, Side
 from privbench.core import FailedCase, Interval, Metric, Record, UtilityReport
 from privbench.store.base import Store
 from privbench.store.layout import FAILURE, RECORD, walk_results

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from privbench.analysis.claims_page import claims_page
-from privbench.analysis.claims_tables import TableComparison, table_difference
-from privbench.analysis.evidence import Evidence
-from privbench.analysis.hypotheses import Hypothesis
-from privbench.analysis.verdicts import Judgement, judge
+from privbench.claims.benchmark_tables import TableComparison, table_difference
+from privbench.claims.evidence import Evidence
+from privbench.claims.hypotheses import Hypothesis
+from privbench.claims.page import claims_page
+from privbench.claims.verdicts import Judgement, judge
 from privbench.core import UserError
 
 NOTHING = Evidence((), (), ())
@@ -80,7 +80,7 @@ def test_a_table_that_is_not_there_leaves_the_claim_open_and_the_page_says_what_
     table(tmp_path, [3, 4, 5], [1, 2, 3])
     closed = judge(hypothesis, NOTHING, tmp_path)
     assert closed.verdict == "holds"
-    from privbench.analysis.hypotheses import HypothesesFile
+    from privbench.claims.hypotheses import HypothesesFile
 
     page = claims_page(HypothesesFile(claims=(hypothesis,)), [closed], NOTHING, "privbench claims")
     assert "python -m benchmarks.made -o rows.csv" in page

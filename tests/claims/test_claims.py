@@ -9,10 +9,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from privbench.analysis.claims_page import write_claims
-from privbench.analysis.evidence import Evidence
-from privbench.analysis.hypotheses import Comparison, Hypothesis, ResolvedSide, Side, read_hypotheses
-from privbench.analysis.verdicts import Judgement, judge
+from privbench.claims.evidence import Evidence
+from privbench.claims.hypotheses import Comparison, Hypothesis, ResolvedSide, Side, read_hypotheses
+from privbench.claims.page import write_claims
+from privbench.claims.verdicts import Judgement, judge
 from privbench.core import (
     ComponentSpec,
     FailedCase,

@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from privbench.analysis.claims_tables import SEEDS, TableComparison
-from privbench.analysis.evidence import Evidence
-from privbench.analysis.hypotheses import Comparison, HypothesesFile, read_hypotheses
-from privbench.analysis.verdicts import SMALLEST, Finding, Judgement, Measured, judge
+from privbench.claims.benchmark_tables import SEEDS, TableComparison
+from privbench.claims.evidence import Evidence
+from privbench.claims.hypotheses import Comparison, HypothesesFile, read_hypotheses
+from privbench.claims.verdicts import SMALLEST, Finding, Judgement, Measured, judge
 from privbench.core import METRICS, Interval, Metric, UtilityReport
 from privbench.store.base import Store
 from privbench.store.files import atomic_write, refuse_folder

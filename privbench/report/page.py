@@ -21,7 +21,8 @@ from privbench.analysis.compare import Comparison, compare_records
 from privbench.analysis.damaged import sound_view
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
-from privbench.analysis.report_cells import (
+from privbench.core import Case, FailedCase, Record, unknown_name
+from privbench.report.cells import (
     BETWEEN,
     CHECKED,
     MODEL,
@@ -34,7 +35,7 @@ from privbench.analysis.report_cells import (
     number,
     text,
 )
-from privbench.analysis.report_pictures import (
+from privbench.report.pictures import (
     Evolution,
     PictureStore,
     Tile,
@@ -43,7 +44,6 @@ from privbench.analysis.report_pictures import (
     losses_legend,
     losses_svg,
 )
-from privbench.core import Case, FailedCase, Record, unknown_name
 from privbench.scoring import CALIBRATION_ROWS, PAIRED_TEST, registered_metric
 from privbench.store.base import Store
 from privbench.store.layout import COMPARISON, FAILURE, RECORD, TRACE
@@ -140,17 +140,17 @@ def report_page(
         raise unknown_name("baseline", baseline, names)
     comparisons = compare_records(records, metric=_COMPARED, baseline=baseline)
     flags = sorted({flag for record in records for flag in record.flags})
-    here = files("privbench.analysis")
-    style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    here = files("privbench.report")
+    style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     environment = Environment(
-        loader=PackageLoader("privbench", "analysis"),
+        loader=PackageLoader("privbench", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = environment.get_template("report.html").render(
+    page = environment.get_template("page.html").render(
         name=Path(str(place)).resolve().name if "://" not in str(place) else PurePosixPath(str(place)).name,
         version=__version__,
         style=style,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from privbench.analysis.hypotheses import HypothesesFile
+from privbench.claims.hypotheses import HypothesesFile
 from privbench.core import Calibration, Case, FailedCase, Identification, Record, UtilityReport, unknown_name
 from privbench.sweep.study import StudyFile
 

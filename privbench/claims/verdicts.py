@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privbench.analysis.claims_tables import TableComparison, table_difference
-from privbench.analysis.evidence import Evidence, MeasuredVictim, measured_victims, side_scores
-from privbench.analysis.hypotheses import Comparison, Hypothesis, Side
+from privbench.claims.benchmark_tables import TableComparison, table_difference
+from privbench.claims.evidence import Evidence, MeasuredVictim, measured_victims, side_scores
+from privbench.claims.hypotheses import Comparison, Hypothesis, Side
 from privbench.core import METRICS, Interval, Metric, UserError, UtilityReport
 from privbench.scoring import paired_difference
 

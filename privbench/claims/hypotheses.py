@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from privbench.analysis.claims_tables import ClaimPart, TableComparison
+from privbench.claims.benchmark_tables import ClaimPart, TableComparison
 from privbench.core import (
     ATTACKS,
     METRICS,
