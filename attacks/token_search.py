@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from privbench.adversary import Simulation, simulate
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.batch_recovery import BatchRecovery, DealtTokens
-from privbench.closed_form.batch_tokens import FoundTokens
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
@@ -26,6 +24,8 @@ from privbench.jigsaw import reassembled
 from privbench.models import Victim
 from privbench.refinement import refined
 from privbench.sample_features import labels_of_images
+from privbench.token_search.found_tokens import FoundTokens
+from privbench.token_search.recovery import BatchRecovery, DealtTokens
 
 __all__ = ["TokenSearch"]
 

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 UNIT_ROOMS = frozenset(
-    {"analysis", "claims", "closed_form", "core", "data", "inversion", "jigsaw", "models", "scoring", "store"}
+    {"analysis", "claims", "closed_form", "core", "data", "inversion", "jigsaw", "models", "scoring", "store", "token_search"}
 )
 """Folders whose tests are unit tests unless they say otherwise; all others are integration tests."""
 

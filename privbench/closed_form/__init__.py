@@ -1,4 +1,4 @@
-"""Linear algebra of exact recovery: row spaces, moments, token search, likely patches, spectra, noise."""
+"""Linear algebra of exact recovery: row spaces, moments, single tokens, likely patches, spectra, noise."""
 
 from privbench.closed_form.noise import noise_std, rows_without_signal
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding
-from privbench.closed_form.places import Places
-from privbench.closed_form.token_fit import fitted
-from privbench.closed_form.token_prior import Gaussian, TokenPrior, conditioned
 from privbench.closed_form.without_positions import MEMBER, SAME
+from privbench.token_search.places import Places
+from privbench.token_search.token_fit import fitted
+from privbench.token_search.token_prior import Gaussian, TokenPrior, conditioned
 
 __all__ = ["FoundTokens", "TokenSearch", "with_tokens"]
 

@@ -8,9 +8,9 @@ that fades. Ours.
 import torch
 from torch import Tensor
 
-from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.smoothness import smooth_precision
+from privbench.token_search.attention import FirstAttention
 
 __all__ = ["missing_patches"]
 

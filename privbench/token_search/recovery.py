@@ -13,18 +13,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.activations import Activations, Settling
-from privbench.closed_form.attention import FirstAttention
-from privbench.closed_form.batch_tokens import FoundTokens, TokenSearch, with_tokens
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import centred
-from privbench.closed_form.membership import exchanged, images_of, votes
-from privbench.closed_form.missing_tokens import missing_patches
 from privbench.closed_form.moments import later_moments
-from privbench.closed_form.places import Places
-from privbench.closed_form.token_prior import TokenPrior, place_of_patches
 from privbench.closed_form.without_positions import PLAUSIBLE, tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
+from privbench.token_search.attention import FirstAttention
+from privbench.token_search.found_tokens import FoundTokens, TokenSearch, with_tokens
+from privbench.token_search.membership import exchanged, images_of, votes
+from privbench.token_search.missing_tokens import missing_patches
+from privbench.token_search.places import Places
+from privbench.token_search.token_prior import TokenPrior, place_of_patches
 
 __all__ = ["BatchRecovery", "DealtTokens", "SettledPatches"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import centred
-from privbench.closed_form.places import Places
 from privbench.closed_form.smoothness import channel_correlation, grid_correlation
 from privbench.core.patches import to_patches
+from privbench.token_search.attention import FirstAttention
+from privbench.token_search.places import Places
 
 __all__ = ["Gaussian", "TokenPrior", "conditioned"]
 

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from privbench.closed_form.attention import FirstAttention
+from privbench.token_search.attention import FirstAttention
 
 __all__ = ["Votes", "exchanged", "images_of", "votes"]
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from privbench.adversary import simulate
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.attention import FirstAttention
-from privbench.closed_form.batch_recovery import BatchRecovery, DealtTokens
-from privbench.closed_form.batch_tokens import FoundTokens
 from privbench.closed_form.first_block import centred
-from privbench.closed_form.token_fit import fitted
 from privbench.core import Secret
 from privbench.core.patches import to_patches
+from privbench.token_search.attention import FirstAttention
+from privbench.token_search.found_tokens import FoundTokens
+from privbench.token_search.recovery import BatchRecovery, DealtTokens
+from privbench.token_search.token_fit import fitted
 from tests.attacks.closed_forms import psnr, update
 
 pytestmark = pytest.mark.integration

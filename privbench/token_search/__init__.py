@@ -1,0 +1,1 @@
+"""Several images from one update, exactly: tokens are placed, searched for and dealt to images by the first attention."""
