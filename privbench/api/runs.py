@@ -88,7 +88,7 @@ def run(
     """
     from privbench.computing.machine import cpu_threads, resolve_devices
     from privbench.core import ComputeOptions
-    from privbench.plots.drawing import draw_case, draw_defenses
+    from privbench.plots.case_pictures import draw_case, draw_defenses
     from privbench.results import Results
     from privbench.runner.series import CaseSeries
     from privbench.runner.suites import Suites

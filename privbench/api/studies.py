@@ -50,7 +50,7 @@ class LoadedStudy:
             StoreError: The place cannot be written.
             Interrupted: Stopped by a signal; what is done is kept.
         """
-        from privbench.plots.drawing import draw_case
+        from privbench.plots.case_pictures import draw_case
         from privbench.sweep.launch import Launch, compute_study
 
         launch = Launch(**how)

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.plots.dots import draw_dots
+from privbench.drawing.dots import draw_dots
+from privbench.drawing.style import PAPER, Paper, add_caption, metric_label, styled
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
 
 __all__ = ["ABLATED", "ablation_figure", "ablation_points", "objective_terms", "variant_names"]
 

@@ -6,10 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.plots.dots import draw_dots
+from privbench.drawing.dots import draw_dots
+from privbench.drawing.style import PAPER, Paper, add_caption, literal_legend, metric_label, styled
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, setting_text
-from privbench.plots.style import PAPER, Paper, add_caption, literal_legend, metric_label, styled
 
 __all__ = ["architectures_figure", "architectures_points"]
 

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from privbench.core import Record, UserError
 from privbench.core.labels import attack_label, defense_label
-from privbench.plots.image_grid import Pixels, place_image
+from privbench.drawing.image_grid import Pixels, place_image
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, styled
 from privbench.plots.request import Drawn, FigureRequest
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, styled
 from privbench.report.pictures import animation_steps
 from privbench.runner.animation import animation_frames
 from privbench.store.layout import EVOLUTION, RECORD, TRACE

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from privbench.core import DEFENSES, Defense
-from privbench.plots.style import Look
+from privbench.drawing.style import Look
 
 __all__ = ["FAMILIES", "defense_family", "family_looks"]
 

@@ -8,13 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from privbench.plots.families import FAMILIES, defense_family, family_looks
-from privbench.plots.front_points import ENOUGH, FRONT_SETTING, RECOVERED, front_points
-from privbench.plots.labels import label_points
-from privbench.plots.request import Drawn, FigureRequest
-from privbench.plots.selection import one_setting
-from privbench.plots.strengths import number_in
-from privbench.plots.style import (
+from privbench.drawing.labels import label_points
+from privbench.drawing.style import (
     PAPER,
     SMALLEST,
     Look,
@@ -25,6 +20,11 @@ from privbench.plots.style import (
     metric_label,
     styled,
 )
+from privbench.plots.families import FAMILIES, defense_family, family_looks
+from privbench.plots.front_points import ENOUGH, FRONT_SETTING, RECOVERED, front_points
+from privbench.plots.request import Drawn, FigureRequest
+from privbench.plots.selection import one_setting
+from privbench.plots.strengths import number_in
 from privbench.scoring import registered_metric
 
 __all__ = ["draw", "front_figure"]

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from privbench.drawing.image_grid import Pixels, place_image
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, styled
 from privbench.plots.gallery_cases import GalleryBlock, gallery_cases
-from privbench.plots.image_grid import Pixels, place_image
 from privbench.plots.request import Drawn, FigureRequest
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, styled
 
 __all__ = ["draw", "gallery_figure"]
 

@@ -9,7 +9,7 @@ import torch
 
 from privbench.analysis.score_text import value_text
 from privbench.core import ADVERSARIES, ImageResult, Record, UserError
-from privbench.plots.image_grid import Pixels
+from privbench.drawing.image_grid import Pixels
 from privbench.plots.selection import SETTING, one_setting, setting_text
 from privbench.runner.pictures import SHOWN_IMAGES, read_picture, shown_case
 from privbench.store.layout import RECORD

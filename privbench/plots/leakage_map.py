@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
-from privbench.plots.heat import draw_heat
+from privbench.drawing.heat import draw_heat
+from privbench.drawing.style import PAPER, Paper, add_caption, metric_label, styled
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
 from privbench.scoring import registered_metric
 
 __all__ = ["leakage_map_figure", "leakage_map_points"]

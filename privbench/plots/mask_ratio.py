@@ -10,9 +10,9 @@ from matplotlib.figure import Figure, SubFigure
 
 from privbench.analysis.cases import utility_table
 from privbench.core import ADVERSARIES, METRICS, UserError
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.scoring import BUILT_IN, registered_metric
 
 __all__ = ["mask_ratio_figure", "mask_ratio_points"]

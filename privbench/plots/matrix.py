@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import ADVERSARIES, UserError
+from privbench.drawing.heat import draw_heat
+from privbench.drawing.style import PAPER, Paper, add_caption, metric_label, styled
 from privbench.plots.families import FAMILIES, defense_family
-from privbench.plots.heat import draw_heat
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
-from privbench.plots.style import PAPER, Paper, add_caption, metric_label, styled
 from privbench.scoring import registered_metric
 
 __all__ = ["draw", "matrix_figure", "matrix_points"]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privbench.core import UserError, build_defense, resolve_defense
+from privbench.drawing.dots import draw_dots
+from privbench.drawing.style import PAPER, Paper, add_caption, styled
 from privbench.models import DEFAULT_MODEL, load_state, load_victim, resolve_victim
-from privbench.plots.dots import draw_dots
 from privbench.plots.request import Drawn, FigureRequest
-from privbench.plots.style import PAPER, Paper, add_caption, styled
 from privbench.scoring import bootstrap_interval, position_errors
 
 __all__ = [

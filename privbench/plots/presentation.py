@@ -2,8 +2,8 @@
 
 from privbench.analysis.score_text import METRICS, value_text
 from privbench.core.labels import attack_label, defense_label
-from privbench.plots.drawing import draw_fronts
-from privbench.plots.image_grid import comparison_cells
+from privbench.drawing.image_grid import comparison_cells
+from privbench.plots.case_pictures import draw_fronts
 from privbench.report.page import Presentation
 
 __all__ = ["presentation"]

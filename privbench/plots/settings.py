@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from privbench.core import UserError
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, setting_text
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 
 __all__ = ["SETTING_AXES", "settings_figure", "settings_points"]
 

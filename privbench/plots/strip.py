@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from privbench.core import Record
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, metric_label, styled
 from privbench.plots.families import FAMILIES, defense_family
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, measured, one_setting, setting_text
 from privbench.plots.strengths import by_strength
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, metric_label, styled
 from privbench.scoring import registered_metric
 from privbench.store.layout import RECORD
 

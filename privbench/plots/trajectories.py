@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from privbench.core import UserError
+from privbench.drawing.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.plots.ablation import ABLATED, variant_names
 from privbench.plots.request import Drawn, FigureRequest
 from privbench.plots.selection import SETTING, one_setting, setting_text
-from privbench.plots.style import PAPER, SMALLEST, Paper, add_caption, literal_legend, look, metric_label, styled
 from privbench.store.layout import TRACE
 from privbench.store.trace import read_trace
 

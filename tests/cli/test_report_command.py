@@ -17,7 +17,7 @@ from PIL import Image
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.score_text import METRICS, value_text
 from privbench.core import Case, ComponentSpec, FailedCase, Record, UtilityReport
-from privbench.plots.image_grid import comparison_cells
+from privbench.drawing.image_grid import comparison_cells
 from privbench.runner.pictures import read_picture
 from privbench.store.files import atomic_write
 from privbench.store.layout import find_records

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from privbench.drawing.style import COLUMN_WIDTH, LOOKS, SMALLEST, Paper, caption_of, figure_bytes, look
 from privbench.plots.ablation import ablation_figure, ablation_points
 from privbench.plots.architectures import architectures_figure, architectures_points
 from privbench.plots.gallery import gallery_figure
@@ -21,7 +22,6 @@ from privbench.plots.matrix import matrix_figure, matrix_points
 from privbench.plots.positions import position_points, positions_figure
 from privbench.plots.settings import settings_figure, settings_points
 from privbench.plots.strip import strip_figure
-from privbench.plots.style import COLUMN_WIDTH, LOOKS, SMALLEST, Paper, caption_of, figure_bytes, look
 from privbench.plots.trajectories import trajectories_figure, trajectories_points
 from tests.plots.tables import LADDER, case, mjp, table
 from tests.plots.test_positions import ordered_table

@@ -15,12 +15,12 @@ from PIL import Image
 from privbench.analysis.cases import case_table
 from privbench.cli import main
 from privbench.core import DEFENSES, Defense, UserError
+from privbench.drawing.labels import least_hidden
+from privbench.drawing.style import figure_bytes, figure_png, metric_label
 from privbench.plots.families import FAMILIES, defense_family, family_looks
 from privbench.plots.front import front_figure
 from privbench.plots.front_points import FRONT_SETTING, front_points, share_interval
-from privbench.plots.labels import least_hidden
 from privbench.plots.selection import one_setting
-from privbench.plots.style import figure_bytes, figure_png, metric_label
 from privbench.scoring import registered_metric
 from privbench.store.places import local_folder
 

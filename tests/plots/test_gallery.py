@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from privbench.plots.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
-from privbench.plots.style import figure_png
+from privbench.drawing.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
+from privbench.drawing.style import figure_png
 
 Pixels = NDArray[np.uint8]
 

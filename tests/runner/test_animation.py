@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from privbench.core import Case, Record, UserError
+from privbench.drawing.style import COLUMN_WIDTH, Paper
 from privbench.plots.registry import draw_figure
 from privbench.plots.request import FigureRequest
-from privbench.plots.style import COLUMN_WIDTH, Paper
 from privbench.runner.animation import animation_frames, comparison_animation
 from privbench.runner.listener import Broadcast, Listener, StepReport
 from privbench.runner.pictures import read_picture

@@ -125,7 +125,7 @@ PHASES = {
     "loading": ("privbench.runner.context", "load_victim"),
     "observing": ("privbench.runner.context", "observe"),
     "scoring": ("privbench.runner.image_results", "score_batch"),
-    "drawing": ("privbench.plots.drawing", "draw_case"),
+    "drawing": ("privbench.plots.case_pictures", "draw_case"),
 }
 """Phase to a function that is called in it, in the module that calls it."""
 

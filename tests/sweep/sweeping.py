@@ -53,7 +53,7 @@ class Sweep:
             [
                 "privbench.sweep.workers",
                 "privbench.cli.sweep",
-                "privbench.plots.drawing",
+                "privbench.plots.case_pictures",
                 "matplotlib.pyplot",
                 "tests.sweep.sweeping",
             ]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from privbench.plots.style import look
+from privbench.drawing.style import look
 
 __all__ = ["draw_dots"]
 

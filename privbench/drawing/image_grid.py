@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from privbench.plots.style import styled
+from privbench.drawing.style import styled
 from privbench.runner.pictures import SHOWN_IMAGES
 
 __all__ = [

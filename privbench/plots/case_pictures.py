@@ -7,10 +7,10 @@ import pandas as pd
 from privbench.analysis.score_text import METRICS, caption
 from privbench.core import Case
 from privbench.core.labels import defense_label
+from privbench.drawing.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
+from privbench.drawing.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png, small_png
 from privbench.plots.front import front_figure
 from privbench.plots.front_points import FRONT_SETTING, front_points
-from privbench.plots.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
-from privbench.plots.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png, small_png
 from privbench.runner.pictures import ShownCase
 
 __all__ = ["draw_case", "draw_defenses", "draw_fronts"]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from privbench.plots.style import SMALLEST
+from privbench.drawing.style import SMALLEST
 
 __all__ = ["draw_heat"]
 

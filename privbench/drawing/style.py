@@ -136,7 +136,7 @@ def metric_label(name: str) -> str:
 @contextmanager
 def styled(paper: Paper = PAPER) -> Iterator[None]:
     """Applies the style inside the block and leaves matplotlib's settings as they were."""
-    with as_file(files("privbench.plots") / "style.mplstyle") as path, mpl.rc_context():
+    with as_file(files("privbench.drawing") / "style.mplstyle") as path, mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(mpl.rc_params_from_file(path, use_default_template=False))
         mpl.rcParams["font.family"] = "serif" if paper.font == "serif" else "sans-serif"
