@@ -185,6 +185,19 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def prose(text: str) -> Iterator[str]:
+    """The lines of a document without tables, code, pictures, and what stands between backticks or in a link's address."""
+    for part in re.split(r"^ *```.*$", text, flags=re.MULTILINE)[::2]:
+        yield from (
+            re.sub(r"`[^`]*`|\]\([^)]*\)", "", line) for line in part.splitlines() if not line.startswith(("|", "    ", "!["))
+        )
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.parent.name != "results"], ids=name_of)
+def test_no_line_of_prose_is_longer_than_120_characters(path: Path) -> None:
+    assert [line for line in prose(path.read_text(encoding="utf-8")) if len(line) > 120] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
