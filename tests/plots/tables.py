@@ -36,6 +36,7 @@ _SETTING = {
     "labels": "recovered",
     "model_mode": "eval",
     "local": "",
+    "trains": "",
     "server": "",
     "lpips_net": "alex",
     "seed": 0,

@@ -26,6 +26,7 @@ from privbench.store.places import local_folder
 
 ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels": "recovered", "model_mode": "eval"} | {
     "local": "",
+    "trains": "",
     "server": "",
 }
 RETRAINED = dict.fromkeys([f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images")])
