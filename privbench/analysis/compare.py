@@ -109,7 +109,7 @@ def _setting(record: Record) -> dict[str, str]:
         "batch_size": str(case.batch_size),
         "labels": threat.labels,
         "model_mode": threat.model_mode,
-        "local": "" if case.local is None else f"{case.local}, {threat.training}",
+        "local": "" if case.local is None else f"{case.local}, training {threat.training}",
         "trains": case.trains or "",
         "server": "" if case.server is None else str(case.server),
         "seed": str(case.seed),

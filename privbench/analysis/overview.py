@@ -14,7 +14,7 @@ import pandas as pd
 from privbench.analysis.cases import case_table
 from privbench.analysis.flags import is_lower_bound
 from privbench.core import ADVERSARIES
-from privbench.core.labels import defense_labels
+from privbench.core.labels import defense_labels, update_words
 from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "sections", "write_overview"]
@@ -125,13 +125,18 @@ def _section(rows: pd.DataFrame) -> Section:
     table.sort(key=lambda row: _number(row[_HIGHEST]))
     return Section(
         cases=(
-            f"`{first['model']}`, {first['dataset']} ({first['split']}), {len(images)} images ({shown}), batches of "
-            f"{first['batch_size']}, labels {first['labels']}, model in {first['model_mode']} mode"
-        ),
+            f"`{first['model']}`, {first['dataset']} ({first['split']}), {len(images)} image{'s' if len(images) > 1 else ''} "
+            f"({shown}), batches of {first['batch_size']}, labels {first['labels']}, model in {first['model_mode']} mode"
+        )
+        + "".join(f", {word}" for word in update_words(first["local"], _code(first["trains"]), _code(first["server"]))),
         weights=f"`{usual}`" + ("" if (rows["weights"] == usual).all() else " where no others are named"),
         heads=tuple(head for head in table[0] if any(row[head] for row in table)),
         rows=tuple(table),
     )
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 def _number(cell: str | Score) -> float:

@@ -68,7 +68,7 @@ def _what(case: Case) -> dict[str, str]:
         "adversary": case.threat_model.adversary,
         "labels": case.threat_model.labels,
         "model_mode": case.threat_model.model_mode,
-        "local": "" if case.local is None else f"{case.local}, {case.threat_model.training}",
+        "local": "" if case.local is None else f"{case.local}, training {case.threat_model.training}",
         "trains": case.trains or "",
         "server": "" if case.server is None else str(case.server),
         "sok": sok_model(case),

@@ -8,7 +8,7 @@ from privbench.core.errors import UserError
 from privbench.core.registry import ATTACKS, DEFENSES, Registry
 from privbench.core.spec import ComponentSpec
 
-__all__ = ["attack_label", "defense_label", "defense_labels", "guarantee_text"]
+__all__ = ["attack_label", "defense_label", "defense_labels", "guarantee_text", "update_words"]
 
 
 def defense_label(case: Case) -> str:
@@ -28,6 +28,18 @@ def defense_labels(defenses: Iterable[Sequence[ComponentSpec]]) -> list[str]:
 def attack_label(case: Case) -> str:
     """The attack with the parameters that are not at their default; of an ensemble, its name."""
     return case.attack.name if is_ensemble(case) else str(_changed(case.attack, ATTACKS))
+
+
+def update_words(local: str, trains: str, server: str) -> list[str]:
+    """What sets an update apart from the whole gradient of one step for an honest server, in words; nothing of such a one.
+
+    Args:
+        local: How the client trains; empty for one step.
+        trains: Which parameters it trains and sends; empty for all.
+        server: What a malicious server did to the model; empty for an honest one.
+    """
+    words = (("client trains by {}", local), ("sent: {}", trains), ("server {}", server))
+    return [form.format(value) for form, value in words if value]
 
 
 def guarantee_text(defense: Sequence[ComponentSpec]) -> str:

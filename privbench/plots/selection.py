@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from privbench.core import UserError
+from privbench.core.labels import update_words
 
 __all__ = ["SETTING", "measured", "one_setting", "setting_text"]
 
@@ -63,11 +64,13 @@ def one_setting(rows: pd.DataFrame, setting: Sequence[str], *, differ_in: str) -
 
 
 def setting_text(rows: pd.DataFrame) -> str:
-    """Model, images and batch size of rows in one line, for a figure's title; what differs among them is left out."""
+    """Model, images and update of rows in one line, for a figure's title; what differs among them is left out."""
     words = []
     for column, form in (("model", "{}"), ("weights", "{} weights"), ("dataset", "{}"), ("batch_size", "batch {}")):
         values = rows[column].unique()
         if len(values) == 1:
             words.append(form.format(values[0]))
+    update = (rows[column].unique() for column in ("local", "trains", "server"))
+    words += update_words(*(values[0] if len(values) == 1 else "" for values in update))
     low, high = int(rows["n"].min()), int(rows["n"].max())
     return ", ".join([*words, f"n = {low}" if low == high else f"n = {low} to {high}"])

@@ -4,6 +4,7 @@ from rich import box
 from rich.table import Table
 
 from privbench.core import Record
+from privbench.core.labels import update_words
 
 __all__ = ["WIDE", "add_numbers", "breakable", "mean_seconds", "new_table", "setting_title"]
 
@@ -39,8 +40,7 @@ def setting_title(record: Record, label: str | None) -> str:
     case = record.case
     words = [label, case.attack.name, f"{case.threat_model.adversary} adversary", f"labels {case.threat_model.labels}"]
     words += [case.victim.model.name, f"batch {case.batch_size}"]
-    words += [f"client trains by {case.local}" if case.local else None, f"sent: {case.trains}" if case.trains else None]
-    words.append(f"server {case.server}" if case.server else None)
+    words += update_words(*("" if part is None else str(part) for part in (case.local, case.trains, case.server)))
     return ", ".join(word for word in words if word)
 
 

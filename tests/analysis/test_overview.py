@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from privbench.analysis.overview import overview, write_overview
-from privbench.core import Record, UserError, resolve_defense
+from privbench.core import ComponentSpec, LocalTraining, Record, UserError, resolve_defense
 from privbench.store.files import atomic_write
 from privbench.store.places import local_folder
 from tests.analysis.records import scored
@@ -40,6 +40,16 @@ def tables(page: str) -> list[list[dict[str, str]]]:
         lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines()]
         found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
     return found
+
+
+def test_updates_of_different_kinds_stand_in_tables_that_say_so(template: Record, tmp_path: Path) -> None:
+    imprint = ComponentSpec(name="imprint", parameters={"bins": 8})
+    for change in ({}, {"local": LocalTraining(steps=5)}, {"trains": "blocks.0.*"}, {"server": imprint}):
+        store(tmp_path / "runs", variant(template, 20.0, **change))
+    lines = [line for line in overview(tmp_path / "runs").splitlines() if line.startswith("`")]
+    ends = sorted(line.partition("eval mode")[2].partition(";")[0] for line in lines)
+    client = ", client trains by sgd, lr 0.01, 5 steps, training known"
+    assert ends == ["", client, ", sent: `blocks.0.*`", ", server `imprint:bins=8`"]
 
 
 def test_defenses_stand_below_each_other_by_worst_case_and_attackers_side_by_side(template: Record, tmp_path: Path) -> None:
