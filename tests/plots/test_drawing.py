@@ -46,7 +46,7 @@ DEFENDED = table(
 SCORES = pd.DataFrame(
     [
         {"defense": name, "family": family, "score": score, "mean": 20.0, "n": 3, "model": "vit", "weights": "embedded",
-         "dataset": "cifar10", "batch_size": 1}
+         "dataset": "cifar10", "batch_size": 1, "local": "", "trains": "", "server": ""}
         for name, family in (("none", "none"), ("mjp, mask ratio 0.5", "input"))
         for score in (10.0, 20.0, 90.0)
     ]

@@ -12,7 +12,7 @@ from privbench.plots.ablation import ablation_points
 from privbench.plots.architectures import architectures_points
 from privbench.plots.leakage_map import leakage_map_points
 from privbench.plots.mask_ratio import mask_ratio_points
-from privbench.plots.selection import one_setting
+from privbench.plots.selection import one_setting, setting_text
 from privbench.plots.settings import settings_points
 from privbench.plots.trajectories import trajectories_points
 from tests.plots.tables import CONTROL, LADDER, case, mjp, table
@@ -236,3 +236,12 @@ def test_a_metric_that_no_case_has_is_refused_and_never_a_nan(points: Callable[.
     assert not points(rows)[["mean", "low", "high", "n"]].isna().any(axis=None)
     with pytest.raises(UserError, match="no case has the metric 'ssim'; accepted: psnr"):
         points(rows, metric="ssim")
+
+
+def test_a_title_says_which_kind_of_update_all_rows_are_about() -> None:
+    rows = table(case(10), case(12)).assign(n=2)
+    whole = setting_text(rows)
+    assert setting_text(rows.assign(trains="head", local="sgd, 5 steps")) == whole.replace(
+        ", n =", ", client trains by sgd, 5 steps, sent: head, n ="
+    )
+    assert setting_text(rows.assign(trains=["head", "mlp"])) == whole
