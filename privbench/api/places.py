@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from privbench.plots.registry import FigureOptions
+from privbench.plots.options import FigureOptions
 
 if TYPE_CHECKING:
     from privbench.claims.verdicts import Judgement

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from privbench.auditing.report import AttackFinding
+from privbench.auditing.findings import AttackFinding
 from privbench.computing.interrupt import Interruption
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.store.files import atomic_write

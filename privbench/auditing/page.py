@@ -7,7 +7,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from privbench.auditing.report import AuditReport, Pixels
+from privbench.auditing.findings import AuditResult, Pixels
 
 __all__ = ["audit_page"]
 
@@ -17,7 +17,7 @@ _SIDE = 160
 _COLOURS = {"found": "#b2182b", "partly": "#ef8a62"}
 
 
-def audit_page(report: AuditReport) -> str:
+def audit_page(report: AuditResult) -> str:
     """The page.
 
     Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from privbench.auditing.report import AttackFinding, Verdict
+from privbench.auditing.findings import AttackFinding, Verdict
 
 __all__ = ["best_of", "judged"]
 

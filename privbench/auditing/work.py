@@ -10,10 +10,11 @@ from torch import Tensor
 
 from privbench.adversary import simulate
 from privbench.auditing.evidence import Evidence, evidence_of, labels_of
+from privbench.auditing.findings import AttackFinding, Pixels, WhatIf, pixels_of
 from privbench.auditing.kept import AuditProgress, KeptAttacks, Step
 from privbench.auditing.known import KnownPhotos
 from privbench.auditing.plan import CLOSED, PlannedAttack
-from privbench.auditing.report import AttackFinding, AuditReport, Pixels, WhatIf, pixels_of
+from privbench.auditing.report import AuditReport
 from privbench.auditing.verdicts import best_of, judged
 from privbench.computing.interrupt import Interruption, interruptible
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from privbench.analysis.cases import case_table
 from privbench.core import UserError
 from privbench.drawing.style import PAPER, Paper, caption_of, figure_bytes, paper_of, small_png
-from privbench.plots.registry import FigureOptions
+from privbench.plots.options import FigureOptions
 from privbench.plots.selection import SETTING
 from privbench.store.files import atomic_write
 

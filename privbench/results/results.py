@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from privbench.core.errors import UserError
-from privbench.plots.registry import FigureOptions
+from privbench.plots.options import FigureOptions
 from privbench.results.case_set import CaseSet
 from privbench.results.written import Written
 from privbench.store.layout import COMPARISON

@@ -7,6 +7,7 @@ A third party adds a metric as a `privbench.core.Metric` (or a `MetricFactory`) 
 from typing import TYPE_CHECKING
 
 from privbench.core.lazy import imported_on_use
+from privbench.scoring.built_in import BUILT_IN
 
 if TYPE_CHECKING:
     from privbench.scoring.calibration import CALIBRATION_ROWS, calibration_pictures
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     from privbench.scoring.score import ImageScores, failed_scores, score_batch
     from privbench.scoring.suite import MetricSuite, metric_suite, registered_metric
     from privbench.scoring.summary import bootstrap_interval, student_interval, summarise
-
-BUILT_IN = {
-    "psnr": "privbench.scoring.metrics:PSNR",
-    "ssim": "privbench.scoring.metrics:SSIM",
-    "lpips": "privbench.scoring.perceptual:LPIPS",
-    "mse": "privbench.scoring.metrics:MSE",
-    "psnr_patch": "privbench.scoring.patches:PSNR_PATCH",
-    "ssim_patch": "privbench.scoring.patches:SSIM_PATCH",
-    "fft2d_cosine": "privbench.scoring.fourier:FFT2D_COSINE",
-    "fft2d_mse": "privbench.scoring.fourier:FFT2D_MSE",
-    "ssim_zero_padded": "privbench.scoring.metrics:SSIM_ZERO_PADDED",
-}
-"""The metrics of the suite as `module:attribute`, in the order of the columns."""
 
 __all__ = [
     "BUILT_IN",

@@ -7,7 +7,7 @@ from pathlib import Path
 from privbench.core.errors import UserError
 from privbench.core.metric import Metric
 from privbench.core.registry import METRICS
-from privbench.scoring import BUILT_IN
+from privbench.scoring.built_in import BUILT_IN
 from privbench.scoring.factory import MetricFactory, MetricUnavailable, SuiteOptions
 
 __all__ = ["MetricSuite", "metric_suite", "registered_metric"]

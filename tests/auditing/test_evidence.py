@@ -5,7 +5,7 @@ import torch
 
 from privbench.adversary import simulate
 from privbench.auditing import Evidence, evidence_of
-from privbench.auditing.report import AttackFinding
+from privbench.auditing.findings import AttackFinding
 from privbench.auditing.verdicts import best_of, judged
 from privbench.client import observe
 from privbench.core import Reconstruction, ThreatModel, build_defense, resolve_defense
