@@ -6,7 +6,7 @@ import pandas as pd
 
 from privbench.analysis.score_text import METRICS, caption
 from privbench.core import Case
-from privbench.core.labels import defense_label
+from privbench.core.labels import defense_label, update_words
 from privbench.drawing.image_grid import ComparisonRow, DefenseColumn, comparison_figure, defenses_figure
 from privbench.drawing.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png, small_png
 from privbench.plots.front import front_figure
@@ -49,7 +49,12 @@ def draw_fronts(rows: pd.DataFrame) -> list[tuple[str, bytes, bytes]]:
                 for paper in (Paper(captioned=False), Paper(COLUMN_WIDTH, captioned=False))
             )
             one = group.iloc[0]
-            title = f"{one['model']}, {one['dataset']} {one['split']}, batch {one['batch_size']}, labels {one['labels']}"
+            words = (
+                f"{one['model']}, {one['dataset']} {one['split']}",
+                f"batch {one['batch_size']}",
+                f"labels {one['labels']}",
+            )
+            title = ", ".join((*words, *update_words(one["local"], one["trains"], one["server"])))
             drawings.append((title, wide, narrow))
     return drawings
 

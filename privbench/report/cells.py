@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from privbench.core import Case, FailedCase, Interval, Record
+from privbench.core.labels import update_words
 
 __all__ = [
     "BETWEEN",
@@ -122,7 +123,8 @@ def cells(
     row: Mapping[str, Any], case: Case, record: Record | None, failure: FailedCase | None, presentation: Presentation
 ) -> dict[str, Cell]:
     """A row of the leaderboard, by heading, without the columns that not every page has."""
-    what = f"{case.data.split} {_ranges(case.data.indices)}" + (f", batch {case.batch_size}" if case.batch_size > 1 else "")
+    sent = [f"batch {case.batch_size}"] * (case.batch_size > 1) + update_words(row["local"], row["trains"], row["server"])
+    what = ", ".join([f"{case.data.split} {_ranges(case.data.indices)}", *sent])
     found = {
         "defense": _parts(presentation.defense(case)),
         "attack": _parts(presentation.attack(case)),

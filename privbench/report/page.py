@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privbench import __version__
-from privbench.analysis.compare import Comparison, compare_records
+from privbench.analysis.compare import Comparison, compare_records, setting_notes
 from privbench.analysis.damaged import sound_view
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.leaderboard import leaderboard_with_folders
@@ -166,7 +166,10 @@ def report_page(
         choices=_choices(entries),
         failed=sum(entry.record is None for entry in entries),
         fronts=[(title, *(_uri("image/svg+xml", svg) for svg in drawings)) for title, *drawings in presentation.fronts(rows)],
-        comparisons=[(by_record[id(one.record)], _comparison_cells(one)) for one in comparisons],
+        comparisons=[
+            (by_record[id(one.record)], note, _comparison_cells(one))
+            for one, note in zip(comparisons, setting_notes(comparisons), strict=True)
+        ],
         compared=presentation.metrics.get(_COMPARED, _COMPARED),
         baseline=baseline,
         test=PAIRED_TEST,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from privbench.analysis.flags import FLAG_MEANINGS
 from privbench.analysis.score_text import METRICS, value_text
-from privbench.core import Case, ComponentSpec, FailedCase, Record, UtilityReport
+from privbench.core import Case, ComponentSpec, FailedCase, LocalTraining, Record, UtilityReport
 from privbench.drawing.image_grid import comparison_cells
 from privbench.runner.pictures import read_picture
 from privbench.store.files import atomic_write
@@ -95,6 +95,18 @@ def test_every_number_of_the_records_is_on_the_page(finished: Path, privbench: C
     # What was not computed is absent and said so.
     assert "LPIPS was not computed: no weights" in page.text
     assert not re.search(r"\b(nan|NaN|NaT|None|inf|undefined)\b", page.text)
+
+
+def test_a_page_says_which_kind_of_update_a_row_is_about(finished: Path, privbench: Cli, tmp_path: Path) -> None:
+    for path in find_records(finished):
+        record = Record.load(path)
+        case = record.case.model_copy(update={"trains": "head", "local": LocalTraining(steps=5)})
+        other = record.model_copy(update={"case": case, "case_id": case.identity})
+        atomic_write(finished / case.folder / "record.json", other.to_json().encode())
+    page = made(privbench, tmp_path)
+    words = "client trains by sgd, lr 0.01, 5 steps, training known, sent: head"
+    assert page.text.count(f", {words}") == 4  # both rows, and the details of both
+    assert page.text.count(f" photos {words}") == 1  # their comparison
 
 
 def test_the_comparison_with_the_baseline_is_that_of_the_compare_command(
