@@ -9,7 +9,7 @@ import pandas as pd
 
 from privbench.core import Record, UserError
 from privbench.core.case import base_name
-from privbench.core.labels import attack_label, defense_label
+from privbench.core.labels import attack_label, defense_label, update_words
 from privbench.scoring import PairedDifference, holm, paired_difference
 
 __all__ = ["Comparison", "compare", "compare_records", "comparison_rows", "setting_notes"]
@@ -159,24 +159,20 @@ _NOTES = {
     "batch_size": "batches of {}",
     "labels": "labels {}",
     "model_mode": "model in {} mode",
-    "local": "client {}",
-    "trains": "sent: {}",
-    "server": "server {}",
     "seed": "seed {}",
     "images": "images {}",
 }
 
 
-_UNSAID = {"local": "of one step", "trains": "all parameters", "server": "honest"}
-"""What an empty column means."""
-
-
 def setting_notes(comparisons: Sequence[Comparison]) -> list[str]:
-    """Of each comparison, what sets it apart from most others of the table, in words: rows of one name can be told apart."""
+    """Of each comparison, what sets it apart from most others of the table, and the kind of its update, in words."""
     settings = [_shown(one.record) for one in comparisons]
     usual = {name: Counter(one[name] for one in settings).most_common(1)[0][0] for name in _NOTES} if settings else {}
     return [
-        ", ".join(note.format(one[name] or _UNSAID.get(name, "")) for name, note in _NOTES.items() if one[name] != usual[name])
+        ", ".join(
+            [note.format(one[name]) for name, note in _NOTES.items() if one[name] != usual[name]]
+            + update_words(one["local"], one["trains"], one["server"])
+        )
         for one in settings
     ]
 
