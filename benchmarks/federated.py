@@ -161,7 +161,7 @@ def main(
     local = LocalTraining(optimiser="adamw", learning_rate=1e-3, batches=max(1, images // 32), steps=max(1, images // 32))
     last: dict[tuple[str, str], list[float]] = {}
     with output.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["seed", "defense", "phase", "round", "accuracy"])
         for seed in range(seeds):
             for text in defense.split(","):

@@ -78,7 +78,7 @@ def main(data: str, images: int, absolute: float, relative: float, output: Path)
         "relative": f"gradient-noise:std={relative:g},scale=relative",
     }
     with output.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["noise", "defense", "state", "image", "ratio", "psnr"])
         for kind, text in noises.items():
             for state in STATES:

@@ -195,7 +195,7 @@ def _show(rows: Sequence[dict[str, str]]) -> None:
 def _append(path: Path, rows: Sequence[dict[str, str]]) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["date", *_COLUMNS])
+        writer = csv.DictWriter(file, ["date", *_COLUMNS], lineterminator="\n")
         if new:
             writer.writeheader()
         date = time.strftime("%Y-%m-%d")

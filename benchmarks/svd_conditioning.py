@@ -156,7 +156,7 @@ def main(data: str, images: int, test_images: int, epochs: int, seeds: int, keep
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerows([header, *rows])
         for seed, meta, way in product(range(seeds), _METAS, WAYS):
             case = [f"cnn_{meta}_32", way, str(seed), str(images)]

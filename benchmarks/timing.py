@@ -171,7 +171,7 @@ def append_rows(path: Path | None, rows: Sequence[Mapping[str, str]], threads: i
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         extra = {"machine": described.device, "torch": described.torch, "threads": str(threads)}
-        writer = csv.DictWriter(file, [*extra, *rows[0]])
+        writer = csv.DictWriter(file, [*extra, *rows[0]], lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(extra | dict(row) for row in rows)
