@@ -3,9 +3,10 @@
     python -m benchmarks.batches --attack token-search --batch-size 2 --first 100 --batches 16 -o benchmarks/batches.csv
 
 A row is an image of a batch: its PSNR after one assignment for the batch, and its share of the gradient's energy (the squared
-norm of its own gradient, beside those of the other images), which is read off the truth and is for scoring alone. Seconds are
-of the processor, for the batch. Rows are written batch by batch; what a file has already is not computed again. With
-`--control` the attack gets the update of the batch that many images further on, and is scored against this one.
+norm of its own gradient, beside those of the other images) and how much of that gradient its reconstruction explains, which are
+read off the truth and for scoring alone: from 0.4 on an image counts as found. Seconds are of the processor, for the batch.
+Rows are written batch by batch; what a file has already is not computed again. With `--control` the attack gets the update of
+the batch that many images further on, and is scored against this one.
 """
 
 import csv
@@ -27,18 +28,19 @@ from privbench.core import (
     Observation,
     Secret,
     ThreatModel,
+    UserError,
     build_defense,
     resolve_defense,
 )
 from privbench.data import open_images
 from privbench.models import DEFAULT_MODEL, load_victim, resolve_victim
-from privbench.replay import energy_shares
+from privbench.replay import energy_shares, explained_alone
 from privbench.scoring import pair, psnr
 
 __all__ = ["COLUMNS", "Client", "batch_case", "batch_rows"]
 
 _CASE = ("attack", "settings", "defense", "adversary", "model", "weights", "control", "batch")
-COLUMNS = (*_CASE, "image", "psnr", "energy", "seconds", "losses", "flags")
+COLUMNS = (*_CASE, "image", "psnr", "energy", "explained", "seconds", "losses", "flags")
 _LOSSES = ("missing", "residual", "matching", "features")
 
 
@@ -110,18 +112,21 @@ def batch_rows(
     if isinstance(result, Failure):
         raise click.ClickException(f"{attack} failed on {indices}: {result.reason}")
     order = pair(result.images.clamp(0, 1), secret.images)
-    scores, shares = (
-        psnr(result.images[order], secret.images),
-        energy_shares(simulate(observation), observation.update, secret.fed, secret.labels),
-    )
+    images, simulation = result.images[order].clamp(0, 1), simulate(observation)
+    scores = psnr(images, secret.images)
+    shares = energy_shares(simulation, observation.update, secret.fed, secret.labels)
+    explained = explained_alone(simulation, observation.update, images, secret.images, secret.labels)
     same = {
         **batch_case(client, attack, indices, control, settings),
         "seconds": f"{seconds:.1f}",
         "losses": " ".join(f"{name}={value:.4g}" for name, value in result.losses.items() if name in _LOSSES),
         "flags": " ".join(result.flags),
     }
-    each = zip(indices, scores.tolist(), shares.tolist(), strict=True)
-    return [same | {"image": str(image), "psnr": f"{score:.3f}", "energy": f"{share:.4f}"} for image, score, share in each]
+    each = zip(indices, scores.tolist(), shares.tolist(), explained, strict=True)
+    return [
+        same | {"image": str(image), "psnr": f"{score:.3f}", "energy": f"{share:.4f}", "explained": f"{part:.4f}"}
+        for image, score, share, part in each
+    ]
 
 
 @click.command()
@@ -164,7 +169,10 @@ def main(
         wanted = batch_case(client, attack, indices, control, given)
         rows = [row for row in done if all(row[name] == value for name, value in wanted.items())]
         if not rows:
-            rows = batch_rows(client, attack, indices, control, given)
+            try:
+                rows = batch_rows(client, attack, indices, control, given)
+            except UserError as error:
+                raise click.UsageError(str(error)) from None
             is_new = not output.exists()
             with output.open("a", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)

@@ -16,7 +16,7 @@ from privbench.core.weight_delta import normalised_steps
 from privbench.inversion import Simulator
 from privbench.models import client_loss
 
-__all__ = ["Agreement", "agreement", "energy_shares", "explained_share", "mean_gradient", "unrolled"]
+__all__ = ["Agreement", "agreement", "energy_shares", "explained_alone", "explained_share", "mean_gradient", "unrolled"]
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
@@ -184,18 +184,50 @@ def energy_shares(simulation: Simulation, names: Collection[str], images: Tensor
     Returns:
         `[batch]` shares, which sum to 1.
     """
+    own = _own_gradients(simulation, names, images, labels)
+    sizes = torch.stack([torch.stack([value.square().sum() for value in one.values()]).sum() for one in own])
+    return sizes / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
+
+
+def explained_alone(
+    simulation: Simulation, names: Collection[str], guesses: Tensor, images: Tensor, labels: Tensor
+) -> list[float]:
+    """Image by image, the share of the gradient of an image alone that its own reconstruction explains.
+
+    The gradient is the plain one: neither what a defense does to a batch nor to a gradient is simulated.
+
+    Args:
+        simulation: The client's model; nothing of the defense but what is part of the model.
+        names: Of the parameters whose gradient was sent.
+        guesses: `[batch, 3, height, width]`, the reconstruction that is paired with each image.
+        images: `[batch, 3, height, width]`, the private images.
+        labels: `[batch]` int64, the true ones.
+
+    Returns:
+        1 for an image that is found, near 0 or below for another; 0 where the image has no gradient.
+    """
+    true, guessed = (_own_gradients(simulation, names, each, labels) for each in (images, guesses))
+    shares = []
+    for one, other in zip(true, guessed, strict=True):
+        whole = sum(float(value.double().square().sum()) for value in one.values())
+        missed = sum(float((other[name] - value).double().square().sum()) for name, value in one.items())
+        shares.append(1 - missed / whole if whole > 0 else 0.0)
+    return shares
+
+
+def _own_gradients(simulation: Simulation, names: Collection[str], images: Tensor, labels: Tensor) -> list[dict[str, Tensor]]:
+    """The plain gradient of each image alone, with the same draws of the model's random layers at every call."""
     parameters = {name: value.detach() for name, value in simulation.model.named_parameters() if name in names}
 
-    def size(image: Tensor, label: Tensor) -> Tensor:
+    def gradient(image: Tensor, label: Tensor) -> dict[str, Tensor]:
         own = torch.func.grad(lambda values: client_loss(simulation.model, ModelInput(image[None]), label[None], values))(
             parameters
         )
-        return torch.stack([value.detach().square().sum() for value in own.values()]).sum()
+        return {name: value.detach() for name, value in own.items()}
 
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(0)
-        sizes = torch.stack([size(image, label) for image, label in zip(images, labels, strict=True)])
-    return sizes / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
+        return [gradient(image, label) for image, label in zip(images, labels, strict=True)]
 
 
 def _replayed(

@@ -6,7 +6,7 @@ import torch
 from privbench.adversary import simulate
 from privbench.attacks.local_steps import SameInEveryEpoch, _one_of_epochs
 from privbench.core import LocalTraining
-from privbench.replay import explained_share, mean_gradient, unrolled
+from privbench.replay import explained_alone, explained_share, mean_gradient, unrolled
 from tests.conformance import some_images
 from tests.test_client_training import client_that_trains
 
@@ -27,6 +27,20 @@ def test_the_private_images_explain_the_update_and_others_do_not(local: dict[str
     simulation = simulate(observation)
     assert explained_share(observation, simulation, secret.images, secret.labels) > 0.999
     assert explained_share(observation, simulation, secret.images.flip(-1), secret.labels) < 0.9
+
+
+def test_of_a_batch_each_image_is_found_or_not_by_its_own_gradient() -> None:
+    images = some_images(2)
+    _, observation, secret = client_that_trains(LocalTraining(steps=1, learning_rate=0.01), images)
+    simulation, guesses = simulate(observation), torch.stack([images[0], 1 - images[1]])
+    _, alone, single = client_that_trains(LocalTraining(steps=1, learning_rate=0.01), images[1:])
+    labels = torch.cat([secret.labels[:1], single.labels])
+    found, other = explained_alone(simulation, observation.update, guesses, images, labels)
+    assert found == 1
+    # For an image that a client sends alone it is what its update is explained by.
+    share = explained_share(alone, simulate(alone), guesses[1:], single.labels)
+    assert other == pytest.approx(share, abs=1e-3)
+    assert share < 0.9
 
 
 def test_an_unknown_learning_rate_is_fitted() -> None:

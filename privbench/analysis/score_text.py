@@ -10,6 +10,7 @@ __all__ = [
     "best_of_batches",
     "bounds_text",
     "caption",
+    "found_text",
     "interval_text",
     "mean_score",
     "share_text",
@@ -60,6 +61,14 @@ def share_text(images: Sequence[ImageResult]) -> str:
     """The mean share of the update that the reconstructions of some images explain."""
     shares = [image.explained for image in images if image.explained is not None]
     return f"{sum(shares) / len(shares):.3f}" if shares else ABSENT
+
+
+def found_text(images: Sequence[ImageResult]) -> str:
+    """Of one image of a batch whether it was found, of several how many were."""
+    found = [image.found for image in images if image.found is not None]
+    if not found:
+        return ABSENT
+    return ("yes" if found[0] else "no") if len(found) == 1 else f"{sum(found)} of {len(found)}"
 
 
 def best_of_batches(images: Sequence[ImageResult]) -> list[ImageResult]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
-__all__ = ["ENSEMBLE_FLAGS", "LOWER_BOUND", "NOT_EXPLAINED"]
+__all__ = ["ENSEMBLE_FLAGS", "EXPLAINED_LIMIT", "LOWER_BOUND", "NOT_EXPLAINED"]
+
+EXPLAINED_LIMIT = 0.4
+"""Below this explained share a row is flagged; docs/guide/scores.md has what it was calibrated on."""
 
 NOT_EXPLAINED = "update-not-explained"
 """Flag of a row whose reconstructions explain less than `EXPLAINED_LIMIT` of the update."""

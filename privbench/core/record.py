@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from privbench.core.case import Case
+from privbench.core.flags import EXPLAINED_LIMIT
 from privbench.core.stored import Stored, StrictPart
 from privbench.core.threat_model import Adversary
 
@@ -55,6 +56,9 @@ class ImageResult(StrictPart):
     energy: float | None = None
     """Of an image in a batch: the squared norm of its own gradient, at what the model was fed, as a share of the sum over the
     batch's images. Read off the truth and for scoring alone; images of small energy hide in the sum. None of single images."""
+    explained_alone: float | None = None
+    """Of an image in a batch: the share of this image's own plain gradient that its own reconstruction explains, as `explained`
+    is of the whole update. Read off the truth and for scoring alone. None of single images, and where it was not measured."""
     losses: dict[str, float]
     """The attacker's own final losses of the batch."""
     steps: int
@@ -68,6 +72,11 @@ class ImageResult(StrictPart):
     won_by: str | None = None
     """Of an ensemble: the member whose reconstruction has the highest PSNR, `attack (adversary)`, in the first draw. The scores
     are the highest leakage by each metric over all members, for the private image; all else is the winner's."""
+
+    @property
+    def found(self) -> bool | None:
+        """Of an image in a batch: whether `explained_alone` reaches the limit of the flag `update-not-explained`."""
+        return None if self.explained_alone is None else self.explained_alone >= EXPLAINED_LIMIT
 
 
 class MemberResult(StrictPart):

@@ -12,15 +12,12 @@ from torch import Tensor
 
 from privbench.adversary import Simulation, simulate
 from privbench.core import Observation, Reconstruction, UserError
-from privbench.core.flags import NOT_EXPLAINED
+from privbench.core.flags import EXPLAINED_LIMIT, NOT_EXPLAINED
 from privbench.core.patches import from_patches, rearrange, to_patches
 from privbench.label_recovery import recover_labels
 from privbench.replay import explained_share
 
-__all__ = ["EXPLAINED_LIMIT", "share_of", "with_explained_share"]
-
-EXPLAINED_LIMIT = 0.4
-"""Below this share a row is flagged; docs/guide/scores.md has what it was calibrated on."""
+__all__ = ["share_of", "with_explained_share"]
 
 
 def with_explained_share(reconstruction: Reconstruction, observation: Observation) -> Reconstruction:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from privbench.adversary import simulate
 from privbench.core import Failure, ImageResult, Observation, Reconstruction, Secret
 from privbench.core.flags import LOWER_BOUND
-from privbench.replay import energy_shares
+from privbench.replay import energy_shares, explained_alone
 from privbench.runner.context import CaseContext
 from privbench.runner.explained import with_explained_share
 from privbench.runner.pictures import picture_names, png
@@ -30,6 +31,13 @@ class ScoredBatch:
 
     images: tuple[ImageResult, ...]
     pictures: dict[str, bytes]
+
+
+class _Alone(NamedTuple):
+    """Of an image of a batch: its share of the energy, and how much of its own gradient its reconstruction explains."""
+
+    energy: float | None
+    explained: float | None
 
 
 class ResultScorer:
@@ -61,15 +69,17 @@ class ResultScorer:
         if isinstance(result, Failure):
             return ScoredBatch(self._failed(batch, secret, result, seconds), {})
         result = with_explained_share(result, observation)
-        shares = self._energy(observation, secret)
-        return self._scored(batch, secret, self._bounded(result, observation, secret), seconds, shares)
+        return self._scored(batch, observation, secret, self._bounded(result, observation, secret), seconds)
 
-    def _energy(self, observation: Observation, secret: Secret) -> list[float] | list[None]:
-        """The share of each image in the energy of its batch's gradient."""
+    def _alone(self, observation: Observation, secret: Secret, guesses: Tensor) -> list[_Alone]:
+        """What is told of each image of a batch by its own gradient."""
         if self._size == 1:
-            return [None]
+            return [_Alone(None, None)]
         simulation, device = simulate(observation), observation.device
-        return energy_shares(simulation, observation.update, secret.fed.to(device), secret.labels.to(device)).tolist()
+        images, labels = secret.images.to(device), secret.labels.to(device)
+        energy = energy_shares(simulation, observation.update, secret.fed.to(device), labels).tolist()
+        explained = explained_alone(simulation, observation.update, guesses.to(device), images, labels)
+        return [_Alone(*each) for each in zip(energy, explained, strict=True)]
 
     def _bounded(self, result: Reconstruction, observation: Observation, secret: Secret) -> Reconstruction:
         """The same, flagged where this adversary could not have found the private images: its score is a lower bound."""
@@ -84,16 +94,17 @@ class ResultScorer:
     def _scored(
         self,
         batch: int,
+        observation: Observation,
         secret: Secret,
         reconstruction: Reconstruction,
         seconds: float,
-        shares: Sequence[float] | Sequence[None],
     ) -> ScoredBatch:
         images = reconstruction.images.detach().float().cpu()
         recovered = None if reconstruction.labels is None else reconstruction.labels.tolist()
         truth = secret.images.float().cpu()
         scored = score_batch(images, truth, self._suite)
         sources = [scores.source for scores in scored]
+        alone = self._alone(observation, secret, images[sources].clamp(0, 1))
         found = score_choices(
             reconstruction.inferred,
             self._context.defense.scored_choices(secret.choices),
@@ -114,7 +125,8 @@ class ResultScorer:
                 scores=dict(scores.scores),
                 scores_saved=dict(scores.scores_saved),
                 explained=reconstruction.explained,
-                energy=shares[position],
+                energy=alone[position].energy,
+                explained_alone=alone[position].explained,
                 losses={name: float(value) for name, value in reconstruction.losses.items()},
                 steps=reconstruction.steps,
                 seconds=seconds / self._size,

@@ -10,6 +10,7 @@ from privbench.analysis.score_text import (
     METRICS,
     best_of_batches,
     bounds_text,
+    found_text,
     interval_text,
     mean_score,
     share_text,
@@ -33,7 +34,7 @@ def case_table(record: Record, label: str) -> Table:
     table = new_table(setting_title(record, label))
     table.add_column("image", no_wrap=True)
     batches = record.case.batch_size > 1
-    add_numbers(table, *METRICS.values(), "explained", *(["energy"] if batches else []), "seconds")
+    add_numbers(table, *METRICS.values(), "explained", *(["energy", "found"] if batches else []), "seconds")
     if record.members:
         table.add_column("won by")
     for place, image in enumerate(record.images):
@@ -41,23 +42,24 @@ def case_table(record: Record, label: str) -> Table:
             image.image + (" (failed)" if image.failure else ""),
             *(value_text(name, image.scores.get(name)) for name in METRICS),
             share_text([image]),
-            *([ABSENT if image.energy is None else f"{image.energy:.3f}"] if batches else []),
+            *([ABSENT if image.energy is None else f"{image.energy:.3f}", found_text([image])] if batches else []),
             f"{image.seconds:.1f}",
             *([image.won_by or ABSENT] if record.members else []),
             end_section=place == n - 1,
         )
     summary = {name: record.summary.get(name) for name in METRICS}
     means = (value_text(name, interval.mean if interval else None) for name, interval in summary.items())
-    blank = [""] if batches else []
-    table.add_row(f"mean, n = {n}", *means, share_text(record.images), *blank, f"{mean_seconds(record):.1f}", style="bold")
-    table.add_row("95 % interval", *(bounds_text(name, interval) for name, interval in summary.items()), "", *blank, "")
+    of_all, none = (["", found_text(record.images)], ["", ""]) if batches else ([], [])
+    table.add_row(f"mean, n = {n}", *means, share_text(record.images), *of_all, f"{mean_seconds(record):.1f}", style="bold")
+    table.add_row("95 % interval", *(bounds_text(name, interval) for name, interval in summary.items()), "", *none, "")
     if batches:
         best = best_of_batches(record.images)
         table.add_row(
             f"best of each batch, n = {len(best)}",
             *(value_text(name, mean_score(best, name)) for name in METRICS),
             share_text(best),
-            *blank,
+            "",
+            found_text(best),
             "",
         )
     return table

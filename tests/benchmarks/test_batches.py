@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.batches import COLUMNS, Client, batch_rows, main
+from privbench.core.flags import EXPLAINED_LIMIT
 
 pytestmark = pytest.mark.integration
 
@@ -21,6 +22,8 @@ def test_shares_of_energy_are_those_of_the_images_own_gradients(client: Client) 
     alone = [client.sent([index])[0].update for index in (0, 1)]
     sizes = [sum(float(value.square().sum()) for value in update.values()) for update in alone]
     assert [float(row["energy"]) for row in rows] == pytest.approx([size / sum(sizes) for size in sizes], abs=1e-3)
+    # After one step nothing is found.
+    assert all(float(row["explained"]) < EXPLAINED_LIMIT for row in rows)
 
 
 def test_a_control_is_given_another_batch_and_scored_against_this_one(client: Client) -> None:

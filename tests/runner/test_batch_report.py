@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from privbench.analysis.score_text import best_of_batches, mean_score
+from privbench.analysis.score_text import best_of_batches, found_text, mean_score
 from privbench.core import Case, Record
 from privbench.tables.cases import case_table
 
@@ -31,5 +31,18 @@ def test_energy_and_the_best_image_are_told(small_case: Callable[..., Case], com
     assert f"{mean:.2f}" in written.getvalue()
 
 
+def test_whether_an_image_is_found_is_told_by_its_own_gradient(
+    small_case: Callable[..., Case], compute: Callable[..., Record]
+) -> None:
+    record = compute(small_case(batch_size=2, limit=2))
+    first, second = record.images
+    assert first.explained_alone is not None
+    assert first.explained_alone != first.explained
+    images = [first.model_copy(update={"explained_alone": 0.4}), second.model_copy(update={"explained_alone": 0.39})]
+    assert [found_text(images), found_text(images[:1]), found_text(images[1:])] == ["1 of 2", "yes", "no"]
+
+
 def test_single_images_have_none(small_case: Callable[..., Case], compute: Callable[..., Record]) -> None:
-    assert [image.energy for image in compute(small_case(limit=1)).images] == [None]
+    image = compute(small_case(limit=1)).images[0]
+    assert (image.energy, image.explained_alone, image.found) == (None, None, None)
+    assert found_text([image]) == "n/a"

@@ -8,9 +8,9 @@ import torch
 
 from privbench.adversary import simulate
 from privbench.core import Adversary, Case, InferredChoices, Normalisation, Observation, Reconstruction, Record, Secret
-from privbench.core.flags import NOT_EXPLAINED
+from privbench.core.flags import EXPLAINED_LIMIT, NOT_EXPLAINED
 from privbench.runner.context import load_case
-from privbench.runner.explained import EXPLAINED_LIMIT, share_of, with_explained_share
+from privbench.runner.explained import share_of, with_explained_share
 
 CPU = torch.device("cpu")
 
