@@ -18,6 +18,7 @@ from privbench.adversary import Simulation, simulate
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock
+from privbench.closed_form.own_gradients import OwnGradients, is_wide_enough
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
@@ -68,11 +69,12 @@ class TokenSearch(Attack):
         observation.require_parameters((*needed, *(f"network.blocks.0.{layer}" for layer in _LAYERS)), self.name)
         width, pixels = PatchEmbedding.of(model).weight.shape
         tokens = _tokens(model, images)
-        if width < tokens + pixels + 1 + _PLACED_BY:
+        needed_width = tokens + pixels + 1 + _PLACED_BY
+        if not _has_places(model, images) and not _is_wide(model, images):
+            other = "" if model.has_unknown_position else f" (or of {2 * tokens}, whatever the patch)"
             raise UserError(
-                f"attack token-search needs a width of {tokens + pixels + 1 + _PLACED_BY} for {tokens} tokens of {images} "
-                f"images and {pixels} pixels of a patch, given {width} in {name}; choose a smaller --batch-size "
-                "or --attack adjoint-matching"
+                f"attack token-search needs a width of {needed_width} for {tokens} tokens of {images} images and {pixels} pixels "
+                f"of a patch{other}, given {width} in {name}; choose a smaller --batch-size or --attack adjoint-matching"
             )
         normed = not isinstance(cast(Any, model.network).blocks[0].attn.k_norm, nn.Identity)
         if normed or Activations.of(model, observation, tokens) is None:
@@ -90,12 +92,14 @@ class TokenSearch(Attack):
         masked = torch.zeros(model.patch_count, dtype=torch.bool, device=observation.device)
         if model.has_unknown_position:
             masked = masked_rows(model, observation)
+        if _is_wide(model, images):
+            own = OwnGradients.of(model, observation, activations, images)
+            if own.patches is not None or not _has_places(model, images):
+                return _of_own_gradients(simulation, observation, own, masked, generator)
         recovery = BatchRecovery(model, activations, masked, images)
         found, dealt = self._found(recovery, observation, generator, progress)
         if not len(found):
-            grey = torch.full((images, *observation.image_shape), 0.5, device=observation.device)
-            flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
-            return Reconstruction(grey, losses={"found": 0.0, "missing": float(recovery.total)}, flags=flags)
+            return _grey(simulation, observation, {"found": 0.0, "missing": float(recovery.total)})
         settled = recovery.settled(found, dealt)
         pictures = torch.cat([recovery.embedding.images(image) for image in settled.patches])
         labels = labels_of_images(simulation, observation, pictures)
@@ -139,6 +143,39 @@ class TokenSearch(Attack):
 def _tokens(model: Victim, images: int) -> int:
     """Tokens of a batch; behind the attention those of the prefix are another in each image."""
     return images * (len(PatchEmbedding.of(model).prefix) + model.patch_count)
+
+
+def _has_places(model: Victim, images: int) -> bool:
+    """Whether equations are left that say where a token stands."""
+    width, pixels = PatchEmbedding.of(model).weight.shape
+    return width >= _tokens(model, images) + pixels + 1 + _PLACED_BY
+
+
+def _is_wide(model: Victim, images: int) -> bool:
+    """Whether the batch can be read off the gradients of single tokens."""
+    embedding, blocks = PatchEmbedding.of(model), len(cast(Any, model.network).blocks)
+    return not model.has_unknown_position and is_wide_enough(len(embedding.weight), _tokens(model, images), blocks)
+
+
+def _grey(simulation: Simulation, observation: Observation, losses: Mapping[str, float]) -> Reconstruction:
+    """Where nothing is found."""
+    grey = torch.full((observation.batch_size, *observation.image_shape), 0.5, device=observation.device)
+    flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
+    return Reconstruction(grey, losses=losses, flags=flags)
+
+
+def _of_own_gradients(
+    simulation: Simulation, observation: Observation, own: OwnGradients, masked: Tensor, generator: torch.Generator
+) -> Reconstruction:
+    """The images of tokens that are all known; grey where they are not."""
+    total = observation.batch_size * simulation.model.patch_count
+    losses = {"found": float(own.found), "missing": float(total - own.found), "residual": own.residual}
+    if own.patches is None:
+        return _grey(simulation, observation, losses)
+    embedding = PatchEmbedding.of(simulation.model)
+    pictures = torch.cat([embedding.images(image) for image in own.patches])
+    labels = labels_of_images(simulation, observation, pictures)
+    return replace(_postprocessed(simulation, pictures, masked, losses, True, generator), labels=labels)
 
 
 def _pictures(recovery: BatchRecovery, dealt: DealtTokens) -> Tensor:

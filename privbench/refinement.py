@@ -26,7 +26,10 @@ _LEAST = 64
 """Entries of each parameter, at least."""
 _MOVE = 1e-4
 """By how much a pixel is moved for its derivative."""
-_STEPS = 6
+_STEPS = 60
+"""At most. The derivative is that of the start, so that a step leaves about half of the error."""
+_STALLED = 1e-3
+"""Share of the error below which a step's gain ends it."""
 _NEAR = 1e-2
 """Relative error of the update up to which a step is worth taking; further off something else is wrong than a few patches."""
 
@@ -100,9 +103,12 @@ def refined(simulation: Simulation, observation: Observation, fed: Tensor, label
         patches[chosen] = pixels.reshape(-1, *cut.shape[2:])
         there = from_patches(patches, *fed.shape[-2:])
         error_there = update.observed - update.of(there)
-        if not error_there.norm() < error.norm():
+        gain = 1 - float(error_there.norm() / error.norm())
+        if not gain > 0:
             break
         best, error = there.clamp(0, 1).to(fed), error_there
+        if gain < _STALLED:
+            break
     return best
 
 

@@ -18,7 +18,7 @@ from privbench.closed_form.row_space import least_squares, off_columns
 from privbench.core import Observation
 from privbench.models import Victim
 
-__all__ = ["Moments", "later_moments"]
+__all__ = ["Crossings", "Moments", "first_crossings", "later_moments"]
 
 _NO_SOLUTION: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 _LATER = 3
@@ -85,6 +85,36 @@ class Moments:
         except (KeyError, _NO_SOLUTION):
             return None
         return cls(basis, first, back.T @ second @ back)
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Sums over all tokens of gradient times centred token around the first attention, `[width, width]` each.
+
+    Attributes:
+        embedded: `Σ δ tᵀ`, δ the gradient of a token before the attention.
+        past: `Σ ε tᵀ`, ε its gradient behind the attention.
+        later: `Σ ε t'ᵀ`, t' the token there.
+    """
+
+    embedded: Tensor
+    past: Tensor
+    later: Tensor
+
+
+def first_crossings(model: Victim, observation: Observation, before: int, rank: int) -> Crossings:
+    """Reads them off the gradients of embedding and first block.
+
+    Args:
+        model: A vision transformer whose blocks add what attention and MLP put out.
+        observation: What the attacker sees.
+        before: Dimensions of the tokens before the attention.
+        rank: Number of tokens behind it, which are linearly independent.
+    """
+    update, norm = Update.of(model, observation), _norms(0)[0]
+    embedded = _crossing(model, update)
+    past = _moment(embedded, norm, update, before, rank)[2]
+    return Crossings(embedded, past, past + update.added(norm.of(norm.past)))
 
 
 def later_moments(model: Victim, observation: Observation, basis: Tensor, before: int) -> list[Tensor]:
