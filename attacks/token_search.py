@@ -71,10 +71,10 @@ class TokenSearch(Attack):
         tokens = _tokens(model, images)
         needed_width = tokens + pixels + 1 + _PLACED_BY
         if not _has_places(model, images) and not _is_wide(model, images):
-            other = "" if model.has_unknown_position else f" (or of {2 * tokens}, whatever the patch)"
+            other = "" if model.has_unknown_position else f" (or of {2 * tokens} for any patch)"
             raise UserError(
-                f"attack token-search needs a width of {needed_width} for {tokens} tokens of {images} images and {pixels} pixels "
-                f"of a patch{other}, given {width} in {name}; choose a smaller --batch-size or --attack adjoint-matching"
+                f"attack token-search needs a width of {needed_width} for {tokens} tokens of {images} images and {pixels} "
+                f"pixels of a patch{other}, given {width} in {name}; choose a smaller --batch-size or --attack adjoint-matching"
             )
         normed = not isinstance(cast(Any, model.network).blocks[0].attn.k_norm, nn.Identity)
         if normed or Activations.of(model, observation, tokens) is None:

@@ -53,13 +53,17 @@ class Client:
         defense: As on the command line.
         adversary: What the attacker knows of it.
         data: Private images.
+        image_size: In pixels; None: the architecture's own.
     """
 
-    def __init__(self, model: str, weights: str, defense: str, adversary: str, data: str) -> None:
-        self.names = {"defense": defense, "adversary": adversary, "model": model, "weights": weights}
+    def __init__(
+        self, model: str, weights: str, defense: str, adversary: str, data: str, image_size: int | None = None
+    ) -> None:
+        named = model if image_size is None else f"{model}@{image_size}"
+        self.names = {"defense": defense, "adversary": adversary, "model": named, "weights": weights}
         self.declared = resolve_defense(defense)
         self.defense = build_defense(self.declared)
-        self.spec = resolve_victim(model, weights, self.defense)
+        self.spec = resolve_victim(model, weights, self.defense, image_size=image_size)
         self.victim = load_victim(self.spec, self.defense, generator=torch.Generator().manual_seed(0))
         self.images = open_images(data).for_classes(self.spec.model.num_classes)
         self.threat_model = ThreatModel.model_validate({"adversary": adversary})
@@ -136,6 +140,7 @@ def batch_rows(
 @click.option("--adversary", type=click.Choice(["unaware", "aware", "oracle"]), default="unaware", show_default=True)
 @click.option("--model", default=DEFAULT_MODEL, show_default=True)
 @click.option("--weights", default="embedded", show_default=True)
+@click.option("--image-size", type=int, help="In pixels.  [default: the architecture's]")
 @click.option("--data", default="cifar10", show_default=True, help="Private images.")
 @click.option("--first", default=100, show_default=True, help="The first image.")
 @click.option("--batch-size", default=2, show_default=True)
@@ -149,6 +154,7 @@ def main(
     adversary: str,
     model: str,
     weights: str,
+    image_size: int | None,
     data: str,
     first: int,
     batch_size: int,
@@ -159,7 +165,7 @@ def main(
     """Attack batch after batch, and write the rows of each as it is done."""
     torch.set_num_threads(1)
     given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in settings)}
-    client, done = Client(model, weights, defense, adversary, data), list[dict[str, str]]()
+    client, done = Client(model, weights, defense, adversary, data, image_size), list[dict[str, str]]()
     if output.exists():
         with output.open(encoding="utf-8", newline="") as file:
             done = list(csv.DictReader(file))

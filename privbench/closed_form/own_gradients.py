@@ -1,8 +1,9 @@
 """Batches from the gradients of single tokens: where a model is twice as wide as a batch has tokens, patches of any size.
 
-Once all tokens behind the first attention are known, sums over tokens of gradient times token fall apart into the gradient of each.
-Those of a place sum to the gradient of its position row, which says where a token stands and how long it is; and the gradient of the
-embedding, `Σ δ xᵀ`, gives every patch with all its pixels by least squares. Ours; derivation in docs/research/token-search.md.
+Once all tokens behind the first attention are known, sums over tokens of gradient times token fall apart into the gradient of
+each. Those of a place sum to the gradient of its position row, which says where a token stands and how long it is; and the
+gradient of the embedding, `Σ δ xᵀ`, gives every patch with all its pixels by least squares. Ours; derivation in
+docs/research/token-search.md.
 """
 
 from dataclasses import dataclass
