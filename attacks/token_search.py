@@ -1,9 +1,10 @@
 """Token search: two images and more from one update, exactly, token by token.
 
 The gradients of the first block's MLP test single tokens, the position rows say where a token may stand, and the attention
-says which tokens belong to one image and what those still missing are. Neither label nor position gradient is used. Ours;
-derivation, measurements and limits in docs/research/token-search.md. DAGER (Petrov et al., NeurIPS 2024) tests text tokens of a
-vocabulary in a like way.
+says which tokens belong to one image and what those still missing are. Neither label nor position gradient is used. Models
+that are twice as wide as the batch has tokens need no search: there position rows tell places, and patches may have any size.
+Ours; derivation, measurements and limits in docs/research/token-search.md. DAGER (Petrov et al., NeurIPS 2024) tests text
+tokens of a vocabulary in a like way.
 """
 
 from collections.abc import Mapping
@@ -70,7 +71,9 @@ class TokenSearch(Attack):
         width, pixels = PatchEmbedding.of(model).weight.shape
         tokens = _tokens(model, images)
         needed_width = tokens + pixels + 1 + _PLACED_BY
-        if not _has_places(model, images) and not _is_wide(model, images):
+        if not _has_places(model, images) and _is_wide(model, images):
+            observation.require_parameters(_embedded(model), self.name)
+        elif not _has_places(model, images):
             other = "" if model.has_unknown_position else f" (or of {2 * tokens} for any patch)"
             raise UserError(
                 f"attack token-search needs a width of {needed_width} for {tokens} tokens of {images} images and {pixels} "
@@ -92,7 +95,7 @@ class TokenSearch(Attack):
         masked = torch.zeros(model.patch_count, dtype=torch.bool, device=observation.device)
         if model.has_unknown_position:
             masked = masked_rows(model, observation)
-        if _is_wide(model, images):
+        if _is_wide(model, images) and observation.gradients.keys() >= set(_embedded(model)):
             own = OwnGradients.of(model, observation, activations, images)
             if own.patches is not None or not _has_places(model, images):
                 return _of_own_gradients(simulation, observation, own, masked, generator)
@@ -155,6 +158,13 @@ def _is_wide(model: Victim, images: int) -> bool:
     """Whether the batch can be read off the gradients of single tokens."""
     embedding, blocks = PatchEmbedding.of(model), len(cast(Any, model.network).blocks)
     return not model.has_unknown_position and is_wide_enough(len(embedding.weight), _tokens(model, images), blocks)
+
+
+def _embedded(model: Victim) -> list[str]:
+    """The parameters of the embedding, without which the gradients of single tokens are not told."""
+    parts, trained = model.parts(), dict(model.named_parameters())
+    every = (parts.patch_weight, parts.patch_bias, parts.position, *parts.prefix_names)
+    return [name for name in every if name is not None and name in trained]
 
 
 def _grey(simulation: Simulation, observation: Observation, losses: Mapping[str, float]) -> Reconstruction:

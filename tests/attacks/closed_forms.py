@@ -29,11 +29,12 @@ def update(
     weights: str = "embedded",
     adversary: str = "unaware",
     mode: str = "eval",
+    image_size: int | None = None,
 ) -> tuple[Observation, Secret]:
     """A client update on embedded photos under a defense."""
     specs = resolve_defense(defense)
     built = build_defense(specs)
-    spec = resolve_victim(model, weights, built)
+    spec = resolve_victim(model, weights, built, image_size=image_size)
     victim = load_victim(spec, built, generator=torch.Generator().manual_seed(0))
     images, labels = open_images("photos").load(list(range(photo, photo + batch)), spec.model.image_size)
     return observe(

@@ -15,7 +15,10 @@ from tests.attacks.closed_forms import attacked, psnr, update
     ("given", "line"),
     [
         ({}, "takes batches of 2 images and more, given 1; choose --attack subspace"),
-        ({"batch": 3}, "needs a width of 248 for 195 tokens of 3 images and 48 pixels of a patch, given 192"),
+        (
+            {"batch": 3},
+            r"needs a width of 248 for 195 tokens of 3 images and 48 pixels of a patch \(or of 390 for any patch\), given 192",
+        ),
         ({"batch": 2, "defense": "no-pe"}, "a learned position row for each patch"),
         ({"batch": 2, "model": "cnn_mini_32", "weights": "random"}, "transformer"),
     ],
@@ -40,12 +43,52 @@ def test_noise_leaves_grey_and_says_so() -> None:
     assert "row-space-does-not-fit" in result.flags
 
 
+LARGE_PATCHES: dict[str, Any] = {"model": "vit_tiny_patch16_224", "weights": "random", "image_size": 64, "batch": 3}
+"""51 tokens of width 192; a patch of 768 pixels is more than its token."""
+
+
+def _each(images: torch.Tensor, truth: torch.Tensor) -> float:
+    """The least PSNR of an image of a batch, after the best assignment."""
+    scores = [[psnr(one, other) for other in truth] for one in images]
+    return max(min(scores[i][j] for i, j in enumerate(order)) for order in permutations(range(len(images))))
+
+
+def test_patches_larger_than_their_tokens_come_back_from_a_wide_model() -> None:
+    observation, secret = update(**LARGE_PATCHES)
+    result = attacked(TokenSearch(), observation)
+    assert _each(result.images, secret.images) > 60
+    assert (result.losses["missing"], result.flags) == (0, ())
+
+
+def test_shuffled_large_patches_come_back_in_the_order_in_which_they_were_fed() -> None:
+    observation, secret = update("naive-shuffle", **LARGE_PATCHES)
+    assert _each(attacked(TokenSearch(), observation).images, secret.fed) > 60
+
+
+def test_a_wide_model_with_more_tokens_than_half_its_width_is_refused() -> None:
+    with pytest.raises(UserError, match=r"needs a width of 875 for 102 tokens .* \(or of 204 for any patch\), given 192"):
+        attacked(TokenSearch(), update(**LARGE_PATCHES | {"batch": 6})[0])
+
+
+def test_a_wide_models_update_without_the_embedding_is_refused() -> None:
+    observation, _ = update(**LARGE_PATCHES)
+    kept = {name: value for name, value in observation.update.items() if "patch_embed" not in name}
+    with pytest.raises(UserError, match=r"needs the update of .*patch_embed"):
+        attacked(TokenSearch(), observation.with_gradients(kept))
+
+
+def test_noise_hides_large_patches_and_they_are_grey() -> None:
+    observation, _ = update("gradient-noise:std=0.01", **LARGE_PATCHES)
+    result = attacked(TokenSearch(), observation)
+    assert "row-space-does-not-fit" in result.flags
+    assert torch.equal(result.images, torch.full_like(result.images, 0.5))
+
+
 @pytest.mark.nightly
 def test_two_photos_come_back_from_one_update() -> None:
     observation, secret = update(batch=2)
     result = attacked(TokenSearch(), observation)
-    scores = [[psnr(one, other) for other in secret.images] for one in result.images]
-    assert max(min(scores[i][j] for i, j in enumerate(order)) for order in permutations(range(2))) > 60
+    assert _each(result.images, secret.images) > 60
     assert result.losses["missing"] == 0
     assert result.flags == ()
     again = attacked(TokenSearch(), observation)
