@@ -19,7 +19,6 @@ from privbench.adversary import Simulation, simulate
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock
-from privbench.closed_form.own_gradients import OwnGradients, is_wide_enough
 from privbench.core import Attack, Observation, Progress, Reconstruction, UserError
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
@@ -27,6 +26,7 @@ from privbench.models import Victim
 from privbench.refinement import refined
 from privbench.sample_features import labels_of_images
 from privbench.token_search.found_tokens import FoundTokens
+from privbench.token_search.own_gradients import OwnGradients, is_wide_enough
 from privbench.token_search.recovery import BatchRecovery, DealtTokens
 
 __all__ = ["TokenSearch"]

@@ -14,15 +14,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privbench.closed_form.activations import Activations
-from privbench.closed_form.attention import FirstAttention
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import centred
-from privbench.closed_form.membership import exchanged, images_of, votes
 from privbench.closed_form.moments import first_crossings, later_moments
 from privbench.closed_form.row_space import least_squares
 from privbench.closed_form.without_positions import tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
+from privbench.token_search.attention import FirstAttention
+from privbench.token_search.membership import exchanged, images_of, votes
 
 __all__ = ["OwnGradients", "is_wide_enough"]
 
