@@ -27,7 +27,7 @@ from privbench.core.component import one_line
 from privbench.data import open_images, select
 from privbench.models import DEFAULT_MODEL, resolve_victim
 from privbench.resolving.components import resolve_attacks, resolve_defenses
-from privbench.resolving.options import RunOptions
+from privbench.resolving.options import SETTINGS, RunOptions, is_whole_number
 from privbench.resolving.overrides import Overrides, key_of, read_overrides
 
 __all__ = ["DEFAULT_LIMIT", "ResolvedParts", "parse_indices", "resolve_cases"]
@@ -193,15 +193,19 @@ def _batch_size(chosen: Overrides, base: Case | None) -> int:
 
 
 def _common(chosen: Overrides, base: Case | None) -> dict[str, Any]:
-    seed = chosen.number("seed")
-    return {
-        "batch_size": _batch_size(chosen, base),
-        "local": _local(chosen, base),
-        "trains": _trains(chosen, base),
-        "server": _server(chosen, base),
-        "lpips": chosen.text("lpips_net", base.lpips if base else "alex"),
-        "seed": seed if seed is not None else (base.seed if base else 0),
-    }
+    """The fields of a case that have readers of their own, and all others that are a word or a whole number."""
+    read = {"batch_size": _batch_size, "local": _local, "trains": _trains, "server": _server}
+    fields = {key: reader(chosen, base) for key, reader in read.items()}
+    for key in SETTINGS.keys() & Case.model_fields.keys() - {*read, "attack", "defense"}:
+        default = getattr(base, key) if base else Case.model_fields[key].default
+        fields[key] = _plain(chosen, SETTINGS[key], default)
+    return fields
+
+
+def _plain(chosen: Overrides, name: str, default: Any) -> Any:
+    if not chosen.has(name):
+        return default
+    return chosen.number(name) if is_whole_number(name) else chosen.text(name, "")
 
 
 def _local(chosen: Overrides, base: Case | None) -> LocalTraining | None:
