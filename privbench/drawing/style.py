@@ -45,6 +45,8 @@ SMALLEST = 6.5
 """No letter of a figure is smaller, in points."""
 _LETTERS = {"sans": 20, "serif": 24}
 """So many of the smallest letters stand on an inch."""
+_BESIDE = 0.46
+"""Share of a column's width that a label beside a plot may take."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Paper:
     def letters(self, share: float = 1.0) -> int:
         """How many of the smallest letters stand on a share of the width."""
         return int(_LETTERS[self.font] * self.width * share)
+
+    def beside(self, text: str) -> str:
+        """A label that stands beside a plot: broken into lines where a long one would squeeze the plot."""
+        return "\n".join(wrap(text, self.letters(_BESIDE))) if self.is_single else text
 
 
 def paper_of(width: Literal["single", "double"], font: Literal["sans", "serif"], *, captioned: bool) -> Paper:

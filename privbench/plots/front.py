@@ -96,12 +96,13 @@ def _dark(colour: str) -> str:
     return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
 
 
-def _row_height(count: int, paper: Paper) -> float:
-    return max(_LINE * (1.8 if paper.is_single else 1), _ROW * count + 0.06)
+def _row_height(words: str, count: int) -> float:
+    lines = words.count("\n") + 1
+    return max(_LINE * (0.9 * lines if lines > 1 else 1), _ROW * count + 0.06)
 
 
 def _rows_height(away: pd.DataFrame, paper: Paper) -> float:
-    return sum(_row_height(count, paper) for count in away.groupby("defense").size()) + 0.1
+    return sum(_row_height(_row_text(str(name), part, paper), len(part)) for name, part in away.groupby("defense")) + 0.1
 
 
 def _draw_rows(axes: Axes, away: pd.DataFrame, looks: dict[str, Look], label: str, paper: Paper) -> None:
@@ -110,16 +111,14 @@ def _draw_rows(axes: Axes, away: pd.DataFrame, looks: dict[str, Look], label: st
     names = sorted(away["defense"].unique(), key=lambda name: (name != "none", name))
     for number, name in enumerate(names):
         group = away[away["defense"] == name]
-        height = _row_height(len(group), paper)
+        words = _row_text(name, group, paper)
+        height = _row_height(words, len(group))
         if number % 2:
             axes.axhspan(top, top + height, color="0.965", linewidth=0, zorder=-1)
         y = top + height / 2 + _ROW * (np.arange(len(group)) - (len(group) - 1) / 2)
         _draw_points(axes, group.assign(y=y), looks[name], size=4.5)
-        words = _row_text(name, group)
         text = axes.text(1.01, top + height / 2, words, transform=axes.get_yaxis_transform(), va="center", linespacing=1.0)
         text.set(fontsize=SMALLEST, parse_math=False, color=_dark(looks[name].colour))
-        if paper.is_single:
-            text.set_text("\n".join([name, words.removeprefix(name).lstrip(",: ")]))
         top += height
     axes.set(ylim=(top, 0), yticks=[])
     axes.spines["left"].set_visible(False)
@@ -130,7 +129,8 @@ def _draw_rows(axes: Axes, away: pd.DataFrame, looks: dict[str, Look], label: st
     axes.tick_params(axis="x", length=0)
 
 
-def _row_text(name: str, group: pd.DataFrame) -> str:
+def _row_text(name: str, group: pd.DataFrame, paper: Paper) -> str:
+    """Name, strengths and leakage of a row; on one column of a paper the name has a line of its own, and the rest is broken."""
     strengths = [text for text in group["strength"] if text]
     values = ", ".join(strengths)
     if len(strengths) > 2 and len(values) > 20:
@@ -138,6 +138,8 @@ def _row_text(name: str, group: pd.DataFrame) -> str:
     parameter = group["parameter"].iloc[0]
     low, high = (_leakage(value) for value in (group["leakage"].min(), group["leakage"].max()))
     span = low if low == high else f"{low} to {high}"
+    if paper.is_single:
+        return f"{name}\n{paper.beside(f'{parameter} {values}: {span}' if parameter else span)}"
     return f"{name}, {parameter} {values}: {span}" if parameter else f"{name}: {span}"
 
 

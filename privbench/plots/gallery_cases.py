@@ -20,7 +20,7 @@ _ROWS = ("defense", "attack", "adversary")
 _LABELS = {"defense": "defense_label", "attack": "attack_label"}
 """What tells rows apart that differ in the parameters of a defense or an attack."""
 _RANKS = ("best", "median", "worst")
-_LETTERS = 21
+_LETTERS = 19
 """Of a line of a row's label."""
 
 

@@ -78,7 +78,7 @@ def strip_figure(points: pd.DataFrame, *, metric: str = "psnr", paper: Paper = P
             axes.plot([], [], color=FAMILIES[family], marker="o", linestyle="none", markersize=4, label=family)
         axes.plot([], [], color="black", linewidth=1.3, label="mean")
         axes.set_ylim(len(names) - 0.5, -0.5)
-        labels = axes.set_yticks(range(len(names)), names, fontsize=SMALLEST)
+        labels = axes.set_yticks(range(len(names)), list(map(paper.beside, names)), fontsize=SMALLEST, linespacing=0.9)
         for tick in labels:
             tick.label1.set_parse_math(False)
         axes.tick_params(axis="y", length=0)

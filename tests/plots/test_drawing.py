@@ -214,3 +214,10 @@ def test_reports_of_other_victims_than_the_attacked_are_left_out() -> None:
     labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
     assert {"victim trained with none", "victim trained with mjp"} <= labels
     assert "victim trained with sign" not in labels
+
+
+def test_on_one_column_long_labels_do_not_squeeze_the_strip() -> None:
+    long = "mjp, mask ratio 0.1, smallest block 8, largest block 75"
+    figure = strip_figure(SCORES.assign(defense=long), paper=Paper(COLUMN_WIDTH))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().width > 0.35 * figure.bbox.width

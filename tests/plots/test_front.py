@@ -16,7 +16,7 @@ from privbench.analysis.cases import case_table
 from privbench.cli import main
 from privbench.core import DEFENSES, Defense, UserError
 from privbench.drawing.labels import least_hidden
-from privbench.drawing.style import figure_bytes, figure_png, metric_label
+from privbench.drawing.style import COLUMN_WIDTH, Paper, figure_bytes, figure_png, metric_label
 from privbench.plots.families import FAMILIES, defense_family, family_looks
 from privbench.plots.front import front_figure
 from privbench.plots.front_points import FRONT_SETTING, front_points, share_interval
@@ -312,3 +312,11 @@ def test_masks_of_given_blocks_are_no_point_on_the_axis_of_mask_ratios() -> None
     assert given.any()
     assert rows.loc[given, "mask_ratio"].isna().all()
     assert set(rows["mask_ratio"].dropna()) == {0.03, 0.1, 0.27, 0.5}
+
+
+def test_on_one_column_long_labels_do_not_squeeze_the_front() -> None:
+    found = points(row("none", 90, 0.7, utility=0.7), row("mjp", 110, 0.7, utility=0.6), row("x", 20, 0.7, utility=0.6))
+    long = found.reset_index().assign(parameter="mask ratio", strength="0.1, smallest block 8, largest block 75")
+    figure = front_figure(long, label="PSNR", higher_is_leakier=True, paper=Paper(COLUMN_WIDTH))
+    figure.draw_without_rendering()
+    assert min(axes.get_window_extent().width for axes in figure.axes) > 0.35 * figure.bbox.width
