@@ -30,7 +30,7 @@ _CUTOFF = 1e-13
 _SAME = 1e-2
 """Sine of the angle up to which a token is one of those before the patches."""
 _FITS = 5e-2
-"""Share of a position row's gradient that its tokens may leave unexplained; measured: 1.5e-4 at most, and 0.26 of tokens known badly."""
+"""Share of a position row's gradient that its tokens may leave unexplained; measured: 1.5e-4 at most, 0.26 of bad tokens."""
 _LEAST_BLOCKS = 3
 """Blocks that a model needs for two moments behind its first attention."""
 
