@@ -93,7 +93,10 @@ class ClientOptions(TypedDict, total=False):
     ]
     trains: Annotated[
         str | None,
-        Option("trains", "What is trained and sent: head, attention, embedding, mlp, norms, or names with wildcards.  [default: all]"),
+        Option(
+            "trains",
+            "What is trained and sent: head, attention, embedding, mlp, norms, or names with wildcards.  [default: all]",
+        ),
     ]
     training: Annotated[
         Literal["known", "hidden"] | None,

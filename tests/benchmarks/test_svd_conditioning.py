@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -15,11 +16,15 @@ PAGE = (ROOT / "docs" / "research" / "svd-conditioning.md").read_text(encoding="
 def test_the_table_is_that_of_the_measurement() -> None:
     with (ROOT / "benchmarks" / "svd-conditioning.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    shown = [line.split("|")[1:5] for line in PAGE.splitlines() if line.startswith("| `cnn_")]
+    measured_part, leaked_part = PAGE.split("## What their gradients leak")
+    shown = [line.split("|")[1:6] for line in measured_part.splitlines() if line.startswith("| `cnn_")]
     assert len(shown) == 2 * len(WAYS)
-    for network, way, accuracy, _ in shown:
+    for network, way, accuracies, mean, conditions in shown:
         measured = [row for row in rows if (row["network"], row["way"]) == (network.strip(" `"), way.strip())]
-        assert [f"{100 * float(row['accuracy']):.1f}" for row in measured] == accuracy.strip().split(", ")
+        assert [f"{100 * float(row['accuracy']):.1f}" for row in measured] == accuracies.strip().split(", ")
+        assert [f"{float(row['condition_3']):.0f}" for row in measured] == conditions.strip().split(", ")
+        assert float(mean.split()[0]) == pytest.approx(100 * fmean(float(row["accuracy"]) for row in measured), abs=0.051)
+    assert leaked_part.count("| `cnn_") == 6
 
 
 @pytest.mark.parametrize("way", WAYS)
