@@ -63,10 +63,12 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: As `leaderboard`.
     """
-    files = find_results(folder)
-    found = [UtilityReport.load(path) for path in files if path.name.startswith("utility--")]
-    reports, retrained, references = best_reports(found), Retrained(found), ReferenceScores(files)
-    records = [path for path in files if path.name == RECORD]
+    # The name and the folder of each of many thousand paths are asked once.
+    files = [(path.name, path) for path in find_results(folder)]
+    found = [UtilityReport.load(path) for name, path in files if name.startswith("utility--")]
+    others = [path for name, path in files if name not in {RECORD, FAILURE}]
+    reports, retrained, references = best_reports(found), Retrained(found), ReferenceScores(others)
+    records = [(path.parent, path) for name, path in files if name == RECORD]
     # One at a time: a row is small, a record is not.
     measured = [
         {
@@ -75,15 +77,15 @@ def leaderboard_with_folders(folder: Path) -> pd.DataFrame:
             **retrained.columns(record.case),
             **references.columns(record),
             "failure": None,
-            "folder": path.parent,
+            "folder": place,
         }
-        for path, record in ((path, read_record(path)) for path in records)
+        for place, record in ((place, read_record(path)) for place, path in records)
     ]
-    done = {path.parent for path in records}
+    done = {place for place, _ in records}
     failed = [
         {**failed_row(FailedCase.load(path)), "folder": path.parent}
-        for path in files
-        if path.name == FAILURE and path.parent not in done
+        for name, path in files
+        if name == FAILURE and path.parent not in done
     ]
     rows = pd.DataFrame([*measured, *failed])
     # Columns of metrics that only some records have come last in the order of appearance, which the paths decide; sort them.
@@ -112,8 +114,8 @@ def leaderboard_csv(rows: pd.DataFrame) -> str:
 
 def _cells(column: pd.Series) -> list[Any]:
     cells = column.astype(object).where(column.notna(), "").tolist()
-    # Few cells differ, and hardly any is a formula.
-    if any(_no_formula(cell) != cell for cell in set(cells)):
+    # Numbers are no formulas; few texts differ, and hardly any is one.
+    if not pd.api.types.is_numeric_dtype(column) and any(_no_formula(cell) != cell for cell in set(cells)):
         return [_no_formula(cell) for cell in cells]
     return cells
 

@@ -30,7 +30,8 @@ def read_input(path: Path, kind: str, largest: int) -> bytes:
         if about.st_size > largest:
             size, limit = about.st_size / 1e6, largest / 1e6
             raise UserError(f"cannot read the {kind} {path}: it has {size:,.0f} MB, at most {limit:,.0f} are accepted")
-        return path.read_bytes()
+        with path.open("rb", buffering=0) as file:  # it is read whole, which no buffer helps
+            return file.readall()
     except OSError as error:
         raise UserError(f"cannot read the {kind} {path}: {error.strerror or error}") from None
     except ValueError as error:  # a zero byte in the name

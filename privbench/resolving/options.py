@@ -95,7 +95,7 @@ class ClientOptions(TypedDict, total=False):
         str | None,
         Option(
             "trains",
-            "What is trained and sent: head, attention, embedding, mlp, norms, or names with wildcards.  [default: all]",
+            "What is trained and sent: head, attention, embedding, mlp, norms, or wildcards.  [default: all]",
         ),
     ]
     training: Annotated[
