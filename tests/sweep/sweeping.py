@@ -19,7 +19,7 @@ import torch
 from privbench.cli import main
 from tests.runner.plugin.privbench_test_plugin import registered
 
-PLUGIN = Path(__file__).parents[1] / "run" / "plugin"
+PLUGIN = Path(__file__).parents[1] / "runner" / "plugin"
 
 _MARK = "PRIVBENCH_TEST_MARK"
 

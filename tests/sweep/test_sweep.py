@@ -203,7 +203,7 @@ def test_the_progress_counts_and_estimates(small_case: Small, tmp_path: Path) ->
 @pytest.fixture
 def with_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes import the test attacks as a third party's."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "run" / "plugin"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "runner" / "plugin"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
