@@ -5,6 +5,7 @@ python -m benchmarks.compilers --group 1 --group 8
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -68,16 +69,17 @@ def ways_of(model: str, group: int) -> dict[str, Callable[[], _Way]]:
         compiled = compile_recorded(record(function, constants, variables), variables)
         return lambda: compiled(*variables)
 
-    def by_torch() -> _Way:
+    def by_torch(backend: str) -> _Way:
         torch._dynamo.reset()
-        compiled = torch.compile(function, fullgraph=True, dynamic=False)
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
         return lambda: compiled(*constants, *variables)
 
     return {
         "plain": lambda: lambda: function(*constants, *variables),
         "recorded": recorded,
         "recorded, compiled": recorded_compiled,
-        "torch.compile(fullgraph=True)": by_torch,
+        "torch.compile(fullgraph=True)": partial(by_torch, "inductor"),
+        "the same, aot_eager": partial(by_torch, "aot_eager"),
     }
 
 
