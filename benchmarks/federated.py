@@ -6,11 +6,13 @@ Clients hold disjoint images of the first half of the classes. In every round ea
 weights and sends its weight delta, as `privbench run --local` has it; the server adds the mean of the deltas. What comes out is
 then fine-tuned by one client on the other half of the classes under a new classifier, beside the same training from random
 weights. A row is a seed, a defense, a phase and a round: top-1 on test images, the mean over draws of the layers, which are on.
+Started again with the same file, it goes on behind the last seed and defense that are whole.
 """
 
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +20,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.printed import rows_there
 from privbench.client import observe
 from privbench.core import (
     ComponentSpec,
@@ -25,6 +28,7 @@ from privbench.core import (
     LocalTraining,
     ModelSpec,
     ThreatModel,
+    UserError,
     VictimSpec,
     build_defense,
     resolve_defense,
@@ -35,10 +39,13 @@ from privbench.scoring import student_interval
 from privbench.training import MeasureOptions
 from privbench.training.measure import Measure
 
-__all__ = ["Federation", "deployed_accuracy", "federate"]
+__all__ = ["Federation", "deployed_accuracy", "federate", "whole_runs"]
 
 Labelled = tuple[Tensor, Tensor]
 """Images `[n, 3, height, width]` uint8 and labels `[n]` int64."""
+
+_COLUMNS = ["seed", "defense", "phase", "round", "accuracy"]
+_PHASES = ("federated", "fine-tuned", "scratch")
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,72 @@ def _new_classifier(victim: Victim, seed: int) -> None:
         cast(nn.Linear, victim.get_submodule(victim.classifier_names()[0].removesuffix(".weight"))).reset_parameters()
 
 
+def whole_runs(rows: Sequence[Sequence[str]], most: int) -> list[list[str]]:
+    """The rows of seeds and defenses that were ended; of one that was interrupted there are fewer than `most`.
+
+    Raises:
+        UserError: There are more, so that they were made with other numbers of rounds.
+    """
+    kept: list[list[str]] = []
+    for (seed, text), group in groupby(rows, key=lambda row: (row[0], row[1])):
+        found = [list(row) for row in group]
+        if len(found) > most:
+            raise UserError(
+                f"seed {seed} of {text} has {len(found)} rows in the file, and these --rounds and --tuning make {most}; give "
+                "those that the file was made with, or name another file"
+            )
+        kept += found if len(found) == most else []
+    return kept
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Sizes of the experiment; as the options of the command line, and the two halves of the classes."""
+
+    halves: tuple[range, range]
+    clients: int
+    images: int
+    rounds: int
+    tuning: int
+    draws: int
+
+    @property
+    def rows(self) -> int:
+        """Of one seed and one defense."""
+        return self.rounds + 2 * self.tuning
+
+
+def _run(
+    setting: _Setting, text: str, seed: int, training: Labelled, seen: Sequence[Labelled]
+) -> Iterator[tuple[str, int, float]]:
+    """Phase, round and accuracy of one seed under one defense; `training` has both halves of the classes, `seen` tests each."""
+    orders, steps = torch.Generator().manual_seed(seed), max(1, setting.images // 32)
+    local = LocalTraining(optimiser="adamw", learning_rate=1e-3, batches=steps, steps=steps)
+    pools = []
+    for half, count in zip(setting.halves, (setting.clients, 1), strict=True):
+        pixels, labels = _half(training, half)
+        order = torch.split(torch.randperm(len(labels), generator=orders)[: count * setting.images], setting.images)
+        pools.append([(pixels[part], labels[part]) for part in order])
+    classes = len(setting.halves[0])
+    trained, scratch = Federation.fresh(text, classes, seed), Federation.fresh(text, classes, seed + 1000)
+    numbers = (setting.rounds, setting.tuning, setting.tuning)
+    for phase, federation, half_number, count in zip(_PHASES, (trained, trained, scratch), (0, 1, 1), numbers, strict=True):
+        if phase == "fine-tuned":
+            _new_classifier(trained.victim, seed)
+        choices = torch.Generator().manual_seed(seed)
+        for number in federate(federation, pools[half_number], local, count, choices):
+            yield phase, number, deployed_accuracy(federation, seen[half_number], setting.draws, seed)
+
+
+def _summary(rows: Sequence[Sequence[str]], setting: _Setting, defenses: Sequence[str], seeds: int) -> None:
+    """Prints how each defense differs from the first one in the last round of each phase, with its interval over seeds."""
+    first, *others = defenses
+    for text, (phase, last) in product(others, zip(_PHASES, (setting.rounds, setting.tuning, setting.tuning), strict=True)):
+        ends = {(row[0], row[1]): float(row[4]) for row in rows if row[2:4] == [phase, str(last)]}
+        found = student_interval([ends[str(seed), text] - ends[str(seed), first] for seed in range(seeds)])
+        click.echo(f"{text} less {first}, {phase}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {seeds} seeds")
+
+
 @click.command()
 @click.option("--data", default="cifar10", show_default=True, help="A data set with training and test images.")
 @click.option("--defense", default="none,stochastic-layers", show_default=True, help="Defenses, separated by commas.")
@@ -153,46 +226,26 @@ def main(
     """Train all federations, and write a row for each round as it is done."""
     sets = [open_images(data, split) for split in ("train", "test")]
     classes = len(sets[0].class_names) // 2
-    halves = (range(classes), range(classes, 2 * classes))
+    halves = range(classes), range(classes, 2 * classes)
+    setting, defenses = _Setting(halves, clients, images, rounds, tuning, draws), defense.split(",")
+    rows = whole_runs(rows_there(output, _COLUMNS), setting.rows)
     # Enough of each half with a margin: classes come in random order.
     wanted = (3 * (clients + 1) * images, 3 * test_images)
     training, test = (one.as_tensors(32, most) for one, most in zip(sets, wanted, strict=True))
-    seen = [tuple(part[:test_images] for part in _half(test, half)) for half in halves]
-    local = LocalTraining(optimiser="adamw", learning_rate=1e-3, batches=max(1, images // 32), steps=max(1, images // 32))
-    last: dict[tuple[str, str], list[float]] = {}
+    seen = [cast(Labelled, tuple(part[:test_images] for part in _half(test, half))) for half in halves]
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", "defense", "phase", "round", "accuracy"])
-        for seed in range(seeds):
-            for text in defense.split(","):
-                orders = torch.Generator().manual_seed(seed)
-                pools = []
-                for half, count in zip(halves, (clients, 1), strict=True):
-                    pixels, labels = _half(training, half)
-                    order = torch.split(torch.randperm(len(labels), generator=orders)[: count * images], images)
-                    pools.append([(pixels[part], labels[part]) for part in order])
-                trained, scratch = Federation.fresh(text, classes, seed), Federation.fresh(text, classes, seed + 1000)
-                phases = (
-                    ("federated", trained, 0, rounds),
-                    ("fine-tuned", trained, 1, tuning),
-                    ("scratch", scratch, 1, tuning),
-                )
-                for phase, federation, half_number, count in phases:
-                    if phase == "fine-tuned":
-                        _new_classifier(trained.victim, seed)
-                    choices, accuracy = torch.Generator().manual_seed(seed), 0.0
-                    for number in federate(federation, pools[half_number], local, count, choices):
-                        accuracy = deployed_accuracy(federation, cast(Labelled, seen[half_number]), draws, seed)
-                        writer.writerow([seed, text, phase, number, f"{accuracy:.4f}"])
-                        file.flush()
-                    last.setdefault((text, phase), []).append(accuracy)
-                    click.echo(f"seed {seed} {text} {phase}: {accuracy:.1%}")
-    first, *others = defense.split(",")
-    for text in others:
-        for phase in ("federated", "fine-tuned", "scratch"):
-            pairs = zip(last[text, phase], last[first, phase], strict=True)
-            found = student_interval([one - other for one, other in pairs])
-            click.echo(f"{text} less {first}, {phase}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {seeds} seeds")
+        writer.writerows([_COLUMNS, *rows])
+        file.flush()
+        for seed, text in product(range(seeds), defenses):
+            if any(row[:2] == [str(seed), text] for row in rows):
+                continue
+            for phase, number, accuracy in _run(setting, text, seed, training, seen):
+                rows.append([str(seed), text, phase, str(number), f"{accuracy:.4f}"])
+                writer.writerow(rows[-1])
+                file.flush()
+                click.echo(f"seed {seed} {text} {phase} {number}: {accuracy:.1%}")
+    _summary(rows, setting, defenses, seeds)
 
 
 if __name__ == "__main__":

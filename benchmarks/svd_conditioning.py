@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from privbench.core import UserError
+from benchmarks.printed import rows_there
 from privbench.data import open_images
 from privbench.defenses.nog import nearest_orthogonal, optimal_learning_rate
 from privbench.models.svd_cnn import SvdCnn
@@ -118,17 +118,6 @@ def train(
     return float((predicted == test[1]).double().mean()), conditions, network
 
 
-def _done(output: Path, header: Sequence[str]) -> list[list[str]]:
-    """The rows that a file has; a file of another shape is refused."""
-    if not output.exists():
-        return []
-    with output.open(encoding="utf-8", newline="") as file:
-        there, *rows = list(csv.reader(file))
-    if there != list(header):
-        raise UserError(f"{output} has other columns; name another file, or give the --epochs that it was made with")
-    return rows
-
-
 def _summary(rows: Sequence[Sequence[str]]) -> None:
     """Prints what the seeds say together: accuracy, and the condition number in the last epoch."""
     for meta in _METAS:
@@ -151,7 +140,7 @@ def main(data: str, images: int, test_images: int, epochs: int, seeds: int, keep
     """Train every network in every way with every seed, and write a row for each as it is done."""
     names = ("network", "way", "seed", "images", "accuracy", "seconds")
     header = [*names, *(f"condition_{number + 1}" for number in range(epochs))]
-    rows = _done(output, header)
+    rows = rows_there(output, header)
     sets = [open_images(data, split).as_tensors(32, most) for split, most in (("train", images), ("test", test_images))]
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
