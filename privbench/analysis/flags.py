@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from privbench.core.flags import ENSEMBLE_FLAGS, LOWER_BOUND, NOT_EXPLAINED
+from privbench.core.flags import EMPTY_MASK, ENSEMBLE_FLAGS, LOWER_BOUND, NOT_EXPLAINED
 
 __all__ = ["FLAG_MEANINGS", "is_lower_bound", "marked"]
 
@@ -14,6 +14,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "classifier-drawn": "the victim's trained weights have no classifier, and this one was drawn at random",
     "labels-recovered": "the attack was not told the labels and read them off the update",
     "solver-diverged": "the optimiser did not converge on some image",
+    EMPTY_MASK: "some client's mask covered no patch, and its score says nothing of masking; raise mask_ratio or shrink blocks",
     "mask-inferred": "the client did not tell which patches it masked; the attack inferred them",
     "order-inferred": "the client did not tell the order of patches; the attack inferred it",
     "order-not-inferred": "patches stand in the client's order, which was not inferred; PSNR-patch does not depend on it",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["ENSEMBLE_FLAGS", "EXPLAINED_LIMIT", "LOWER_BOUND", "NOT_EXPLAINED"]
+__all__ = ["EMPTY_MASK", "ENSEMBLE_FLAGS", "EXPLAINED_LIMIT", "LOWER_BOUND", "NOT_EXPLAINED"]
 
 EXPLAINED_LIMIT = 0.4
 """Below this explained share a row is flagged; docs/guide/scores.md has what it was calibrated on."""
@@ -12,6 +12,9 @@ NOT_EXPLAINED = "update-not-explained"
 
 LOWER_BOUND = "input-not-undone"
 """Flag of a row whose adversary could not get from what the client fed its model to the private image."""
+
+EMPTY_MASK = "mask-empty"
+"""Flag of a row in which some client's mask covered no patch, so that its score says nothing of masking."""
 
 ENSEMBLE_FLAGS: Mapping[str, str] = {
     "only-unaware-attackers": "no attacker who knows of the defense was run; --adversary aware runs them",

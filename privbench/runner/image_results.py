@@ -9,7 +9,7 @@ from torch import Tensor
 
 from privbench.adversary import simulate
 from privbench.core import Failure, ImageResult, Observation, Reconstruction, Secret
-from privbench.core.flags import LOWER_BOUND
+from privbench.core.flags import EMPTY_MASK, LOWER_BOUND
 from privbench.replay import energy_shares, explained_alone
 from privbench.runner.context import CaseContext
 from privbench.runner.explained import with_explained_share
@@ -105,9 +105,12 @@ class ResultScorer:
         scored = score_batch(images, truth, self._suite)
         sources = [scores.source for scores in scored]
         alone = self._alone(observation, secret, images[sources].clamp(0, 1))
+        chosen = self._context.defense.scored_choices(secret.choices)
+        nothing_masked = chosen.mask is not None and not chosen.mask.any()
+        flags = (*reconstruction.flags, EMPTY_MASK) if nothing_masked else tuple(reconstruction.flags)
         found = score_choices(
             reconstruction.inferred,
-            self._context.defense.scored_choices(secret.choices),
+            chosen,
             images,
             truth,
             self._context.victim.patch_size,
@@ -131,7 +134,7 @@ class ResultScorer:
                 steps=reconstruction.steps,
                 seconds=seconds / self._size,
                 reconstruction=self._picture(batch, position),
-                flags=tuple(reconstruction.flags),
+                flags=flags,
             )
             for position, (scores, choices) in enumerate(zip(scored, found, strict=True))
         )

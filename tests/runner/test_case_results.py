@@ -251,3 +251,16 @@ def test_a_finished_case_can_be_shown_again(
     (tmp_path / case.folder / "reconstructions" / "astronaut.png").unlink()
     with pytest.raises(UserError, match=r"astronaut\.png.*--force"):
         shown_case(record, folder=tmp_path / case.folder, device=CPU)
+
+
+def test_images_whose_mask_is_empty_say_so_and_no_others(
+    small_case: Callable[..., Case], compute: Callable[..., Record]
+) -> None:
+    published = "mjp:mask_ratio=0.03,smallest_block=8,largest_block=75"
+    case = small_case(defense=published, limit=8)
+    empty = [not bool(secret.choices["mjp.mask"].any()) for secret in secrets(case)]
+    assert 0 < sum(empty) < 8  # 58 % of draws
+    record = compute(case)
+    assert ["mask-empty" in image.flags for image in record.images] == empty
+    assert "mask-empty" in record.flags
+    assert "mask-empty" not in compute(small_case(defense="mjp:mask_ratio=0.1", limit=8)).flags
