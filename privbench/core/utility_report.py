@@ -64,7 +64,8 @@ class UtilityReport(Stored):
     calibration_interval: Interval | None = None
     """The same with a 95 % bootstrap interval over the draws; None where nothing is drawn."""
     rms_calibration_error: float | None = None
-    """Root mean squared calibration error in bins of 100 images, as ImageNet-A is scored (Hendrycks et al., CVPR 2021)."""
+    """Root mean squared calibration error in bins of 100 images, as ImageNet-A is scored (Hendrycks et al., CVPR 2021); None of
+    fewer than 200 images."""
     aurra: float | None = None
     """Area under the response rate accuracy curve, likewise."""
     aupr: float | None = None

@@ -22,7 +22,12 @@ from privbench.models import Victim
 from privbench.scoring import POSITION_FOLDS, bootstrap_interval, pairwise_position_error, position_errors
 from privbench.training.corruptions import SEVERITIES, corrupt
 from privbench.training.evaluate import images_at_once
-from privbench.training.reliability import area_under_response_rate, detection_precision, rms_calibration_error
+from privbench.training.reliability import (
+    LEAST_IMAGES,
+    area_under_response_rate,
+    detection_precision,
+    rms_calibration_error,
+)
 
 __all__ = ["MEASURES", "Measure", "MeasureOptions"]
 
@@ -177,8 +182,8 @@ class Measure:
             "difference_norm": self.share((after - before).norm(dim=1)),
         }, {}
 
-    def calibration(self, draws: list[Tensor]) -> dict[str, Any]:
-        """Expected and RMS calibration error and AURRA, each the mean over draws."""
+    def calibration(self, draws: list[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Expected and RMS calibration error and AURRA, each the mean over draws; and what is missing, with the reason."""
         library = _library("torchmetrics.functional.classification").multiclass_calibration_error
         expected, squared, answered = [], [], []
         for logits in draws:
@@ -188,12 +193,16 @@ class Measure:
             expected.append(float(error))
             squared.append(rms_calibration_error(confidence, right))
             answered.append(area_under_response_rate(confidence, right))
-        return {
+        found = {
             "calibration_error": fmean(expected),
             "calibration_interval": bootstrap_interval(expected, seed=self.options.seed) if len(draws) > 1 else None,
-            "rms_calibration_error": fmean(squared),
             "aurra": fmean(answered),
         }
+        if len(self.labels) < LEAST_IMAGES:
+            return found, {
+                "rms_calibration_error": f"{len(self.labels)} images make no two bins of 100; --limit {LEAST_IMAGES}"
+            }
+        return found | {"rms_calibration_error": fmean(squared)}, {}
 
     def detection_precision(self, known: list[Tensor], unknown: Tensor) -> float:
         """AUPR of images of no class, the mean over draws."""

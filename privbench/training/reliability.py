@@ -9,10 +9,12 @@ from torch import Tensor
 
 from privbench.core import UserError
 
-__all__ = ["area_under_response_rate", "detection_precision", "rms_calibration_error"]
+__all__ = ["LEAST_IMAGES", "area_under_response_rate", "detection_precision", "rms_calibration_error"]
 
 _BIN = 100
 """Images in a bin of the calibration error; the last one takes the rest."""
+LEAST_IMAGES = 2 * _BIN
+"""With fewer there is one bin, in which too sure and too unsure cancel."""
 
 
 def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int = _BIN) -> float:

@@ -63,6 +63,8 @@ def measure_utility(
     try:
         report("accuracy")
         deployed = measure.draws_of_logits()
+        calibration, reasons = measure.calibration(deployed)
+        found, missing = found | calibration, missing | reasons
         report("accuracy under the defense")
         defended = measure.defended()
         if options.unknown is not None:
@@ -97,7 +99,6 @@ def measure_utility(
         defended_accuracy=measure.share(measure.correct(defended)),
         jigsaw=options.jigsaw_text,
         draws=len(deployed),
-        **measure.calibration(deployed),
         epsilon=options.epsilon,
         **found,
         unavailable=missing,

@@ -102,6 +102,20 @@ def test_layers_that_draw_at_inference_are_on_while_a_report_is_measured(photos:
     assert again == on
 
 
+def test_of_too_few_images_for_two_bins_there_is_no_rms_calibration_error(
+    photos: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    images, labels = photos
+    few, enough = (
+        measured("none", images.repeat(n, 1, 1, 1), labels.repeat(n), draws=1, measures=frozenset()) for n in (49, 50)
+    )
+    assert few.rms_calibration_error is None
+    assert few.unavailable["rms_calibration_error"] == "196 images make no two bins of 100; --limit 200"
+    assert enough.rms_calibration_error is not None
+    assert "rms_calibration_error" not in enough.unavailable
+    assert few.calibration_error == pytest.approx(enough.calibration_error)
+
+
 def test_the_mean_corruption_error_is_relative_to_a_reference(photos: tuple[torch.Tensor, torch.Tensor]) -> None:
     utility = measured("none", *photos, draws=1, measures=frozenset())
     half, whole = (

@@ -82,7 +82,7 @@ def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -
     assert [share(utility.pgd_accuracy) for utility in (small, middle, large)] == [1.0, 0.5, 0.0]
     assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
     assert small.calibration_error < 0.02
-    assert {*MEASURES["jigsaw"], *MEASURES["positions"]} == small.unavailable.keys()
+    assert {"rms_calibration_error", *MEASURES["jigsaw"], *MEASURES["positions"]} == small.unavailable.keys()
     wrong = measured(victim, images, 1 - labels, 6 / 255)
     assert wrong.accuracy.mean == 0.0
     assert wrong.calibration_error > 0.98
