@@ -136,13 +136,19 @@ class April:
         return attack_with_breaching("april_analytic", update.victim, update.observation, seed=update.seed)
 
 
-def updates(photos: int) -> list[Update]:
-    """The embedded victim's update for each of the embedded photos, labels known."""
-    case = resolve_cases(RunOptions(defense="none", labels="known", limit=photos))[0]
+def updates(photos: int | None = None, **options: Any) -> list[Update]:
+    """An undefended client's update for each of so many photos, labels known.
+
+    Args:
+        photos: How many; None: all that the options name.
+        **options: As `RunOptions`: another model, weights, data; by default the embedded victim and photos.
+    """
+    chosen = {"defense": "none", "labels": "known", **options, **({} if photos is None else {"limit": photos})}
+    case = resolve_cases(cast(RunOptions, chosen))[0]
     prepared = load_case(case, torch.device("cpu"))
     return [
         Update(prepared.victim, *prepared.observe(number), generator_for(case, "attack", number).initial_seed())
-        for number in range(photos)
+        for number in range(len(case.data.indices))
     ]
 
 
