@@ -2,17 +2,22 @@
 
     python federation.py updates/             # then: privbench audit updates/client-2-round-2.safetensors
     python federation.py private/ --dpsgd     # clients clip and add noise in every step
+    python federation.py updates/ --ray       # the same by Flower's own simulation, in processes of Ray
 
-Every client has one photo and takes three steps of SGD. The client app and its mod are Flower's; a real deployment runs the
-same app under `flwr run`. The loop below stands for the server: it sends weights, and averages what comes back.
+Every client has one photo and takes three steps of SGD. The client app and its mod are Flower's. By default a loop in this
+process stands for the server: it sends weights, and averages what comes back. With `--ray` Flower's server app and FedAvg do.
 """
 
 import argparse
+import os
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
@@ -54,19 +59,24 @@ def client_app(folder: str, defense: str) -> ClientApp:
             training=TRAINING,
         )
         after = {name: value + update.update[f"network.{name}"] for name, value in weights.items()}
-        return Message(RecordDict({"arrays": ArrayRecord(OrderedDict(after))}), reply_to=message)
+        weight = MetricRecord({"num-examples": len(images)})  # by which FedAvg weighs its mean
+        return Message(RecordDict({"arrays": ArrayRecord(OrderedDict(after)), "metrics": weight}), reply_to=message)
 
     return app
 
 
-def federate(folder: str, defense: str = "none") -> dict[str, Tensor]:
-    """Runs all rounds; returns the final weights by name."""
-    # What `flwr run` sets for a server; messages bear it.
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
-    app = client_app(folder, defense)
+def first_weights(defense: str) -> dict[str, Tensor]:
+    """Of the model before the first round, by name."""
     built = build_defense(resolve_defense(defense))
     victim = load_victim(resolve_victim(MODEL, "embedded", built), built, generator=torch.Generator().manual_seed(0))
-    weights = {name: value.detach() for name, value in victim.network.state_dict().items()}
+    return {name: value.detach() for name, value in victim.network.state_dict().items()}
+
+
+def federate(folder: str, defense: str = "none") -> dict[str, Tensor]:
+    """Runs all rounds in this process; returns the final weights by name."""
+    # What `flwr run` sets for a server; messages bear it.
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
+    app, weights = client_app(folder, defense), first_weights(defense)
     for number in range(1, ROUNDS + 1):
         replies = []
         for client in range(CLIENTS):
@@ -83,9 +93,34 @@ def federate(folder: str, defense: str = "none") -> dict[str, Tensor]:
     return weights
 
 
+def simulate(folder: str, defense: str = "none") -> dict[str, Tensor]:
+    """The same by Flower's simulation: server app, FedAvg, and clients in processes of Ray."""
+    from flwr.simulation import run_simulation
+
+    # Ray starts its workers at niceness 15: beside other work on the machine's cores they would get next to no time.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    server, final = ServerApp(), dict[str, Tensor]()
+
+    @server.main()  # type: ignore[untyped-decorator]
+    def main(grid: Grid, _context: Context) -> None:
+        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
+        arrays = ArrayRecord(OrderedDict(first_weights(defense)))
+        final.update(strategy.start(grid=grid, initial_arrays=arrays, num_rounds=ROUNDS).arrays.to_torch_state_dict())
+
+    run_simulation(
+        server_app=server,
+        client_app=client_app(str(Path(folder).resolve()), defense),
+        num_supernodes=CLIENTS,
+        backend_config={"client_resources": {"num_cpus": 1}},
+    )
+    return final
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--dpsgd", action="store_true")
+    parser.add_argument("--dpsgd", action="store_true", help="clients clip and add noise in every step")
+    parser.add_argument("--ray", action="store_true", help="Flower's own simulation; needs privbench[ray]")
     given = parser.parse_args()
-    federate(given.folder, "dpsgd:noise_multiplier=0.1,max_grad_norm=1.0" if given.dpsgd else "none")
+    run = simulate if given.ray else federate
+    run(given.folder, "dpsgd:noise_multiplier=0.1,max_grad_norm=1.0" if given.dpsgd else "none")

@@ -29,7 +29,8 @@ class AttackFinding:
 
     Attributes:
         name: Of the attack.
-        outcome: `ran`, `does not apply`, `failed`, or `not needed` because a cheaper one found the images.
+        outcome: `ran`, `does not apply`, `failed`, `not needed` because a cheaper one found the images, or `left out` because
+            the time was up.
         reason: Why, where it did not run.
         explained: Share of the update that its images explain, at most 1; None where it did not run.
         others_explained: The same of other photos with these labels, the highest.
@@ -47,7 +48,7 @@ class AttackFinding:
     """
 
     name: str
-    outcome: Literal["ran", "does not apply", "failed", "not needed"]
+    outcome: Literal["ran", "does not apply", "failed", "not needed", "left out"]
     reason: str = ""
     explained: float | None = None
     others_explained: float = 0.0
@@ -137,6 +138,8 @@ class AuditResult:
                 yield said if one.self_test is None else f"{said}; self-test {one.self_test:.1f} dB"
             elif one.outcome == "failed":
                 yield f"{one.name}: failed, {one.reason}"
+            elif one.outcome == "left out":
+                yield f"{one.name}: left out, {one.reason}; the same command without a time limit continues"
         for outcome in ("not needed", "does not apply"):
             names = ", ".join(one.name for one in self.findings if one.outcome == outcome)
             if names:

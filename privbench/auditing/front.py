@@ -1,5 +1,6 @@
 """`privbench.audit`: from what a user has in hand to a report."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,7 @@ def audit(
     attacks: str | Sequence[str] | None = None,
     preset: str = "quick",
     self_test: bool | None = None,
+    minutes: float | None = None,
     output: Path | str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -100,6 +102,8 @@ def audit(
             suite's own choice.
         preset: Of the attacks: `quick`, `standard`, ...
         self_test: Whether every attack is also run on an update made of a known photo; None: where there is an update.
+        minutes: Time limit of the attacks: then the report says what is finished and what was left out, and where there is an
+            `output` a repeated audit continues; None: no limit.
         output: Folder for report and pictures; a repeated audit continues there.
         device: `auto`, `cpu` or `cuda:INDEX`.
         seed: Of random choices.
@@ -160,6 +164,7 @@ def audit(
         step=step or (lambda *_: None),
         progress=progress or Progress(),
         folder=None if output is None else Path(output),
+        deadline=None if minutes is None else time.perf_counter() + 60 * minutes,
     )
     tell(f"audit of {auditor.described()}")
     for note in source.notes:

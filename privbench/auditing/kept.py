@@ -19,7 +19,7 @@ from privbench.computing.interrupt import Interruption
 from privbench.core import Attack, Observation, Progress, Reconstruction
 from privbench.store.files import atomic_write
 
-__all__ = ["AuditProgress", "KeptAttacks", "Step"]
+__all__ = ["AuditProgress", "KeptAttacks", "OutOfTimeError", "Step"]
 
 Step = Callable[[str, int, int, float], None]
 """Told now and then: what is at work, its step, of how many, and the seconds that are left."""
@@ -28,9 +28,13 @@ _INTERVAL = 20.0
 """Seconds between states that are kept."""
 
 
+class OutOfTimeError(Exception):
+    """The time given to an audit was up while an attack was at work, whose state is kept."""
+
+
 @dataclass(frozen=True)
 class KeptAttacks:
-    """The attacks on one update, by what decides their result.
+    """The attacks on one update, by what decides their result. A role is what an attack is run for, and to what end.
 
     Attributes:
         folder: Of the audit; None: nothing is kept.
@@ -52,16 +56,16 @@ class KeptAttacks:
             digest.update(value.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return self.folder / ".work" / f"{name}-{digest.hexdigest()[:12]}.safetensors"
 
-    def keep(self, name: str, attack: Attack, finding: AttackFinding, found: Reconstruction) -> None:
+    def keep(self, name: str, attack: Attack, role: str, finding: AttackFinding, found: Reconstruction) -> None:
         """Keeps a finished attack."""
-        path = self.file(name, attack)
+        path = self.file(name, attack, role)
         if path is None:
             return
         atomic_write(path, save({"images": found.images.cpu().contiguous()}, {"finding": json.dumps(asdict(finding))}))
 
-    def kept(self, name: str, attack: Attack) -> tuple[AttackFinding, Reconstruction] | None:
+    def kept(self, name: str, attack: Attack, role: str) -> tuple[AttackFinding, Reconstruction] | None:
         """A finished attack; None where there is none, or none that can be read."""
-        path = self.file(name, attack)
+        path = self.file(name, attack, role)
         if path is None or not path.is_file():
             return None
         try:
@@ -76,7 +80,7 @@ class KeptAttacks:
 
 
 class AuditProgress(Progress):
-    """Progress of one attack of an audit: steps are told, states are kept, and an interruption stops it at the next state.
+    """Progress of one attack of an audit: steps are told, states are kept, and it stops at the next state where it has to.
 
     Args:
         label: What is at work.
@@ -84,11 +88,21 @@ class AuditProgress(Progress):
         interruption: Whether to stop.
         step: Told where it stands.
         inner: Of the caller, told the same.
+        deadline: When the time is up, by `time.perf_counter`; None: never.
     """
 
-    def __init__(self, label: str, path: Path | None, interruption: Interruption, step: Step, inner: Progress) -> None:
+    def __init__(
+        self,
+        label: str,
+        path: Path | None,
+        interruption: Interruption,
+        step: Step,
+        inner: Progress,
+        deadline: float | None = None,
+    ) -> None:
         self._label, self._path, self._interruption = label, path, interruption
-        self._step, self._inner = step, inner
+        self._step, self._inner, self._deadline = step, inner, deadline
+        self._at = ""
         self._began = self._saved = time.perf_counter()
         self._first: int | None = None
         self._state = _state_at(path)
@@ -100,6 +114,7 @@ class AuditProgress(Progress):
             self._began, self._first = time.perf_counter(), step
         done = step - self._first
         left = (time.perf_counter() - self._began) / done * (total - step) if done else float("nan")
+        self._at = f"step {step} of {total}"
         self._step(self._label, step, total, left)
         self._inner.report(step, total, phase, *losses)
 
@@ -108,16 +123,23 @@ class AuditProgress(Progress):
         self._inner.picture(step, *images)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keeps a state where one is due or a stop was requested, and stops in that case."""
+        """Keeps a state where one is due, a stop was requested or the time is up, and stops in these cases.
+
+        Raises:
+            OutOfTimeError: The time is up.
+        """
         self._interruption.raise_if_at_once()
         self._interruption.saves(self)
-        requested = self._interruption.requested is not None
-        if self._path is not None and (requested or time.perf_counter() - self._saved >= _INTERVAL):
+        late = self._deadline is not None and time.perf_counter() >= self._deadline
+        stops = late or self._interruption.requested is not None
+        if self._path is not None and (stops or time.perf_counter() - self._saved >= _INTERVAL):
             buffer = BytesIO()
             torch.save(dict(state), buffer)
             atomic_write(self._path, buffer.getvalue())
             self._saved = time.perf_counter()
         self._interruption.raise_if_requested()
+        if late:
+            raise OutOfTimeError(self._at)
 
     def restore(self) -> Mapping[str, Any] | None:
         """The state that an earlier audit kept last; None where there is none."""

@@ -7,7 +7,10 @@ from typing import cast
 
 import torch
 
+from privbench.adjoint import has_free_adjoint
 from privbench.adversary import simulate
+from privbench.attacks.adjoint_matching import AdjointMatching
+from privbench.attacks.adjoint_settings import settings_for
 from privbench.auditing.evidence import labels_of
 from privbench.core import ATTACKS, Attack, Observation, UserError, parse_spec
 from privbench.models import Victim
@@ -74,7 +77,7 @@ def planned(observation: Observation, victim: Victim, attacks: Sequence[Attack])
         if reason:
             plan.append(PlannedAttack(name, None, 0.0, reason))
         else:
-            plan.append(PlannedAttack(name, attack, seconds * _passes(name, attack, observation)))
+            plan.append(PlannedAttack(name, attack, seconds * _passes(name, attack, victim, observation)))
     return plan
 
 
@@ -96,12 +99,22 @@ def _better(plan: Sequence[PlannedAttack]) -> str:
     return f"{matching[0]} does the same, and better" if matching else ""
 
 
-def _passes(name: str, attack: Attack, observation: Observation) -> float:
+def _passes(name: str, attack: Attack, victim: Victim, observation: Observation) -> float:
     if name in CLOSED:
         return CLOSED[name]
+    if isinstance(attack, AdjointMatching):
+        return _passes_of_adjoint(attack, victim, observation)
     steps = int(attack.parameters().get("steps", 1000)) * int(attack.parameters().get("trials", 1))
     local = observation.training.steps + 1 if name == "local-steps" and observation.training is not None else 1
     return _PASSES_A_STEP * steps * local * observation.batch_size
+
+
+def _passes_of_adjoint(attack: AdjointMatching, model: Victim, observation: Observation) -> float:
+    """Its passes are of the first block alone where the adjoint is a variable."""
+    free = attack.adjoint == "free" and has_free_adjoint(model, observation)
+    steps = attack.steps or settings_for(model.image_size, free=free).steps
+    share = 1 / max(len(list(getattr(model.network, "blocks", ()))), 1) if free else 1.0
+    return _PASSES_A_STEP * steps * attack.trials * share * observation.batch_size
 
 
 def _seconds_of_a_pass(victim: Victim, observation: Observation) -> float:

@@ -6,6 +6,7 @@ from privbench.auditing.findings import AttackFinding, Verdict
 
 __all__ = ["best_of", "judged"]
 
+_NOTHING: Verdict = "nothing found by these attacks"
 _RANK = {"found": 2, "partly": 1, "nothing": 0}
 
 
@@ -28,17 +29,25 @@ def judged(findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str
         findings: One for each attack.
         update: How much of the model it is of, in words.
     """
-    best = best_of(findings)
+    best, late = best_of(findings), ", ".join(one.name for one in findings if one.outcome == "left out")
+    if best is None and late:
+        verdict, said = _NOTHING, "No attack came to its end in the time given."
+    else:
+        verdict, said = _judged(best, findings, update)
+    return verdict, f"{said} Left out for time: {late}." if late and verdict != "found" else said
+
+
+def _judged(best: AttackFinding | None, findings: Sequence[AttackFinding], update: str) -> tuple[Verdict, str]:
     if best is None:
         return "no attack applies", f"No attack of this suite applies to this update ({update}); the plan says what each needs."
     if best.misled or best.grade == "nothing":
-        return "nothing found by these attacks", f"{_nothing(best)} {_grounds(findings)}".rstrip()
+        return _NOTHING, f"{_nothing(best)} {_grounds(findings)}".rstrip()
     said = (
         f"{best.name} found images that explain {100 * (best.explained or 0.0):.1f} % of this update (other photos "
         f"{100 * best.others_explained:.1f} %), with a cosine similarity of {best.cosine:.2f} ({best.others_cosine:.2f})."
     )
     if best.unproven:
-        return "partly" if best.grade == "found" else "nothing found by these attacks", (
+        return "partly" if best.grade == "found" else _NOTHING, (
             f"{said} They were fitted to it, which also succeeds with images that are not the client's: look at them, and run "
             "the self-test."
         )

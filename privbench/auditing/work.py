@@ -11,7 +11,7 @@ from torch import Tensor
 from privbench.adversary import simulate
 from privbench.auditing.evidence import Evidence, evidence_of, labels_of
 from privbench.auditing.findings import AttackFinding, Pixels, WhatIf, pixels_of
-from privbench.auditing.kept import AuditProgress, KeptAttacks, Step
+from privbench.auditing.kept import AuditProgress, KeptAttacks, OutOfTimeError, Step
 from privbench.auditing.known import KnownPhotos
 from privbench.auditing.plan import CLOSED, PlannedAttack
 from privbench.auditing.report import AuditReport
@@ -24,6 +24,7 @@ from privbench.scoring import psnr
 
 __all__ = ["Auditor"]
 
+_TIME_UP = "the time was up"
 _NUMERICAL = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
@@ -43,6 +44,7 @@ class Auditor:
         step: Told where an attack stands.
         progress: Where attacks report to.
         folder: Where finished attacks are kept, so that a repeated audit continues; None for nowhere.
+        deadline: When to stop and report what is finished, by `time.perf_counter`; None: never.
     """
 
     observation: Observation
@@ -56,6 +58,7 @@ class Auditor:
     step: Step = lambda *_: None
     progress: Progress = field(default_factory=Progress)
     folder: Path | None = None
+    deadline: float | None = None
 
     def run(self, plan: Sequence[PlannedAttack], notes: Sequence[str] = ()) -> AuditReport:
         """Runs a plan; an interruption is said, and what was done is kept.
@@ -133,13 +136,35 @@ class Auditor:
         for earlier in before:
             if earlier.grade == "found" and not (earlier.misled or earlier.unproven):
                 return AttackFinding(entry.name, "not needed", f"{earlier.name} found the images"), None
-        return self._attacked(entry.name, entry.attack, interruption)
+        try:
+            return self._attacked(entry.name, entry.attack, interruption)
+        except OutOfTimeError as stop:
+            return AttackFinding(entry.name, "left out", f"{_TIME_UP} at {stop}" if str(stop) else _TIME_UP), None
+
+    @property
+    def _late(self) -> bool:
+        return self.deadline is not None and time.perf_counter() >= self.deadline
 
     def _attacked(self, name: str, attack: Attack, interruption: Interruption) -> tuple[AttackFinding, Reconstruction | None]:
-        kept = self._kept.kept(name, attack)
+        kept = self._kept.kept(name, attack, "tested") if self.self_test else None
         if kept is not None:
             self.say(f"{name}: kept from before")
             return kept
+        untested = self._kept.kept(name, attack, "untested")
+        if untested is not None:
+            self.say(f"{name}: kept from before{', without its self-test' if self.self_test else ''}")
+        finding, found = untested or self._ran(name, attack, interruption)
+        if found is None or not self.self_test:
+            return finding, found
+        try:
+            finding = self._tested(finding, attack, found.labels, interruption)
+        except OutOfTimeError:
+            self.say(f"{name}: {_TIME_UP} before its self-test was finished")
+            return finding, found
+        self._kept.keep(name, attack, "tested", finding, found)
+        return finding, found
+
+    def _ran(self, name: str, attack: Attack, interruption: Interruption) -> tuple[AttackFinding, Reconstruction | None]:
         begun = time.perf_counter()
         try:
             found, evidence = self._explained(name, attack, self.observation, "", interruption)
@@ -160,17 +185,19 @@ class Auditor:
             pictures=tuple(f"{name}-{number}.png" for number in range(len(found.images))),
         )
         self.say(f"{name}: {evidence.in_words()}, {finding.seconds:.1f} s")
-        if self.self_test:
-            finding = self._tested(finding, attack, found.labels, interruption)
-        self._kept.keep(name, attack, finding, found)
+        self._kept.keep(name, attack, "untested", finding, found)
         return finding, found
 
     def _explained(
         self, name: str, attack: Attack, observation: Observation, role: str, interruption: Interruption
     ) -> tuple[Reconstruction, Evidence]:
+        if self._late:
+            raise OutOfTimeError
         path = self._kept.file(name, attack, role)
         state = None if path is None else path.with_suffix(".state")
-        progress = AuditProgress(f"{name}, {role}" if role else name, state, interruption, self.step, self.progress)
+        progress = AuditProgress(
+            f"{name}, {role}" if role else name, state, interruption, self.step, self.progress, self.deadline
+        )
         with interruption.attack(progress):
             found: Reconstruction = attack(observation, generator=torch.Generator().manual_seed(self.seed), progress=progress)
         labels, evidence = evidence_of(observation, simulate(observation), found, self._client.controls(observation.batch_size))
@@ -185,7 +212,7 @@ class Auditor:
 
     @property
     def _kept(self) -> KeptAttacks:
-        return KeptAttacks(self.folder, self.observation, f"{self.seed} {self.self_test} {self.described()}")
+        return KeptAttacks(self.folder, self.observation, f"{self.seed} {self.described()}")
 
     def _tested(
         self, finding: AttackFinding, attack: Attack, labels: Tensor | None, interruption: Interruption
@@ -213,6 +240,9 @@ class Auditor:
                 found, evidence = self._explained(attack.name, attack, observation, f"under {text}", interruption)
             except (UserError, *_NUMERICAL) as error:
                 results.append(WhatIf(text, None, None, str(error)[:200]))
+                continue
+            except OutOfTimeError:
+                results.append(WhatIf(text, None, None, f"left out, {_TIME_UP}"))
                 continue
             results.append(WhatIf(text, float(_best_pairs(found.images, images).max()), evidence.images.explained))
             self.say(f"what if {text}: {results[-1].psnr:.1f} dB")

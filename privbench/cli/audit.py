@@ -72,6 +72,7 @@ def _labels(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "--self-test/--no-self-test", default=None, help="Also attack an update of a known photo (on), or alone, without UPDATE."
 )
+@click.option("--minutes", type=Number(min=0), help="Time limit; the same command continues.  [default: none]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for page, JSON and pictures.  [default: audit]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or cuda:INDEX.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random choices.")

@@ -149,6 +149,58 @@ def test_an_interrupted_attack_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".work/*.state"))
 
 
+def test_an_audit_interrupted_in_the_self_test_does_not_run_the_attack_again(tmp_path: Path) -> None:
+    def audit(step: Callable[[str, int, int, float], None], *, self_test: bool = True) -> AuditReport:
+        attacks = "adjoint-matching:steps=20"
+        return privbench.audit(MODEL, _gradient(), attacks=attacks, self_test=self_test, output=tmp_path, step=step)
+
+    def interrupt(label: str, step: int, total: int, left: float) -> None:
+        if "self-test" in label:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(interrupt)
+    labels: list[str] = []
+    continued = audit(lambda *at: labels.append(at[0]))
+    assert set(labels) == {"adjoint-matching, self-test"}
+    assert continued.findings[0].self_test is not None
+    labels.clear()
+    assert audit(lambda *at: labels.append(at[0]), self_test=False).findings[0].self_test is None
+    assert not labels
+
+
+def test_a_time_limit_leaves_out_what_does_not_fit_and_a_repeated_audit_continues(tmp_path: Path) -> None:
+    attacks = "closed-form,adjoint-matching:steps=60,inverting-gradients"
+    steps: list[int] = []
+
+    def audit(minutes: float | None) -> AuditReport:
+        return privbench.audit(
+            MODEL,
+            _gradient(4),
+            attacks=attacks,
+            self_test=False,
+            minutes=minutes,
+            output=tmp_path,
+            step=lambda *at: steps.append(at[1]),
+        )
+
+    none = audit(0)
+    assert none.verdict == "nothing found by these attacks"
+    assert none.sentence == "No attack came to its end in the time given. Left out for time: closed-form, adjoint-matching."
+    assert [one.outcome for one in none.findings] == ["left out", "left out", "does not apply"]
+    lines = list(none.lines())
+    assert "closed-form: left out, the time was up; the same command without a time limit continues" in lines
+
+    closed = privbench.audit(MODEL, _gradient(4), attacks="closed-form", self_test=False, output=tmp_path)
+    assert closed.findings[0].outcome == "ran"
+    short = audit(1e-3)
+    assert [one.outcome for one in short.findings] == ["ran", "left out", "does not apply"]
+    whole = audit(None)
+    assert whole.findings[1].outcome == "ran"
+    assert "Left out" not in whole.sentence
+    assert whole.findings[0] == closed.findings[0]
+
+
 def test_a_defense_is_tried_on_a_known_photo_and_photos_are_matched(tmp_path: Path) -> None:
     report = privbench.audit(
         MODEL, _gradient(), attacks=["closed-form"], self_test=False, what_if=["quantization", "mjp"], photos="photos"
