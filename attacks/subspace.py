@@ -17,6 +17,7 @@ from torch import Tensor
 
 from privbench.adversary import Simulation, simulate, with_pixels_in_place
 from privbench.closed_form.activations import Activations
+from privbench.closed_form.combinations import Combinations
 from privbench.closed_form.embedding import PatchEmbedding, require_tokens, token_gradients
 from privbench.closed_form.first_block import FirstBlock
 from privbench.closed_form.masked_search import MaskedSearch
@@ -75,20 +76,29 @@ class Subspace(Attack):
             return
         require_tokens(observation, model, self.name)
         first, embedding = FirstBlock.of(model), PatchEmbedding.of(model)
-        observation.require_parameters(first.sent_names, self.name)
+        if _has_combinations_alone(observation, embedding, first):
+            missing = Combinations.missing(observation, embedding, first)
+            if missing:
+                raise UserError(f"attack subspace needs {missing}; choose --attack inverting-gradients")
+            return
+        observation.require_parameters((first.span_name,), self.name)
         pixels, tokens = embedding.weight.shape[1], embedding.token_count
         equations = first.equations(tokens)
         if equations < pixels + 1:
-            what = "width" if first.adapter is None else "rank of LoRA"
             raise UserError(
-                f"attack subspace needs as many equations as a patch has unknowns, given {equations} ({what} "
+                f"attack subspace needs as many equations as a patch has unknowns, given {equations} (width "
                 f"{equations + tokens} less {tokens} tokens) for {pixels + 1} in {observation.model.name}; choose --attack "
-                f"{'closed-form' if first.adapter is None else 'inverting-gradients'}"
+                "closed-form"
             )
 
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """Solves with all gradients up to the first block, or by the row space alone where the update is partial (`solved`)."""
-        model = simulate(observation).model
+        simulation = simulate(observation)
+        model = simulation.model
+        if model.parts().position is not None:
+            embedding, block = PatchEmbedding.of(model), FirstBlock.of(model)
+            if _has_combinations_alone(observation, embedding, block):
+                return _combined(simulation, embedding, block, observation.gradients[block.down_name])
         first = [name for name, _ in model.named_parameters() if ".blocks." not in name and ".head." not in name]
         first += [name for name, _ in model.named_parameters() if ".blocks.0." in name]
         if model.parts().position is None or all(name in observation.update for name in first if ".norm." not in name):
@@ -186,6 +196,22 @@ class Subspace(Attack):
         return Reconstruction(
             images, losses=losses, flags=(*view.flags(view.inferred), *flags, *undone), inferred=view.inferred
         )
+
+
+def _has_combinations_alone(observation: Observation, embedding: PatchEmbedding, block: FirstBlock) -> bool:
+    """Whether what is sent of adapters does not span the tokens, so that combinations of them are all that there is."""
+    enough = block.equations(embedding.token_count) > embedding.weight.shape[1]
+    return block.adapter is not None and not (enough and block.span_name in observation.gradients)
+
+
+def _combined(simulation: Simulation, embedding: PatchEmbedding, block: FirstBlock, rows: Tensor) -> Reconstruction:
+    """The most likely image by the combinations of its tokens that the adapter of the first block shows."""
+    view = simulation.view
+    found = Combinations.of(embedding, block, rows)
+    patches = found.patches(embedding.patch_size, whole=view.movable is None)
+    images, undone = simulation.undone(embedding.images(patches))
+    losses = {"combinations": float(len(found.sums)), "residual": float(found.errors.min())}
+    return Reconstruction(images, losses=losses, flags=(*view.flags(view.inferred), "few-combinations", *undone))
 
 
 @dataclass(frozen=True)

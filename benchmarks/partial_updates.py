@@ -1,14 +1,16 @@
-"""Updates that are not whole: which part of a model gives away what, and adapters (LoRA) of several ranks.
+"""Updates that are not whole: which part of a model gives away what, and adapters of several kinds and ranks.
 
     python -m benchmarks.partial_updates --data cifar10/ --images 2 -o benchmarks/partial-updates.csv
 
 One image an update, no defense, labels known. Of each part the cheapest attack that applies. Adapters stand beside all
-query-key-value layers; `trained` ones took five steps on sixteen other images, others are as peft makes them (B is zero).
+query-key-value layers; `trained` ones took five steps on sixteen other images, others are as peft makes them (B is zero). Of
+those with `5 steps` the update is the weight delta of five local steps, of all others one gradient.
 """
 
 import argparse
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,27 +44,65 @@ PARTS: Mapping[str, str] = {
     "all attentions but the first": r"blocks\.[1-9]\d*\.attn",
     "all MLPs": r"mlp",
     "all LayerNorms": r"norm",
+    "all biases (BitFit)": r"bias$",
     "last block and head": r"blocks\.2\.|network\.norm|head",
     "head": r"head",
 }
 """Part to a pattern of its parameters' names."""
 RANKS = (4, 16, 64, 128)
+LOCAL = LocalTraining(steps=5, learning_rate=0.1)
 ORDER = ("closed-form", "subspace", "adjoint-matching", "inverting-gradients")
 _NONE = resolve_defense("none")
 
 
-def victim_of(data: str, model: str, rank: int = 0, trained: bool = False) -> tuple[Victim, ModelSpec]:
-    """The embedded victim, with adapters of a rank where that is not 0."""
+@dataclass(frozen=True)
+class Adapter:
+    """Adapters beside the query-key-value layers.
+
+    Attributes:
+        rank: Of LoRA; 0: none.
+        trained: Whether B is no longer zero.
+        dora: Whether rows have lengths of their own.
+        steps: Whether the update is the delta of local steps.
+        ia3: Factors of the layers' outputs instead (IA3, Liu et al., NeurIPS 2022, arXiv 2205.05638).
+    """
+
+    rank: int = 0
+    trained: bool = False
+    dora: bool = False
+    steps: bool = False
+    ia3: bool = False
+
+    def __str__(self) -> str:
+        name = "IA3" if self.ia3 else f"{'DoRA' if self.dora else 'LoRA'} r={self.rank}"
+        return name + ", trained" * self.trained + ", 5 steps" * self.steps
+
+
+ADAPTERS = (
+    *(Adapter(rank, **how) for rank in RANKS for how in ({}, {"trained": True}, {"steps": True})),
+    Adapter(16, trained=True, dora=True),
+    Adapter(ia3=True),
+)
+
+
+def victim_of(data: str, model: str, adapter: Adapter | None = None) -> tuple[Victim, ModelSpec]:
+    """The embedded victim, with adapters."""
     defense = build_defense(_NONE)
     spec = resolve_victim(model, "embedded", defense)
     victim = load_victim(spec, defense, generator=torch.Generator().manual_seed(0))
-    if not rank:
+    if adapter is None:
         return victim, spec.model
-    with_lora(victim.network, rank, generator=torch.Generator().manual_seed(0))
-    if trained:
+    if adapter.ia3:
+        from peft import IA3Config, inject_adapter_in_model
+
+        inject_adapter_in_model(IA3Config(target_modules=["qkv"], feedforward_modules=[]), victim.network)
+        victim.requires_grad_(True)
+    else:
+        with_lora(victim.network, adapter.rank, dora=adapter.dora, generator=torch.Generator().manual_seed(0))
+    if adapter.trained:
         others = open_images(data, split="test").for_classes(10)
         images, labels = others.load([(100 + number) % len(others) for number in range(16)], victim.image_size)
-        sent, _ = client_update(victim, spec.model, images, labels, "lora_", LocalTraining(steps=5, learning_rate=0.1))
+        sent, _ = client_update(victim, spec.model, images, labels, "lora_", LOCAL)
         victim.load_state_dict({**victim.state_dict(), **{n: victim.get_parameter(n) + v for n, v in sent.update.items()}})
     normalisation = Normalisation(tuple(victim.mean.flatten().tolist()), tuple(victim.std.flatten().tolist()))
     name, weights = register_module(victim.network, image_size=victim.image_size, num_classes=10)
@@ -97,17 +137,17 @@ def client_update(
 
 def rows(data: str, count: int, model: str, only: str) -> Iterator[list[str]]:
     """Part, parameters, attack, PSNR of every image in dB."""
-    cases = [(part, pattern, 0, False) for part, pattern in PARTS.items()]
-    cases += [(f"LoRA r={r}{', trained' if t else ''}", "lora_", r, t) for r in RANKS for t in (False, True)]
+    cases: list[tuple[str, str, Adapter | None]] = [(part, pattern, None) for part, pattern in PARTS.items()]
+    cases += [(str(adapter), "lora_|ia3_", adapter) for adapter in ADAPTERS]
     images = open_images(data, split="test").for_classes(10)
-    for label, pattern, rank, trained in cases:
+    for label, pattern, adapter in cases:
         if not re.search(only, label):
             continue
-        victim, spec = victim_of(data, model, rank, trained)
+        victim, spec = victim_of(data, model, adapter)
         values, used, size = [], "", 0
         for index in range(count):
             pixels, labels = images.load((index,), victim.image_size)
-            observation, _ = client_update(victim, spec, pixels, labels, pattern)
+            observation, _ = client_update(victim, spec, pixels, labels, pattern, LOCAL if adapter and adapter.steps else None)
             size = sum(value.numel() for value in observation.update.values())
             used = next((name for name in ORDER if _applies(name, observation)), "")
             if used:

@@ -64,7 +64,9 @@ def _labels(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--mean", callback=_numbers, help="Of the client's normalisation, one number or three.")
 @click.option("--std", callback=_numbers, help="The same.")
 @click.option("--defense", default="none", show_default=True, help="What the client declares.")
-@click.option("--lora", help="Adapters that were trained: r=RANK[,alpha=NUMBER][,targets=qkv+proj]; --weights hold them.")
+@click.option(
+    "--lora", help="Adapters that were trained: r=RANK[,alpha=NUMBER][,targets=qkv+proj][,dora=true]; --weights hold them."
+)
 @click.option("--photos", type=click.Path(path_type=Path), help="Your own images, to compare with by best match.")
 @click.option("--what-if", default="", help="Defenses to try on a known photo, A,B:KEY=VALUE,...")
 @click.option("--attacks", help="In order, NAME,NAME:KEY=VALUE,...  [default: all that apply, cheapest first]")

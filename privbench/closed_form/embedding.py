@@ -6,7 +6,7 @@ float64 from the gradient as sent.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from privbench.core import Observation, UserError
 from privbench.core.patches import from_patches
 from privbench.models import Victim
+from privbench.models.lora import adds_to_layer
 
 __all__ = ["PatchEmbedding", "require_tokens", "sum_of_shared_row", "token_gradients"]
 
@@ -54,6 +55,9 @@ class PatchEmbedding:
         """
         parts, state = model.parts(), {name: value.detach().double() for name, value in model.named_parameters()}
         weight = state[parts.patch_weight]
+        layer = cast(Any, model.network).patch_embed.proj
+        if adds_to_layer(layer):
+            weight = weight + sum(layer.get_delta_weight(name).detach().double() for name in layer.active_adapters)
         absent = weight.new_zeros(parts.prefix_tokens + model.patch_count, len(weight))
         table = absent if parts.position is None else state[parts.position][0]
         prefix = torch.cat([weight.new_zeros(0, len(weight)), *(state[name][0] for name in parts.prefix_names)])

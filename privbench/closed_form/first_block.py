@@ -62,38 +62,38 @@ class FirstBlock:
         )
 
     @property
-    def sent_names(self) -> tuple[str, ...]:
-        """Parameters whose gradients tell of the tokens: the weight, or both parts of the adapter."""
-        if self.adapter is None:
-            return (self.qkv_name,)
-        layer = self.qkv_name.removesuffix("weight")
-        return tuple(f"{layer}lora_{part}.{self.adapter.adapter}.weight" for part in "AB")
+    def span_name(self) -> str:
+        """The parameter whose gradient's rows span the tokens, or what A makes of them: the weight, or the adapter's B."""
+        return self.qkv_name if self.adapter is None else self._part("B")
+
+    @property
+    def down_name(self) -> str:
+        """The adapter's A, whose gradient's rows are combinations of the tokens."""
+        return self._part("A")
+
+    def _part(self, letter: str) -> str:
+        return f"{self.qkv_name.removesuffix('weight')}lora_{letter}.{cast(LowRank, self.adapter).adapter}.weight"
 
     def equations(self, tokens: int) -> int:
         """How many linear equations each normalised token obeys: what is left of the width, or of an adapter's rank."""
         width, adapter = len(self.scale), self.adapter
-        return (width if adapter is None or self._reaches(tokens) else len(adapter.down)) - tokens
-
-    def _reaches(self, tokens: int) -> bool:
-        """Whether B lets the gradient of A show all tokens."""
-        up = cast(LowRank, self.adapter).up.double()
-        return up.shape[1] > tokens and int(torch.linalg.matrix_rank(up)) >= tokens
+        return (width if adapter is None else len(adapter.down)) - tokens
 
     def token_space(self, observation: Observation, tokens: int) -> RowSpace:
         """What is known of the span of the normalised tokens: its complement, as far as the gradients show it.
 
-        LoRA: with `G = Σ δ xᵀ`, `∂A = s Bᵀ G` and `∂B = s G Aᵀ`. The rows of ∂A lie in the span of the tokens, and are all of
-        it where the rank of B is not below their number. Those of ∂B span what A makes of the tokens: what is orthogonal to
-        them is so, read through A, to every token.
+        LoRA: with `G = Σ δ xᵀ`, `∂B = s G Aᵀ`. Its rows span what A makes of the tokens: what is orthogonal to them is so, read
+        through A, to every token. (`∂A = s Bᵀ G`, whose rows are few and unequal combinations of tokens, tells less exactly:
+        `combinations`.)
 
         Args:
-            observation: With the gradients of `sent_names`.
+            observation: With the gradient of `span_name`.
             tokens: Their number, below the rank of an adapter.
         """
-        first, *second = [observation.gradients[name].double() for name in self.sent_names]
-        if self.adapter is None or self._reaches(tokens):
-            return row_space(first, tokens)
-        below = row_space(second[0], tokens)
+        given = observation.gradients[self.span_name].double()
+        below = row_space(given, tokens)
+        if self.adapter is None:
+            return below
         _, _, right = torch.linalg.svd(below.complement @ self.adapter.down.double(), full_matrices=False)
         return replace(below, complement=right)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from privbench.closed_form.unexplained import Unexplained
 from privbench.closed_form.variation import Variation, colours
 
-__all__ = ["likely_patches", "patches_beside_hidden"]
+__all__ = ["likely_patches", "patches_beside_hidden", "patches_of_sums"]
 
 _SURE = 1e4
 """Inverse variance of a coefficient, in normalised pixels, above which images have no say in it."""
@@ -50,8 +50,27 @@ def patches_beside_hidden(gradients: Tensor, target: Tensor, patch_size: int, *,
     return _most_likely(unexplained, unexplained.hidden_noise(patch_size), patch_size, whole=whole).to(gradients)
 
 
+def patches_of_sums(weights: Tensor, sums: Tensor, noise: Tensor, patch_size: int, *, whole: bool) -> Tensor:
+    """The most likely patches whose sums are known with noise of known covariance.
+
+    Args:
+        weights: `[sums, patches]` float64.
+        sums: `[sums, pixels]` float64.
+        noise: `[pixels, pixels]` of each sum.
+        patch_size: Side of a patch in pixels.
+        whole: As in `likely_patches`.
+
+    Returns:
+        `[patches, pixels]`, normalised.
+    """
+    return _solved(_System.of(weights.cpu(), sums.cpu(), noise.cpu()), patch_size, whole=whole).to(weights)
+
+
 def _most_likely(equations: Unexplained, noise: Tensor, patch_size: int, *, whole: bool) -> Tensor:
-    system = _System.of(equations.matrix, equations.target, noise)
+    return _solved(_System.of(equations.matrix, equations.target, noise), patch_size, whole=whole)
+
+
+def _solved(system: "_System", patch_size: int, *, whole: bool) -> Tensor:
     side = round(len(system.rows) ** 0.5) if whole else None
     variation = Variation.everywhere(side, patch_size)
     weak = torch.zeros_like(system.solved)

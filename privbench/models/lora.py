@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from privbench.core import UserError
 
-__all__ = ["LowRank", "with_lora"]
+__all__ = ["LowRank", "adds_to_layer", "with_lora"]
+
+
+def adds_to_layer(module: Any) -> bool:
+    """Whether a module is a layer that peft wrapped with plain LoRA, which adds to its weight and leaves all else as it is."""
+    plain = not getattr(module, "lora_variant", {}) and not getattr(module, "lora_magnitude_vector", {})
+    return plain and all(isinstance(getattr(module, name, None), nn.ModuleDict) for name in ("lora_A", "lora_B"))
 
 
 def with_lora(
@@ -23,8 +29,9 @@ def with_lora(
     generator: torch.Generator,
     alpha: float | None = None,
     targets: Sequence[str] = ("qkv",),
+    dora: bool = False,
 ) -> nn.Module:
-    """The same network with adapters beside some of its linear layers: `W + alpha / rank * B A`, B zero at first.
+    """The same network with adapters beside some of its layers: `W + alpha / rank * B A`, B zero at first.
 
     Args:
         network: Of timm; changed in place.
@@ -32,6 +39,7 @@ def with_lora(
         generator: Source of A.
         alpha: None: as `rank`.
         targets: Last parts of the names of the layers.
+        dora: Whether rows have lengths of their own too (DoRA).
 
     Raises:
         UserError: peft is not installed, or there are no such layers.
@@ -40,7 +48,8 @@ def with_lora(
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise UserError(f"LoRA needs peft ({error}); install privbench[peft]") from None
-    config = LoraConfig(r=rank, lora_alpha=cast(int, rank if alpha is None else alpha), target_modules=list(targets))
+    scale = cast(int, rank if alpha is None else alpha)
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets), use_dora=dora)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
@@ -61,6 +70,8 @@ class LowRank:
         up: B, `[outputs, rank]`.
         scale: By what their product is multiplied.
         adapter: peft's name of the adapter.
+        magnitude: `[outputs]`, the lengths that the rows of the whole weight have (DoRA, Liu et al., ICML 2024, arXiv
+            2402.09353), times which they are normalised; None of plain LoRA.
     """
 
     base: nn.Linear
@@ -68,6 +79,7 @@ class LowRank:
     up: Tensor
     scale: float
     adapter: str
+    magnitude: Tensor | None = None
 
     @classmethod
     def of(cls, layer: Any) -> "LowRank | None":
@@ -75,13 +87,17 @@ class LowRank:
         base, down, up = (getattr(layer, name, None) for name in ("base_layer", "lora_A", "lora_B"))
         if not isinstance(base, nn.Linear) or not isinstance(down, nn.ModuleDict) or not isinstance(up, nn.ModuleDict):
             return None
-        if len(down) != 1 or any(getattr(layer, "use_dora", {}).values()):
+        if len(down) != 1 or any("Dora" not in type(one).__name__ for one in getattr(layer, "lora_variant", {}).values()):
             return None
         (adapter,) = down
+        lengths = getattr(layer, "lora_magnitude_vector", {})
+        magnitude = lengths[adapter].weight.detach().double() if adapter in lengths else None
         first, second = cast(nn.Linear, down[adapter]), cast(nn.Linear, up[adapter])
-        return cls(base, first.weight.detach(), second.weight.detach(), float(layer.scaling[adapter]), adapter)
+        return cls(base, first.weight.detach(), second.weight.detach(), float(layer.scaling[adapter]), adapter, magnitude)
 
     @property
     def weight(self) -> Tensor:
         """`[outputs, inputs]` of the layer that it makes up, float64."""
-        return self.base.weight.detach().double() + self.scale * self.up.double() @ self.down.double()
+        whole = self.base.weight.detach().double() + self.scale * self.up.double() @ self.down.double()
+        # A row's length is no part of its derivative: peft detaches it, as the paper does.
+        return whole if self.magnitude is None else whole * (self.magnitude / whole.norm(dim=1))[:, None]

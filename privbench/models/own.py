@@ -35,12 +35,14 @@ def register_module(
         Its name, made of class and weights, and the file of its weights.
 
     Raises:
-        UserError: The input size is not known, the module does not take such images, or it does not return logits.
+        UserError: The input size is not known, the module does not take such images, does not return logits, or cannot be
+            differentiated by torch.func.
     """
     config: Any = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
     size = image_size or _size(config, network)
     classes = num_classes or _classes(network, size)
     template = deepcopy(network).cpu()
+    _require_derivatives(template, size)
     content = save({name: _plain(value) for name, value in template.state_dict().items()})
     digest = hashlib.sha256(content).hexdigest()[:12]
     name = f"{type(network).__name__}-{digest}"
@@ -83,10 +85,9 @@ def _size(config: Any, network: nn.Module) -> int:
 
 def _classes(network: nn.Module, size: int) -> int:
     was_training = network.training
-    parameter = next(network.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device))
+            logits = network.eval()(_grey(network, size))
     except Exception as error:  # a user's module raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{type(network).__name__} does not take images of {size}x{size} pixels: {reason}") from None
@@ -95,6 +96,33 @@ def _classes(network: nn.Module, size: int) -> int:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UserError(f"{type(network).__name__} returns no logits; accepted: a classifier that returns [batch, classes]")
     return int(logits.shape[1])
+
+
+def _grey(network: nn.Module, size: int) -> Tensor:
+    parameter = next(network.parameters(), torch.empty(0))
+    return torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
+
+
+def _require_derivatives(network: nn.Module, size: int) -> None:
+    """Attacks take the gradient as a function of the parameters; operations of a user's own may not allow that."""
+    network = deepcopy(network).eval()
+    image, parameters = (
+        _grey(network, size),
+        {name: value for name, value in network.named_parameters() if value.is_floating_point()},
+    )
+
+    def total(values: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = torch.func.functional_call(network, values, (image,))
+        return logits.float().sum()
+
+    try:
+        torch.func.grad(total)(parameters)
+    except Exception as error:  # a user's module raises whatever it likes
+        reason = " ".join(str(error).split())[:140]
+        raise UserError(
+            f"{type(network).__name__} cannot be differentiated by torch.func ({reason}); accepted: modules of torch's own "
+            "operations, or whose autograd.Function has setup_context"
+        ) from None
 
 
 def _built(template: nn.Module, classes: int, wanted: int) -> nn.Module:

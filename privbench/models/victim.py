@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from privbench.core import Normalisation, UserError
+from privbench.models.lora import adds_to_layer
 
 __all__ = ["TransformerParts", "Victim"]
 
@@ -225,6 +226,7 @@ class Victim(nn.Module):
     def patch_size(self) -> int | None:
         """Side of a patch in pixels; None for a model without patches."""
         projection = getattr(getattr(self.network, "patch_embed", None), "proj", None)
+        projection = projection.base_layer if adds_to_layer(projection) else projection
         if not isinstance(projection, nn.Conv2d) or not hasattr(self.network, "cls_token"):
             return None
         size, channels = projection.kernel_size[0], projection.in_channels
@@ -256,12 +258,15 @@ class Victim(nn.Module):
             )
         table = self._learned_table()
         unknown = int(self.has_unknown_position)
+        embedded = "network.patch_embed.proj" + (
+            ".base_layer" if adds_to_layer(cast(Any, self.network).patch_embed.proj) else ""
+        )
         return TransformerParts(
             position=None if table is None else "network.pos_embed",
             prefix_tokens=0 if table is None else table.shape[1] - self.patch_count - unknown,
             prefix_names=() if type(self.network).__name__ in _LATE_CLASS_TOKEN else self._prefix_names(),
-            patch_weight="network.patch_embed.proj.weight",
-            patch_bias="network.patch_embed.proj.bias",
+            patch_weight=f"{embedded}.weight",
+            patch_bias=f"{embedded}.bias",
         )
 
     def _classifier(self) -> nn.Module | None:

@@ -28,6 +28,7 @@ from privbench.label_recovery import has_sign_of_delta
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.models.lora import with_lora
 from privbench.models.own import register_module
+from privbench.updates.adapters import in_names_of_adapters
 from privbench.updates.naming import in_names_of_timm
 from privbench.updates.reading import named_by_order, read_tensors
 
@@ -84,7 +85,7 @@ def observation_of(source: UpdateSource) -> tuple[Observation, Victim]:
     victim, spec = victim_of(source)
     state = {name: value.detach() for name, value in victim.state_dict().items()}
     shapes = {short_name(name): value.shape for name, value in state.items()}
-    update = _update(source, state, shapes)
+    update = _update(source, victim, state, shapes)
     parameters = dict(victim.named_parameters())
     surplus = [name for name in update if name in state and name not in parameters]
     update = {name: value for name, value in update.items() if name not in surplus}
@@ -143,20 +144,22 @@ def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
 def _with_adapters(source: UpdateSource, text: str) -> tuple[nn.Module, Normalisation]:
     """The plain model with adapters as the user describes them, whose values are still to be loaded, and its normalisation."""
     given = dict(parse_spec(f"lora:{text}").parameters)
-    unknown = [key for key in given if key not in {"r", "alpha", "targets"}]
+    unknown = [key for key in given if key not in {"r", "alpha", "targets", "dora"}]
+    dora = str(given.get("dora", "false")).lower()
     try:
         rank = int(given.pop("r", ""))
         alpha = float(given.pop("alpha", rank))
     except ValueError:
         rank, alpha = 0, 0.0
-    if unknown or rank < 1 or source.weights is None:
+    if unknown or rank < 1 or source.weights is None or dora not in {"true", "false"}:
         raise UserError(
             f"cannot take adapters --lora {text[:60]} with weights {source.weights or 'of none'}; accepted: "
-            "r=RANK[,alpha=NUMBER][,targets=qkv+proj], and --weights with the adapters' own (lora_A, lora_B)"
+            "r=RANK[,alpha=NUMBER][,targets=qkv+proj][,dora=true], and --weights with the adapters' own (lora_A, lora_B)"
         )
     plain, _ = victim_of(replace(source, lora=None, weights="random"))
     targets = given.get("targets", "qkv").split("+")
-    network = with_lora(plain.network, rank, alpha=alpha, targets=targets, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    network = with_lora(plain.network, rank, alpha=alpha, targets=targets, dora=dora == "true", generator=generator)
     return network, Normalisation(tuple(plain.mean.flatten().tolist()), tuple(plain.std.flatten().tolist()))
 
 
@@ -164,9 +167,9 @@ def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor]) -> None:
     own = victim.state_dict()
     shapes = {short_name(name): value.shape for name, value in own.items()}
     table = named_by_order(given, shapes) if isinstance(given, list) else given
-    state = canonical_names(in_names_of_timm(table))
+    state = in_names_of_adapters(canonical_names(in_names_of_timm(table)), victim.network, own)
     for name in own:  # weights without adapters: those of the layers below
-        plain = name.replace(".base_layer.", ".")
+        plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
         if name not in state and plain in state:
             state[name] = state[plain]
     missing = [short_name(name) for name in own if name not in state]
@@ -185,13 +188,15 @@ def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor]) -> None:
     victim.load_state_dict({name: state[name].to(value.dtype) for name, value in own.items()})
 
 
-def _update(source: UpdateSource, state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _update(
+    source: UpdateSource, victim: Victim, state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
     given = source.after if source.after is not None else source.update
     if given is None:
         raise UserError("no update is given; accepted: a file of it, or the weights before and after (--before, --after)")
     tensors = read_tensors(given)
     table = named_by_order(tensors, shapes) if isinstance(tensors, list) else tensors
-    update = canonical_names(in_names_of_timm(table))
+    update = in_names_of_adapters(canonical_names(in_names_of_timm(table)), victim.network, state)
     if source.after is None:
         return update
     floating = {name: value for name, value in update.items() if value.is_floating_point() and name in state}

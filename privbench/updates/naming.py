@@ -1,7 +1,6 @@
 """Names of vision transformers: torchvision's `vit_*`, Hugging Face's ViT, DINOv2 and CLIP vision towers, as timm has them.
 
-Adapters of peft have the names that they have in a model. Query, key and value are one matrix in timm; where a library
-keeps three, they are joined. What timm's model has no place for
+Query, key and value are one matrix in timm; where a library keeps three, they are joined. What timm's model has no place for
 (a pooler, a mask token) is left out.
 """
 
@@ -50,8 +49,6 @@ _HUGGING_FACE = (
     (r"^(?:classifier|visual_projection)\.", "head."),
 )
 _LEFT_OUT = re.compile(r"^(pooler\.|embeddings\.mask_token$|.*position_ids$|text_model\.|text_projection\.|logit_scale$)")
-_ADAPTER = re.compile(r"\.lora_(A|B)\.weight$")
-"""As peft saves adapters; in a model their names hold that of the adapter."""
 _PARTS = (("query", "key", "value"), ("q", "k", "v"))
 
 
@@ -64,9 +61,7 @@ def in_names_of_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: Two names become one.
     """
-    plain = {
-        _ADAPTER.sub(r".lora_\1.default.weight", short_name(name)): value for name, value in canonical_names(tensors).items()
-    }
+    plain = {short_name(name): value for name, value in canonical_names(tensors).items()}
     if any(name.startswith(("conv_proj.", "encoder.layers.encoder_layer_", "heads.head.")) for name in plain):
         return _renamed(plain, _TORCHVISION)
     hugging = ("embeddings.", "vit.", "dinov2.", "dinov2_with_registers.", "vision_model.", "encoder.layer.")

@@ -1,15 +1,20 @@
 """LoRA and frozen layers: the span of the tokens shows in an adapter's gradients where its rank exceeds their number."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import privbench
-from benchmarks.partial_updates import client_update, victim_of
+from benchmarks.partial_updates import LOCAL, Adapter, client_update, victim_of
 from privbench.adversary import simulate
+from privbench.closed_form.combinations import Combinations
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.closed_form.first_block import FirstBlock
 from privbench.core import ATTACKS, LocalTraining, Observation, Secret, UserError
+from privbench.core.patches import to_patches
 from privbench.data import open_images
 from privbench.replay import explained_share
 from privbench.scoring import psnr
@@ -17,13 +22,13 @@ from privbench.scoring import psnr
 MODEL = "vit_mini_patch4_32"
 
 
-def _adapters(rank: int, *, trained: bool) -> tuple[Observation, Secret]:
+def _adapters(rank: int, *, trained: bool, dora: bool = False) -> tuple[Observation, Secret]:
     pytest.importorskip("peft", reason="the extra 'peft' is not installed")
-    victim, spec = victim_of("photos", MODEL, rank, trained)
+    victim, spec = victim_of("photos", MODEL, Adapter(rank, trained, dora))
     return client_update(victim, spec, *open_images("photos").load([0], 32), "lora_")
 
 
-@pytest.mark.parametrize(("trained", "least"), [(False, 70), (True, 40)])
+@pytest.mark.parametrize(("trained", "least"), [(False, 70), (True, 70)])
 def test_adapters_of_a_high_rank_give_the_image_away(trained: bool, least: float) -> None:
     observation, secret = _adapters(128, trained=trained)
     assert all("lora_" in name for name in observation.update)
@@ -33,11 +38,48 @@ def test_adapters_of_a_high_rank_give_the_image_away(trained: bool, least: float
     assert float(psnr(found.images, secret.images)) > least
 
 
-@pytest.mark.parametrize("rank", [4, 64])
-def test_adapters_of_a_low_rank_are_left_to_matching(rank: int) -> None:
-    observation, _ = _adapters(rank, trained=True)
-    with pytest.raises(UserError, match=f"rank of LoRA {rank} less 65 tokens"):
+def _mean_colour(images: torch.Tensor) -> float:
+    return float(psnr(images.mean((2, 3), keepdim=True).expand_as(images), images))
+
+
+@pytest.mark.parametrize(("rank", "gain"), [(4, 1.0), (16, 3.0), (64, 15.0)])
+def test_trained_adapters_of_a_low_rank_show_as_many_sums_of_patches(rank: int, gain: float) -> None:
+    observation, secret = _adapters(rank, trained=True)
+    model = simulate(observation).model
+    embedding, block = PatchEmbedding.of(model), FirstBlock.of(model)
+    found = Combinations.of(embedding, block, observation.gradients[block.down_name])
+    true = to_patches((secret.images.double() - embedding.mean) / embedding.std, embedding.patch_size)[0].flatten(1)
+    assert found.weights.shape == (rank, 64)
+    exact = found.errors < 1e-5
+    assert exact.any()
+    assert (found.weights @ true - found.sums)[exact].abs().max() < 1e-3
+    result = ATTACKS.get("subspace")()(observation, generator=torch.Generator().manual_seed(0))
+    assert "few-combinations" in result.flags
+    assert float(psnr(result.images, secret.images)) > _mean_colour(secret.images) + gain
+
+
+def test_fresh_adapters_of_a_low_rank_are_left_to_matching_until_the_client_takes_a_second_step() -> None:
+    observation, secret = _adapters(16, trained=False)
+    with pytest.raises(UserError, match="needs a gradient of lora_A, which is zero as long as lora_B is"):
         ATTACKS.get("subspace")().require(observation)
+    victim, spec = victim_of("photos", MODEL, Adapter(16))
+    images, labels = open_images("photos").load([0], 32)
+    delta, _ = client_update(victim, spec, images, labels, "lora_", LOCAL)
+    found = ATTACKS.get("subspace")()(delta, generator=torch.Generator().manual_seed(0))
+    assert float(psnr(found.images, secret.images)) > _mean_colour(secret.images) + 3
+
+
+def test_adapters_with_lengths_of_their_own_show_the_same() -> None:
+    observation, secret = _adapters(128, trained=True, dora=True)
+    assert any("lora_magnitude_vector" in name for name in observation.update)
+    found = ATTACKS.get("subspace")()(observation, generator=torch.Generator().manual_seed(0))
+    assert float(psnr(found.images, secret.images)) > 70
+    block = FirstBlock.of(simulate(observation).model)
+    assert block.adapter is not None
+    layer = cast(Any, simulate(observation).model.network).blocks[0].attn.qkv
+    with torch.no_grad():
+        whole = layer(torch.eye(192)) - layer.base_layer.bias
+    assert torch.allclose(block.qkv.float().T, whole, atol=1e-5)
 
 
 def test_an_audit_reads_adapters_as_peft_saves_them(tmp_path: Path) -> None:
