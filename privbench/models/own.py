@@ -116,7 +116,7 @@ def _require_derivatives(network: nn.Module, size: int) -> None:
         return logits.float().sum()
 
     try:
-        torch.func.grad(total)(parameters)
+        torch.func.grad(total)(dict[str, Tensor](parameters))
     except Exception as error:  # a user's module raises whatever it likes
         reason = " ".join(str(error).split())[:140]
         raise UserError(

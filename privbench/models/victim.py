@@ -226,7 +226,7 @@ class Victim(nn.Module):
     def patch_size(self) -> int | None:
         """Side of a patch in pixels; None for a model without patches."""
         projection = getattr(getattr(self.network, "patch_embed", None), "proj", None)
-        projection = projection.base_layer if adds_to_layer(projection) else projection
+        projection = cast(Any, projection).base_layer if adds_to_layer(projection) else projection
         if not isinstance(projection, nn.Conv2d) or not hasattr(self.network, "cls_token"):
             return None
         size, channels = projection.kernel_size[0], projection.in_channels

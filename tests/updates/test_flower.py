@@ -1,6 +1,8 @@
 """The bridge to Flower: a mod keeps what a client sends, and the file can be audited as it is."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,16 +47,21 @@ def test_a_message_without_arrays_passes_through(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.nightly
-@pytest.mark.filterwarnings("ignore")
-def test_three_rounds_of_real_flower_are_kept_and_dpsgd_hides_what_was_found(tmp_path: Path) -> None:
-    pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
+def _example() -> Any:
     file = Path(__file__).parents[2] / "examples" / "flower" / "federation.py"
     specification = importlib.util.spec_from_file_location("federation", file)
     assert specification is not None
     assert specification.loader is not None
     federation = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(federation)
+    return federation
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_three_rounds_of_real_flower_are_kept_and_dpsgd_hides_what_was_found(tmp_path: Path) -> None:
+    pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
+    federation = _example()
     federation.federate(str(tmp_path / "plain"))
     assert len(list((tmp_path / "plain").iterdir())) == 12
     name = "client-2-round-2.safetensors"
@@ -63,3 +70,22 @@ def test_three_rounds_of_real_flower_are_kept_and_dpsgd_hides_what_was_found(tmp
     federation.federate(str(tmp_path / "private"), "dpsgd:noise_multiplier=0.1,max_grad_norm=1.0")
     hidden = privbench.audit(update=tmp_path / "private" / name, attacks=["closed-form"], self_test=False)
     assert hidden.verdict != "found"
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_flowers_own_simulation_trains_the_same_weights(tmp_path: Path) -> None:
+    for package in ("flwr", "ray"):
+        pytest.importorskip(package, reason="the extras 'flower' and 'ray' are not installed")
+    example = Path(__file__).parents[2] / "examples" / "flower" / "federation.py"
+    # In a process of its own: Ray takes over signals and the environment.
+    subprocess.run([sys.executable, str(example), str(tmp_path / "ray"), "--ray"], check=True, timeout=900)
+    _example().federate(str(tmp_path / "plain"))
+    files = sorted(path.name for path in (tmp_path / "plain").iterdir())
+    assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == files
+    assert len(files) == 12
+    for name in files:
+        ray, plain = (Observation.load(tmp_path / way / name) for way in ("ray", "plain"))
+        assert ray.training == plain.training
+        for key, value in plain.update.items():
+            assert torch.allclose(ray.update[key], value, atol=1e-4 * float(value.abs().max()) + 1e-7)
