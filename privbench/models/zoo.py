@@ -5,6 +5,7 @@ is the business of `loading`. Timm is imported where a model is built: it takes 
 """
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ cnn_covariance_32 = Architecture(
 )
 
 
+_OWN = re.compile(r"-[0-9a-f]{12}$")
+
+
 def _timm_architecture(name: str) -> Architecture:
     import timm
 
@@ -100,7 +104,9 @@ def _timm_architecture(name: str) -> Architecture:
     if config is None:
         near = difflib.get_close_matches(name, [*MODELS.names(), *timm.list_models()], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"unknown model '{name}'; {hint}accepted: {', '.join(MODELS.names())} or a timm model name")
+        # Modules of the user's own, whose names end with a checksum, may be many.
+        listed = [known for known in MODELS.names() if not _OWN.search(known)]
+        raise UserError(f"unknown model '{name}'; {hint}accepted: {', '.join(listed)} or a timm model name")
     native_size = int(config.input_size[-1])
     return Architecture(
         name=name,

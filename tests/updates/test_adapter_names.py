@@ -38,7 +38,7 @@ def _model(kind: str) -> nn.Module:
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    cross_entropy(model(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))), torch.tensor([3])).backward()
+    cross_entropy(model(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))), torch.tensor([3])).backward()  # type: ignore[no-untyped-call]
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
