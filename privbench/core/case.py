@@ -41,6 +41,10 @@ class VictimSpec(StrictPart):
     weights_sha256: str | None = None
     """Content of the weights, None for random ones (they follow from the seed)."""
 
+    def without_paths(self) -> "VictimSpec":
+        """The same with weights by name alone; beside the name is a hash."""
+        return self.model_copy(update={"weights": base_name(self.weights)})
+
 
 class DataSpec(StrictPart):
     """Which private images."""
@@ -99,8 +103,7 @@ class Case(StrictPart):
     def without_paths(self) -> "Case":
         """The same case with data set and weights by name alone, as a record has it; beside the names is a hash."""
         data = self.data.model_copy(update={"source": base_name(self.data.source)})
-        victim = self.victim.model_copy(update={"weights": base_name(self.victim.weights)})
-        return self.model_copy(update={"data": data, "victim": victim})
+        return self.model_copy(update={"data": data, "victim": self.victim.without_paths()})
 
     def to_yaml(self) -> str:
         """The case as YAML, to be fed back with `--config`."""

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from privbench.core import Case, FailedCase, Record, StoreError, UserError
+from privbench.core import Case, FailedCase, Record, StoreError, UserError, UtilityReport
 from privbench.core.inputs import LARGEST_FILE, read_input
 from privbench.store.base import Store, is_table_row, parsed
 from privbench.store.files import atomic_write, refuse_folder
@@ -258,10 +258,17 @@ def _belongs(name: str, *, pictures: bool) -> bool:
 
 
 def _content(name: str, path: Path, packed: set[str]) -> bytes:
-    """What is packed of a file; of a record, data set and weights by name alone, and the checksums of what goes with it."""
-    if path.name != RECORD:
-        return read_input(path, "file", LARGEST_FILE)
-    record = Record.load(path)
-    folder = name.removesuffix(RECORD)
-    files = {file: known for file, known in record.files.items() if f"{folder}{file}" in packed}
-    return record.model_copy(update={"case": record.case.without_paths(), "files": files}).to_json().encode()
+    """What is packed of a file: data set and weights by name alone, and of a record the checksums of what goes with it."""
+    if path.name == RECORD:
+        record = Record.load(path)
+        folder = name.removesuffix(RECORD)
+        files = {file: known for file, known in record.files.items() if f"{folder}{file}" in packed}
+        return record.model_copy(update={"case": record.case.without_paths(), "files": files}).to_json().encode()
+    if path.name == FAILURE:
+        failure = FailedCase.load(path)
+        return failure.model_copy(update={"case": failure.case.without_paths()}).to_json().encode()
+    if path.name.startswith("utility--") and path.name.endswith(".json"):
+        # One that was not written by this version may have paths.
+        utility = UtilityReport.load(path)
+        return utility.model_copy(update={"victim": utility.victim.without_paths()}).to_json().encode()
+    return read_input(path, "file", LARGEST_FILE)

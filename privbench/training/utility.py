@@ -89,7 +89,7 @@ def measure_utility(
     finally:
         victim.train(was_training)
     return UtilityReport(
-        victim=spec,
+        victim=spec.without_paths(),
         training=training,
         defense=defense_specs,
         dataset=dataset,

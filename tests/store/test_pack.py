@@ -12,9 +12,9 @@ from PIL import Image
 
 from privbench.analysis.damaged import sound_view
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
-from privbench.core import Case, Record, StoreError, UserError
+from privbench.core import Case, FailedCase, Interval, Record, StoreError, UserError, UtilityReport
 from privbench.store.base import Store
-from privbench.store.layout import CASE, RECORD
+from privbench.store.layout import CASE, FAILURE, RECORD
 from privbench.store.local import FolderStore
 from privbench.store.pack import PackStore, pack
 from privbench.store.places import case_names, local_folder, locate_case, place_of, store_at
@@ -73,6 +73,43 @@ def test_a_record_names_its_data_without_the_path(computed: Record, packed: Pack
     assert computed.case.data.source == "holiday"
     assert str(tmp_path) not in gzip.decompress(packed.path.read_bytes()).decode()
     assert str(tmp_path / "somewhere") in (tmp_path / "runs" / computed.case.folder / CASE).read_text()
+
+
+def test_reports_and_failed_cases_are_packed_without_paths(computed: Record, tmp_path: Path) -> None:
+    weights = str(tmp_path / "mine" / "vit.safetensors")
+    victim = computed.case.victim.model_copy(update={"weights": weights})
+    half = Interval(mean=0.5, low=0.4, high=0.6, n=2)
+    report = UtilityReport(
+        victim=victim,
+        defense=computed.case.defense,
+        dataset="holiday",
+        images=2,
+        seed=0,
+        accuracy=half,
+        defended_accuracy=half,
+        jigsaw="mjp",
+        calibration_error=0.1,
+        epsilon=0.01,
+        torch="2",
+    )
+    failed = FailedCase(
+        case_id="0" * 12,
+        case=computed.case.model_copy(update={"victim": victim}),
+        reason="no memory",
+        version="0",
+        finished="2026-11-28T00:00:00+00:00",
+    )
+    runs, target = tmp_path / "runs", tmp_path / "study.jsonl.gz"
+    (runs / "utility--none--vit--0.json").write_text(report.to_json())
+    (runs / "failed").mkdir()
+    (runs / "failed" / FAILURE).write_text(failed.to_json())
+    pack(FolderStore(runs), target)
+    assert str(tmp_path) not in gzip.decompress(target.read_bytes()).decode()
+    with PackStore(target).open() as inside:
+        found = UtilityReport.load(inside / "utility--none--vit--0.json")
+        assert found.victim.weights == "vit.safetensors"
+        assert found.model_copy(update={"victim": victim}) == report
+        assert FailedCase.load(inside / "failed" / FAILURE).case.victim.weights == "vit.safetensors"
 
 
 def test_equal_results_give_equal_bytes_and_a_pack_packs_to_itself(packed: PackStore, tmp_path: Path) -> None:
