@@ -114,6 +114,8 @@ class Comparison(ClaimPart):
     """Whose attack it is, where a claim is tested against attackers who know the defense and such who do not."""
     by_sign: bool = False
     """Whether two numbers without intervals decide."""
+    uninformed: float | None = None
+    """Of a measure of errors: what a guess that knows nothing scores. Where neither side is below, nothing is decided."""
 
     @property
     def measure(self) -> str | None:
@@ -130,6 +132,8 @@ class Comparison(ClaimPart):
                 raise ValueError(
                     f"{self.metric} is of utility reports, which have no attack, adversary, attacker or ceiling; leave them out"
                 )
+            if self.uninformed is not None and not self.by_sign:
+                raise ValueError("uninformed is for numbers without intervals; give by_sign too, or leave it out")
             return self
         if self.metric not in METRICS.names():
             raise ValueError(
@@ -139,8 +143,9 @@ class Comparison(ClaimPart):
             raise ValueError(f"{self.metric} is of attacks; name the attack of both sides")
         if any(side.weights == "any" for side in sides):
             raise ValueError(f"{self.metric} is of attacks on one victim; name its weights")
-        if self.by_sign:
-            raise ValueError(f"{self.metric} has an interval over images; by_sign is for utility reports")
+        if self.by_sign or self.uninformed is not None:
+            given = "by_sign is" if self.by_sign else "uninformed is"
+            raise ValueError(f"{self.metric} has an interval over images; {given} for utility reports")
         if self.attacker and not any(side.adversary and set(side.adversary) <= _INFORMED[self.attacker] for side in sides):
             raise ValueError(f"the attacker is {self.attacker} and neither side has such an adversary; name it there")
         return self

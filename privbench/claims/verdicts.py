@@ -187,6 +187,8 @@ def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Fin
     verdict, reason = _verdict(difference, comparison.margin)
     if not comparison.by_sign:
         verdict, reason = "inconclusive", "the measure has no interval"
+    elif comparison.uninformed is not None and min(one.mean, other.mean) >= comparison.uninformed:
+        verdict, reason = "inconclusive", f"neither is below {comparison.uninformed:g}, what a guess that knows nothing scores"
     return Finding(comparison, verdict, reason, "", difference, False, *both)
 
 

@@ -79,6 +79,7 @@ FIRST = ("claims", 0, "comparisons", 0)
         (changed(*FIRST, "higher", to={}), ["psnr is of attacks; name the attack of both sides"]),
         (changed(*FIRST, "lower", to={**SHUFFLED, "weights": "any"}), ["psnr is of attacks on one victim; name its weights"]),
         (changed(*FIRST, "by_sign", to=True), ["by_sign is for utility reports"]),
+        (changed(*FIRST, "uninformed", to=2.0), ["uninformed is for utility reports"]),
         (changed(*FIRST, "attacker", to="unaware"), ["the attacker is unaware and neither side has such an adversary"]),
         (changed(*FIRST, "attacker", to="clever"), ["attacker", "'unaware' or 'aware'"]),
         (changed(*FIRST, "margin", to="six"), ["margin", "'six'"]),

@@ -41,6 +41,25 @@ def test_numbers_without_an_interval_decide_only_where_the_definition_says_so(ut
     assert verdicts == ["holds", "does not hold"]
 
 
+def test_two_errors_of_which_neither_is_below_a_blind_guess_decide_nothing(utility: UtilityReport) -> None:
+    comparison = {
+        "metric": "utility.position_error",
+        "by_sign": True,
+        "uninformed": 2.0,
+        "higher": {},
+        "lower": {"defense": "mjp"},
+    }
+
+    def verdict(first: float, second: float) -> tuple[str, str | None]:
+        both = [measured(utility, "none", position_error=first), measured(utility, "mjp", position_error=second)]
+        found = judged(hypothesis(comparison), reports=both)
+        return found.verdict, found.reason
+
+    assert verdict(2.28, 2.0) == ("inconclusive", "neither is below 2, what a guess that knows nothing scores")
+    assert verdict(2.28, 1.99) == ("holds", None)
+    assert verdict(1.2, 2.3) == ("does not hold", None)
+
+
 def test_a_report_that_is_missing_or_lacks_the_measure_is_not_measured(utility: UtilityReport) -> None:
     comparison = {"metric": "utility.position_error", "higher": {}, "lower": {"defense": "no-pe"}}
     found = judged(hypothesis(comparison), reports=[utility])
