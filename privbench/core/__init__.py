@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from privbench.core.model_input import ModelInput, Normalisation
     from privbench.core.model_spec import ModelSpec
     from privbench.core.observation import Observation, Secret, UpdateKind
-    from privbench.core.parameter_names import canonical_names, short_name
+    from privbench.core.parameter_names import canonical_names, short_name, without_wrapper
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
     from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
     from privbench.core.reference_scores import Calibration, Identification
@@ -114,6 +114,7 @@ __all__ = [
     "resolve_defense",
     "short_name",
     "unknown_name",
+    "without_wrapper",
 ]
 
 _NAMES = {
@@ -134,7 +135,7 @@ _NAMES = {
     "model_input": ("ModelInput", "Normalisation"),
     "model_spec": ("ModelSpec",),
     "observation": ("Observation", "Secret", "UpdateKind"),
-    "parameter_names": ("canonical_names", "short_name"),
+    "parameter_names": ("canonical_names", "short_name", "without_wrapper"),
     "utility_report": ("Training", "UtilityReport"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
     "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"),

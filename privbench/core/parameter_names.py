@@ -8,7 +8,7 @@ from torch import Tensor
 
 from privbench.core.errors import UserError
 
-__all__ = ["canonical_names", "check_parameter", "short_name"]
+__all__ = ["canonical_names", "check_parameter", "short_name", "without_wrapper"]
 
 _PREFIX = "network."
 _WRAPPERS = ("module.", "_module.", "_orig_mod.", "model.", "net.", "base_model.")
@@ -20,6 +20,11 @@ def short_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
+def without_wrapper(name: str) -> str:
+    """A parameter's name without the prefix of one wrapper."""
+    return name.removeprefix(next((one for one in _WRAPPERS if name.startswith(one)), ""))
+
+
 def canonical_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors by the names of the victim's state: no wrapper's prefix, `network.` before the network's own name.
 
@@ -29,8 +34,8 @@ def canonical_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for given, value in tensors.items():
         name = given
-        while not name.startswith(_PREFIX) and (wrapper := next((one for one in _WRAPPERS if name.startswith(one)), "")):
-            name = name.removeprefix(wrapper)
+        while not name.startswith(_PREFIX) and (bare := without_wrapper(name)) != name:
+            name = bare
         name = _PREFIX + short_name(name)
         if name in found:
             raise UserError(f"two tensors of an update or state are called {short_name(name)} (one of them {given}); keep one")

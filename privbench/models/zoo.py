@@ -6,6 +6,7 @@ is the business of `loading`. Timm is imported where a model is built: it takes 
 
 import difflib
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, cast
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from privbench.core import MODELS, ModelSpec, UserError
 from privbench.core.component import one_line
@@ -213,6 +215,21 @@ def _forget_indices(module: nn.Module, _: object) -> None:
     cast(Any, module).rel_indices = None
 
 
+_entered = threading.local()
+"""Contexts of the passes that are under way in a thread, innermost last."""
+
+
+def _enter_plain_attention(_: nn.Module, __: object) -> None:
+    """For a pass of a network that is not timm's: torch's attention in plain operations, which have second derivatives."""
+    context = sdpa_kernel(SDPBackend.MATH)
+    context.__enter__()
+    _entered.contexts = [*getattr(_entered, "contexts", []), context]
+
+
+def _leave_plain_attention(_: nn.Module, __: object, ___: object) -> None:
+    _entered.contexts.pop().__exit__(None, None, None)
+
+
 def _native(spec: ModelSpec) -> str:
     size = architecture(spec.name).image_size
     return "" if size == spec.image_size else f"; its own size is {size}"
@@ -241,6 +258,9 @@ def build_model(spec: ModelSpec) -> Victim:
             module.register_forward_pre_hook(_forget_biases)
         if hasattr(module, "rel_indices"):
             module.register_forward_pre_hook(_forget_indices)
+    if not type(network).__module__.startswith("timm."):
+        network.register_forward_pre_hook(_enter_plain_attention)
+        network.register_forward_hook(_leave_plain_attention, always_call=True)
     victim = Victim(network, image_size=spec.image_size, mean=native.mean, std=native.std)
     if victim.patch_size and spec.image_size % victim.patch_size:
         raise UserError(

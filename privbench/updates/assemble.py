@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +23,7 @@ from privbench.core import (
     parse_spec,
     resolve_defense,
     short_name,
+    without_wrapper,
 )
 from privbench.label_recovery import has_sign_of_delta
 from privbench.models import Victim, load_victim, resolve_victim
@@ -135,7 +136,7 @@ def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
         generator=torch.Generator().manual_seed(0),
     )
     if weights is not None and not named:
-        _load(victim, read_tensors(weights))
+        _load(victim, read_tensors(weights), source.notes)
     if normalisation is not None:
         victim.normalise_by(normalisation)
     return victim.eval(), resolved.model
@@ -163,15 +164,57 @@ def _with_adapters(source: UpdateSource, text: str) -> tuple[nn.Module, Normalis
     return network, Normalisation(tuple(plain.mean.flatten().tolist()), tuple(plain.std.flatten().tolist()))
 
 
-def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor]) -> None:
+def _in_own_names(tensors: Mapping[str, Tensor], victim: Victim) -> dict[str, Tensor]:
+    """By the victim's names: as they are, without a wrapper's prefix, or from another library's; the way that fits most."""
+    own = victim.state_dict().keys()
+    tables: list[dict[str, Tensor]] = []
+    for table in _ways(tensors):
+        tables.append(in_names_of_adapters(table, victim.network, own))
+        if tables[-1].keys() <= own:
+            return tables[-1]
+    return max(tables, key=lambda one: len(one.keys() & own))
+
+
+def _ways(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Names without one wrapper's prefix after another: a module's own parts may be called as wrappers are."""
+    names = list(tensors)
+    while len(set(names)) == len(tensors):
+        yield {f"network.{short_name(name)}": value for name, value in zip(names, tensors.values(), strict=True)}
+        shorter = [without_wrapper(name) for name in names]
+        if shorter == names:
+            break
+        names = shorter
+    yield canonical_names(in_names_of_timm(tensors))
+
+
+def _complete_classifier(victim: Victim, own: Mapping[str, Tensor], state: dict[str, Tensor], notes: list[str]) -> None:
+    """Weights of a trunk have no classifier, and some classifiers no bias: what the model was built with, or zero, is taken."""
+    missing = [name for name in own if name not in state]
+    try:
+        weight, bias = victim.classifier_names()
+    except UserError:
+        return
+    if missing == [bias]:
+        state[bias] = torch.zeros_like(own[bias])
+        notes.append("the classifier of the weights has no bias: it is taken to be zero")
+    elif set(missing) == {weight, bias}:
+        state |= {name: own[name] for name in missing}
+        notes.append(
+            "the weights have no classifier, and the model's own stays: what images explain of the update says little, so "
+            "look at them"
+        )
+
+
+def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor], notes: list[str]) -> None:
     own = victim.state_dict()
     shapes = {short_name(name): value.shape for name, value in own.items()}
     table = named_by_order(given, shapes) if isinstance(given, list) else given
-    state = in_names_of_adapters(canonical_names(in_names_of_timm(table)), victim.network, own)
+    state = _in_own_names(table, victim)
     for name in own:  # weights without adapters: those of the layers below
         plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
         if name not in state and plain in state:
             state[name] = state[plain]
+    _complete_classifier(victim, own, state, notes)
     missing = [short_name(name) for name in own if name not in state]
     wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing:
@@ -196,7 +239,7 @@ def _update(
         raise UserError("no update is given; accepted: a file of it, or the weights before and after (--before, --after)")
     tensors = read_tensors(given)
     table = named_by_order(tensors, shapes) if isinstance(tensors, list) else tensors
-    update = in_names_of_adapters(canonical_names(in_names_of_timm(table)), victim.network, state)
+    update = _in_own_names(table, victim)
     if source.after is None:
         return update
     floating = {name: value for name, value in update.items() if value.is_floating_point() and name in state}
