@@ -55,8 +55,9 @@ class Evidence:
 
     def in_words(self) -> str:
         """As a line of a report has it."""
+        share = max(self.images.explained, 0.0)
         return (
-            f"explains {100 * self.images.explained:.1f} % of the update (other photos {100 * self.others.explained:.1f} %), "
+            f"explains {100 * share:.1f} % of the update (other photos {100 * self.others.explained:.1f} %), "
             f"cosine similarity {self.images.cosine:.2f} ({self.others.cosine:.2f})"
         )
 

@@ -134,7 +134,7 @@ class AuditResult:
         """The report as lines of text, the verdict last; why attacks do not apply stands in the plan, and on the page."""
         for one in self.findings:
             if one.explained is not None:
-                said = f"{one.name}: explains {100 * one.explained:.1f} % of the update, {one.seconds:.1f} s"
+                said = f"{one.name}: explains {100 * max(one.explained, 0.0):.1f} % of the update, {one.seconds:.1f} s"
                 yield said if one.self_test is None else f"{said}; self-test {one.self_test:.1f} dB"
             elif one.outcome == "failed":
                 yield f"{one.name}: failed, {one.reason}"

@@ -32,6 +32,7 @@ from privbench.models.own import register_module
 from privbench.updates.adapters import in_names_of_adapters
 from privbench.updates.naming import in_names_of_timm
 from privbench.updates.reading import named_by_order, read_tensors
+from privbench.updates.trunk import LABEL, classifier_for_trunk
 
 __all__ = ["UpdateSource", "observation_of", "victim_of"]
 
@@ -107,7 +108,23 @@ def observation_of(source: UpdateSource) -> tuple[Observation, Victim]:
         training=source.training if kind == "delta" else None,
         normalisation=Normalisation(tuple(victim.mean.flatten().tolist()), tuple(victim.std.flatten().tolist())),
     )
-    return _right_way_round(source, observation, victim), victim
+    return _with_classifier(source, _right_way_round(source, observation, victim), victim), victim
+
+
+def _with_classifier(source: UpdateSource, observation: Observation, victim: Victim) -> Observation:
+    """Of a trunk, and one image: with a classifier that stands for the client's."""
+    if not (victim.classifier_drawn and source.weights is not None):
+        return observation
+    if observation.batch_size > 1 or not classifier_for_trunk(victim, observation.gradients):
+        source.notes.append("the weights have no classifier: what images explain of the update says little, look at them")
+        return observation
+    source.notes.append("the weights have no classifier: one that acts on the last LayerNorm as the client's did stands for it")
+    return replace(
+        observation,
+        model_state={name: value.detach() for name, value in victim.state_dict().items()},
+        labels=torch.tensor([LABEL]),
+        threat_model=observation.threat_model.model_copy(update={"labels": "known"}),
+    )
 
 
 def victim_of(source: UpdateSource) -> tuple[Victim, ModelSpec]:
@@ -199,10 +216,7 @@ def _complete_classifier(victim: Victim, own: Mapping[str, Tensor], state: dict[
         notes.append("the classifier of the weights has no bias: it is taken to be zero")
     elif set(missing) == {weight, bias}:
         state |= {name: own[name] for name in missing}
-        notes.append(
-            "the weights have no classifier, and the model's own stays: what images explain of the update says little, so "
-            "look at them"
-        )
+        victim.classifier_drawn = True
 
 
 def _load(victim: Victim, given: dict[str, Tensor] | list[Tensor], notes: list[str]) -> None:

@@ -1,5 +1,7 @@
 """A user's own module: its names stay its own, its attention can be differentiated twice, and a trunk needs no classifier."""
 
+from typing import Literal
+
 import pytest
 import torch
 from timm.models import VisionTransformer
@@ -73,14 +75,42 @@ def test_fused_attention_of_other_libraries_is_matched_like_any_other() -> None:
     assert report.findings[0].outcome == "ran"
 
 
-def test_weights_of_a_trunk_keep_the_models_classifier_and_say_so() -> None:
+@pytest.mark.parametrize("sign", [1, -0.01])
+def test_of_a_trunk_whose_loss_nobody_knows_the_image_is_found(sign: float) -> None:
+    model = _trunk()
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("head.")}
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    # A client with a head and a loss of its own.
+    loss = (model.forward_features(image)[:, 0].square() @ torch.linspace(-1, 1, 96)).exp().sum()
+    names = [name for name, _ in model.named_parameters() if name in weights]
+    values = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
+    update = {name: sign * value for name, value in zip(names, values, strict=True)}
+    kind: Literal["gradient", "delta"] = "gradient" if sign > 0 else "delta"
+    report = privbench.audit(
+        model,
+        update,
+        weights=weights,
+        kind=kind,
+        learning_rate=0.01 if sign < 0 else None,
+        steps=1 if sign < 0 else None,
+        attacks="closed-form",
+        self_test=False,
+        mean=[0.0],
+        std=[1.0],
+    )
+    assert any("stands for it" in note for note in report.notes)
+    assert report.verdict == "found"
+    assert report.best is not None
+    assert (report.best.images - image).square().mean() < 1e-4
+
+
+def test_what_weights_lack_of_a_classifier_is_said() -> None:
     model = _trunk()
     update, weights = _gradients(model), dict(model.state_dict())
     trunk = {name: value for name, value in weights.items() if not name.startswith("head.")}
-    source = UpdateSource(model=model, update={k: v for k, v in update.items() if k in trunk}, weights=trunk)
-    _, victim = observation_of(source)
-    assert torch.equal(victim.get_parameter("network.head.weight"), weights["head.weight"])
-    assert any("have no classifier" in note for note in source.notes)
+    source = UpdateSource(model=model, update={"cls_token": update["cls_token"]}, weights=trunk)
+    observation_of(source)
+    assert any("says little" in note for note in source.notes)
     without_bias = {name: value for name, value in weights.items() if name != "head.bias"}
     source = UpdateSource(model=model, update=update, weights=without_bias)
     _, victim = observation_of(source)
