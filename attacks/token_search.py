@@ -33,6 +33,8 @@ __all__ = ["TokenSearch"]
 
 _PLACED_BY = 4
 """Equations that tell at least at which place a token stands."""
+_HOPELESS = 0.1
+"""Share of all tokens below which a first round says that the update is too noisy; without noise it finds most."""
 _SLOW = 0.1
 """Share of all tokens below which a round of searches has found little."""
 _SLOWLY_FROM = 0.45
@@ -101,13 +103,14 @@ class TokenSearch(Attack):
                 return _of_own_gradients(simulation, observation, own, masked, generator)
         recovery = BatchRecovery(model, activations, masked, images)
         found, dealt = self._found(recovery, observation, generator, progress)
-        if not len(found):
-            return _grey(simulation, observation, {"found": 0.0, "missing": float(recovery.total)})
+        if len(found) < _HOPELESS * recovery.total:
+            counts = {"found": float(len(found)), "missing": float(recovery.total - len(found))}
+            return _grey(simulation, observation, counts)
         settled = recovery.settled(found, dealt)
         pictures = torch.cat([recovery.embedding.images(image) for image in settled.patches])
         labels = labels_of_images(simulation, observation, pictures)
-        if settled.agreed and labels is not None and not model.has_unknown_position:
-            pictures = refined(simulation, observation, pictures, labels, ~settled.precise)
+        if settled.agreed and labels is not None and not settled.precise.all() and not model.has_unknown_position:
+            pictures = refined(simulation, observation, pictures, labels, settled.spread)
         losses = {
             "found": float(len(found)),
             "missing": float(recovery.total - len(found)),
@@ -136,9 +139,9 @@ class TokenSearch(Attack):
                 progress.picture(number + 1, _pictures(recovery, dealt))
             progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
             progress.save(recovery.checkpoint(found, number + 1, generator))
-            if not len(found) or (before and recovery.settled(found, dealt).agreed):
+            if len(found) < _HOPELESS * recovery.total or (before and recovery.settled(found, dealt).agreed):
                 break
-        if not len(found):
+        if len(found) < _HOPELESS * recovery.total:
             return found, DealtTokens.none()
         return found, recovery.dealt(found) if len(found) == recovery.total else recovery.completed(found)[1]
 
@@ -168,7 +171,7 @@ def _embedded(model: Victim) -> list[str]:
 
 
 def _grey(simulation: Simulation, observation: Observation, losses: Mapping[str, float]) -> Reconstruction:
-    """Where nothing is found."""
+    """Where next to nothing is found."""
     grey = torch.full((observation.batch_size, *observation.image_shape), 0.5, device=observation.device)
     flags = (*simulation.view.flags(simulation.view.inferred), "row-space-does-not-fit")
     return Reconstruction(grey, losses=losses, flags=flags)
@@ -205,7 +208,7 @@ def _postprocessed(
     Patches with their own rows stand in one order for the whole batch; those that share the unknown row stand anyhow.
     """
     view = simulation.view
-    pictures, undone = simulation.undone(fed)
+    pictures, undone = simulation.undone_in_any_order(fed)
     movable, flags, inferred = view.movable, list[str](), view.inferred
     if inferred.mask is not None:
         inferred = replace(inferred, mask=masked)

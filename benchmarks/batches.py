@@ -181,7 +181,7 @@ def main(
                 raise click.UsageError(str(error)) from None
             is_new = not output.exists()
             with output.open("a", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if is_new:
                     writer.writeheader()
                 writer.writerows(rows)

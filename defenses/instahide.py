@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Effect, ModelInput, Observation, ProtectedInput
-from privbench.defenses.mixup import expected_targets, mixed
+from privbench.defenses.mixup import expected_targets, mixed, unmixed
 
 __all__ = ["InstaHide", "coefficients"]
 
@@ -80,10 +80,11 @@ class InstaHide(Defense):
         return AttackerView(transform, remarks=("mixing-not-inferred", "signs-not-inferred"))
 
     def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Candidates and labels are encoded as the client's were."""
+        """Candidates and labels are encoded as the client's were, and what comes back is decoded."""
         return AttackerView(
             lambda given, known: _encoded(given, known[_WEIGHTS], known[_SIGNS]),
             {name: observation.disclosed[name] for name in (_WEIGHTS, _SIGNS)},
+            undo=lambda fed, known: unmixed(_reflected(fed, known[_SIGNS]), known[_WEIGHTS]),
         )
 
     def guarantee(self) -> str:
@@ -120,4 +121,8 @@ def coefficients(samples: int, k: int, largest: float, generator: torch.Generato
 def _encoded(batch: ModelInput, weights: Tensor, signs: Tensor) -> ModelInput:
     """The batch mixed by `weights` `[batch, batch]`, reflected at mid-grey where `signs` `[batch, 3, height, width]` are -1."""
     mixture = mixed(batch, weights)
-    return replace(mixture, images=0.5 + signs * (mixture.images - 0.5))
+    return replace(mixture, images=_reflected(mixture.images, signs))
+
+
+def _reflected(images: Tensor, signs: Tensor) -> Tensor:
+    return 0.5 + signs * (images - 0.5)

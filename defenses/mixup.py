@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from privbench.core import AttackerView, Defense, Effect, ModelInput, Observation, ProtectedInput
 
-__all__ = ["Mixup", "expected_targets", "mixed"]
+__all__ = ["Mixup", "expected_targets", "mixed", "unmixed"]
 
 _CHOICE = "mixup.weights"
 
@@ -59,8 +59,12 @@ class Mixup(Defense):
         return AttackerView(expected_targets(own, count), remarks=("mixing-not-inferred",))
 
     def oracle(self, model: nn.Module, observation: Observation) -> AttackerView:
-        """Candidates and labels are mixed as the client's were."""
-        return AttackerView(lambda given, known: mixed(given, known[_CHOICE]), {_CHOICE: observation.disclosed[_CHOICE]})
+        """Candidates and labels are mixed as the client's were, and mixtures that come back are taken apart."""
+        return AttackerView(
+            lambda given, known: mixed(given, known[_CHOICE]),
+            {_CHOICE: observation.disclosed[_CHOICE]},
+            undo=lambda fed, known: unmixed(fed, known[_CHOICE]),
+        )
 
     def guarantee(self) -> str:
         """Not made for privacy."""
@@ -81,6 +85,16 @@ def mixed(batch: ModelInput, weights: Tensor) -> ModelInput:
     labels = weights if batch.label_mixing is None else weights @ batch.label_mixing
     # Sums of float32 leave [0, 1] by rounding.
     return replace(batch, images=images.clamp(0, 1), label_mixing=labels)
+
+
+def unmixed(mixtures: Tensor, weights: Tensor) -> Tensor:
+    """The images of least norm with these mixtures, in [0, 1]: the images themselves where the weights have an inverse.
+
+    Args:
+        mixtures: `[batch, 3, height, width]`.
+        weights: As of `mixed`.
+    """
+    return torch.einsum("ij,jchw->ichw", torch.linalg.pinv(weights), mixtures).clamp(0, 1)
 
 
 def expected_targets(own: float, count: int) -> Callable[[ModelInput, Mapping[str, Tensor]], ModelInput]:

@@ -1,124 +1,140 @@
-"""A few patches that are known badly, from the whole update: Gauss-Newton on their pixels, all others as they are.
+"""All patches of a batch together, from the whole update: Gauss-Newton on every pixel, without a matrix.
 
-Where a token's own gradient is small, a closed form of the first block gives its patch badly. The gradients of all layers
-depend on it through the attention, and with all other patches and the labels known these are far more equations than it has
-pixels. Ours.
+Where a token's own gradient is small, a closed form of the first block gives its patch badly, and through the attention its
+error spreads to the other patches of its image. The gradients of all layers depend on all patches, and are far more equations
+than there are pixels. Each step is solved by LSQR (Paige and Saunders, ACM TOMS 1982), which is stopped early; a product with
+the derivative costs a backward pass. Pixels are counted in units of how badly their patch is known, so that what is known well
+moves least. Ours.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, lsqr
 from torch import Tensor
 
 from privbench.adversary import Simulation
 from privbench.core import ModelInput, Observation
 from privbench.core.patches import from_patches, to_patches
 
-__all__ = ["MOST_PATCHES", "refined"]
+__all__ = ["refined"]
 
-MOST_PATCHES = 16
-"""How many patches are refined at most: each pixel costs a gradient of its image."""
-_ENTRIES = 32768
-"""Entries of the update that are compared, drawn from all of them."""
-_LEAST = 64
-"""Entries of each parameter, at least."""
-_MOVE = 1e-4
-"""By how much a pixel is moved for its derivative."""
-_STEPS = 60
-"""At most. The derivative is that of the start, so that a step leaves about half of the error."""
-_STALLED = 1e-3
-"""Share of the error below which a step's gain ends it."""
+_ITERATIONS = (40, *7 * (100,))
+"""Of LSQR, step by step: little is linear, so that many short steps lead further than few long ones. A minute on one core."""
 _NEAR = 1e-2
 """Relative error of the update up to which a step is worth taking; further off something else is wrong than a few patches."""
+_EXACT = 5e-6
+"""Relative error of the update at which nothing is left to do: ten times the rounding of float32."""
+_SHARES = (1.0, 0.5, 0.25)
+"""Of a step that are tried."""
+
+_Vector = NDArray[np.float64]
 
 
 class _Update:
-    """The update as one vector of sampled entries, all parameters with the same weight."""
+    """What was sent as one vector, all parameters with the same weight."""
 
-    def __init__(self, simulation: Simulation, observation: Observation, labels: Tensor) -> None:
-        # In float32 the pixels that matter least would drown in the rounding of their derivatives.
-        self.simulation, self.labels = replace(simulation, model=deepcopy(simulation.model).double()), labels
-        every = {
-            name: value.detach() for name, value in self.simulation.model.named_parameters() if name in observation.gradients
-        }
-        self.sizes = {name: observation.gradients[name].norm() for name in every}
-        self.parameters = {name: value for name, value in every.items() if float(self.sizes[name]) > 0}
-        total = sum(value.numel() for value in self.parameters.values())
-        generator = torch.Generator().manual_seed(0)
-        self.entries = {
-            name: torch.randperm(value.numel(), generator=generator)[: max(_LEAST, _ENTRIES * value.numel() // total)]
-            for name, value in self.parameters.items()
-        }
-        self.observed = self._sampled({name: observation.gradients[name].double() for name in self.parameters})
+    def __init__(self, simulation: Simulation, observation: Observation, labels: Tensor, dtype: torch.dtype) -> None:
+        self.simulation, self.labels = replace(simulation, model=deepcopy(simulation.model).to(dtype)), labels
+        every, given = dict(self.simulation.model.named_parameters()), observation.gradients
+        sent = {name: given[name].to(dtype) for name in every if name in given and float(given[name].norm()) > 0}
+        self.sizes = [gradient.norm() for gradient in sent.values()]
+        self.parameters = {name: every[name].detach().requires_grad_() for name in sent}
+        self.observed = self.joined(sent.values())
 
-    def of(self, fed: Tensor) -> Tensor:
+    def gradients(self, fed: Tensor, *, create_graph: bool = False) -> tuple[Tensor, ...]:
         """Of images that the model is fed."""
-        return sum((self.share(one, image) for one, image in enumerate(fed)), torch.zeros_like(self.observed))
+        return torch.autograd.grad(self.loss(fed), list(self.parameters.values()), create_graph=create_graph)
 
-    def share(self, one: int, image: Tensor) -> Tensor:
-        """What one image `[3, height, width]` has in it: the loss is a mean over images, and the update a sum."""
-        loss, label = self.simulation.loss, self.labels[one : one + 1]
-        own = torch.func.grad(lambda values: loss(image[None], label, parameters=values))(self.parameters)
-        return self._sampled(own) / len(self.labels)
+    def error(self, fed: Tensor) -> Tensor:
+        """What of the observed ones these images do not explain."""
+        return self.observed - self.joined(self.gradients(fed))
 
-    def _sampled(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        parts = []
-        for name, entries in self.entries.items():
-            value = gradients[name].flatten()
-            share = (value.numel() / len(entries)) ** 0.5
-            parts.append(value[entries.to(value.device)] / self.sizes[name] * share)
-        return torch.cat(parts)
+    def loss(self, fed: Tensor) -> Tensor:
+        """The client's loss."""
+        return self.simulation.loss(fed, self.labels, parameters=self.parameters)
+
+    def joined(self, gradients: Iterable[Tensor]) -> Tensor:
+        """All gradients in one vector."""
+        return torch.cat([(one / size).flatten() for one, size in zip(gradients, self.sizes, strict=True)])
+
+    def apart(self, joined: Tensor) -> list[Tensor]:
+        """The transpose of `joined`."""
+        parts = torch.split(joined, [one.numel() for one in self.parameters.values()])
+        every = zip(parts, self.parameters.values(), self.sizes, strict=True)
+        return [part.view_as(one) / size for part, one, size in every]
 
 
-def refined(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """Solves for the pixels of the patches that are chosen.
+class _Slope(LinearOperator):  # type: ignore[misc]  # scipy has no types
+    """The derivative of an update by the pixels, these in units of `spread`.
+
+    Both products go through graphs that are built once: of the gradients by the parameters, and of the gradient by the pixels.
+    """
+
+    def __init__(self, update: _Update, fed: Tensor, spread: Tensor) -> None:
+        super().__init__(np.float64, (len(update.observed), fed.numel()))
+        self.update, self.spread = update, spread.to(update.observed)
+        self.fed = fed.to(update.observed).requires_grad_()
+        self.down = update.gradients(self.fed, create_graph=True)
+        self.across = torch.autograd.grad(update.loss(self.fed), self.fed, create_graph=True)[0]
+
+    def _matvec(self, units: _Vector) -> _Vector:
+        moved = self._tensor(units).view_as(self.fed) * self.spread
+        wanted = list(self.update.parameters.values())
+        changes = torch.autograd.grad(self.across, wanted, moved, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return self._array(self.update.joined(changes))
+
+    def _rmatvec(self, errors: _Vector) -> _Vector:
+        pulled = torch.autograd.grad(self.down, self.fed, self.update.apart(self._tensor(errors)), retain_graph=True)[0]
+        return self._array(pulled * self.spread)
+
+    def _tensor(self, array: _Vector) -> Tensor:
+        return torch.from_numpy(np.ravel(array)).to(self.fed)
+
+    @staticmethod
+    def _array(tensor: Tensor) -> _Vector:
+        return cast(_Vector, tensor.detach().flatten().cpu().double().numpy())
+
+
+def refined(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor, spread: Tensor) -> Tensor:
+    """Solves for all pixels of a batch, from images that are nearly right.
 
     Args:
         simulation: What the adversary believes of this client; where that moves or mixes images nothing is done.
         observation: What it saw.
-        fed: `[images, 3, height, width]`, all other patches exact.
+        fed: `[images, 3, height, width]`.
         labels: `[images]` int64.
-        chosen: `[images, patches]` bool, at most `MOST_PATCHES`.
+        spread: `[images, patches]`, about how far the pixels of each patch are off.
 
     Returns:
         Images that explain the update better, or the same ones.
     """
     size = simulation.model.patch_size
-    if size is None or not 0 < int(chosen.sum()) <= MOST_PATCHES:
+    if size is None or not torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed):
         return fed
-    if not torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed):
+    # Errors are small differences, for which float32 is too coarse; for the direction of a step it is enough.
+    exact, coarse = (_Update(simulation, observation, labels, dtype) for dtype in (torch.float64, torch.float32))
+    units = from_patches(spread[..., None, None, None].expand_as(to_patches(fed, size)), *fed.shape[-2:])
+    total = float(exact.observed.norm())
+    best = fed.double()
+    error = exact.error(best)
+    if not error.norm() < _NEAR * total:
         return fed
-    update, cut = _Update(simulation, observation, labels), to_patches(fed.double(), size)
-    error = update.observed - update.of(fed.double())
-    if not error.norm() < _NEAR * update.observed.norm():
-        return fed
-    jacobian = torch.stack([slope for one in range(len(fed)) for slope in _slopes(update, one, cut[one], chosen[one])], dim=1)
-    factor, best, pixels = torch.linalg.qr(jacobian), fed, cut[chosen].flatten()
-    for _ in range(_STEPS):
-        step = torch.linalg.solve_triangular(factor.R, factor.Q.T @ error[:, None], upper=True)[:, 0]
-        pixels = pixels + step
-        patches = cut.clone()
-        patches[chosen] = pixels.reshape(-1, *cut.shape[2:])
-        there = from_patches(patches, *fed.shape[-2:])
-        error_there = update.observed - update.of(there)
-        gain = 1 - float(error_there.norm() / error.norm())
-        if not gain > 0:
+    for iterations in _ITERATIONS:
+        slope: Any = _Slope(coarse, best, units)
+        solved = lsqr(slope, error.cpu().numpy(), atol=0, btol=0, conlim=0, iter_lim=iterations)[0]
+        step = torch.from_numpy(solved).to(best).view_as(best) * units
+        share = next((share for share in _SHARES if exact.error(best + share * step).norm() < error.norm()), None)
+        if share is None:
             break
-        best, error = there.clamp(0, 1).to(fed), error_there
-        if gain < _STALLED:
+        # Pixels that leave [0, 1] are wrong, and so are the others that made up for them: the next step finds both.
+        best = (best + share * step).clamp(0, 1)
+        error = exact.error(best)
+        if error.norm() < _EXACT * total:
             break
-    return best
-
-
-def _slopes(update: _Update, one: int, patches: Tensor, chosen: Tensor) -> Iterator[Tensor]:
-    """The derivative of the update by each pixel of the chosen patches of one image, in the order of `patches[chosen]`."""
-    side = round(len(patches) ** 0.5) * patches.shape[-1]
-    pixels, begun = patches[chosen].flatten(), None
-    for place in range(len(pixels)):
-        begun = update.share(one, from_patches(patches[None], side, side)[0]) if begun is None else begun
-        moved, cut = pixels.clone(), patches.clone()
-        moved[place] += _MOVE
-        cut[chosen] = moved.reshape(-1, *patches.shape[1:])
-        yield (update.share(one, from_patches(cut[None], side, side)[0]) - begun) / _MOVE
+    return fed if torch.equal(best, fed.double()) else best.to(fed)

@@ -5,6 +5,7 @@ declared `transform_input` is inverted: exactly where it moves pixels and change
 """
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from privbench.core import AttackerView, ModelInput
 
-__all__ = ["Undone", "explains_input", "undone"]
+__all__ = ["Undone", "explains_input", "undone", "undone_in_any_order"]
 
 _ITERATIONS = 400
 _SAME = 0.5 / 255
 """Root mean square of pixels below which two batches look the same with 8 bits."""
 _CLOSE = 0.02
 """The same, below which a batch counts as taken back: what an attack recovers is never exact."""
+_MOST_IN_ANY_ORDER = 4
+"""Images of a batch all of whose orders are tried: 24 of them."""
 _EXACT_NUMBERS = 2**24
 """Whole numbers up to this are exact in float32."""
 
@@ -29,12 +32,16 @@ class Undone:
 
     Attributes:
         images: `[batch, 3, height, width]` in [0, 1].
-        complete: Whether the simulated client feeds from them about what was given. Where it is False, its transform makes no
-            such batch, or the optimisation did not find it.
+        misfit: Root mean square of the pixels by which the simulated client feeds from them something else than was given.
     """
 
     images: Tensor
-    complete: bool
+    misfit: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether that is next to nothing. If not, the transform makes no such batch, or the optimisation did not find it."""
+        return self.misfit < _CLOSE
 
 
 def undone(view: AttackerView, fed: Tensor) -> Undone:
@@ -45,13 +52,28 @@ def undone(view: AttackerView, fed: Tensor) -> Undone:
         fed: `[batch, 3, height, width]`, in [0, 1] but for errors of an attack.
     """
     if view.transform_input is None:
-        return Undone(fed, True)
+        return Undone(fed, 0.0)
     if view.undo is not None:
         images = view.undo(fed, view.known)
     else:
         moved = _moved_back(view, fed)
         images = _least_squares(view, fed) if moved is None else moved
-    return Undone(images, _differ(_transformed(view, images), fed) < _CLOSE)
+    return Undone(images, _differ(_transformed(view, images), fed))
+
+
+def undone_in_any_order(view: AttackerView, fed: Tensor) -> Undone:
+    """The same of images that an attack recovered in no order, where each is undone by another rule, as mixtures are.
+
+    Of all orders that one is right which images in [0, 1] explain best. Batches of more than 4 are taken as they come.
+
+    Args:
+        view: What the adversary believes.
+        fed: `[batch, 3, height, width]`.
+    """
+    if len(fed) > _MOST_IN_ANY_ORDER or view.fed(ModelInput(fed)).label_mixing is None:
+        return undone(view, fed)
+    every = (undone(view, fed[list(order)]) for order in permutations(range(len(fed))))
+    return min(every, key=lambda one: one.misfit)
 
 
 def explains_input(view: AttackerView, images: Tensor, fed: Tensor, patch_size: int | None) -> bool:

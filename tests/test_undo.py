@@ -8,7 +8,8 @@ from torch import Tensor
 
 from privbench.core import AttackerView, ModelInput, ScrambledPixels
 from privbench.core.patches import rearrange
-from privbench.undo import explains_input, undone
+from privbench.defenses.mixup import mixed, unmixed
+from privbench.undo import explains_input, undone, undone_in_any_order
 from tests.conformance import some_images
 
 Change = Callable[[Tensor], Tensor]
@@ -49,6 +50,18 @@ def test_what_changes_pixels_is_undone_by_optimisation(change: Change) -> None:
     found = undone(believing(change), change(images))
     assert (found.images - images).abs().max() < 1e-3
     assert found.complete
+
+
+def test_mixtures_that_come_in_another_order_are_taken_apart() -> None:
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = 0.6 * torch.eye(3) + 0.4 * torch.eye(3)[[1, 0, 2]]
+    view = AttackerView(lambda given, _: mixed(given, weights), undo=lambda fed, _: unmixed(fed, weights))
+    fed = view.fed(ModelInput(images)).images[[2, 0, 1]]
+    found = undone_in_any_order(view, fed)
+    # Images that are mixed with each other alike may be exchanged.
+    assert min(float((found.images[list(order)] - images).abs().max()) for order in ((0, 1, 2), (1, 0, 2))) < 1e-5
+    assert found.complete
+    assert undone(view, fed).misfit > 1000 * found.misfit
 
 
 def test_the_way_back_that_a_defense_names_is_taken() -> None:

@@ -21,7 +21,7 @@ from privbench.local_updates import training_view
 from privbench.models import Victim, build_model, client_loss, forward
 from privbench.models.patch_products import use_products
 from privbench.models.svd_layers import DecorrelatedBatchNorm
-from privbench.undo import undone
+from privbench.undo import Undone, undone, undone_in_any_order
 
 __all__ = ["Simulation", "believed_gradients", "mean_cross_entropy", "observed_residual", "residual_loss", "simulate"]
 
@@ -82,11 +82,18 @@ class Simulation:
         Args:
             fed: `[batch, 3, height, width]`.
         """
-        found = undone(self.view, fed)
-        return found.images, () if found.complete else (LOWER_BOUND,)
+        return _with_remarks(undone(self.view, fed))
+
+    def undone_in_any_order(self, fed: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        """The same of images that an attack recovered in no order (`undo.undone_in_any_order`)."""
+        return _with_remarks(undone_in_any_order(self.view, fed))
 
     def _fed(self, images: Tensor, known: Mapping[str, Tensor] | None) -> ModelInput:
         return self.view.fed(ModelInput(images), known)
+
+
+def _with_remarks(found: Undone) -> tuple[Tensor, tuple[str, ...]]:
+    return found.images, () if found.complete else (LOWER_BOUND,)
 
 
 def simulate(observation: Observation) -> Simulation:

@@ -34,6 +34,8 @@ _PRECISE = 1.5e-3
 """Share of its activations that a token misses from which its patch is better known by the attention."""
 _LACKING = 0.15
 """Share of an image's patches that the attention is trusted to give alone."""
+_ATTENDED = 1e-2
+"""About how far pixels of a patch are off that the attention alone gave; others by what their token misses. Measured."""
 _ROUNDING = 1e-5
 """Added to the share of its activations that a token misses, for its weight."""
 _TIGHT = 1e-6
@@ -73,11 +75,13 @@ class SettledPatches:
     Attributes:
         patches: `[images, patches, pixels]`, normalised.
         precise: `[images, patches]` bool, those that have a token of their own which is known precisely.
+        spread: `[images, patches]`, about how far pixels of each patch are off.
         agreed: Whether all images came to agree with their tokens.
     """
 
     patches: Tensor
     precise: Tensor
+    spread: Tensor
     agreed: bool
 
 
@@ -223,9 +227,10 @@ class BatchRecovery:
     def settled(self, found: FoundTokens, dealt: DealtTokens) -> SettledPatches:
         """All patches of every image solved together, those that lack a precise token by the attention."""
         exact, patches, agreed = deepcopy(self.model).double(), dealt.patches.clone(), True
-        precise = torch.cat([self.activations.missed(found.directions) < _PRECISE, torch.zeros_like(self.masked[:1])])
+        missed = self.activations.missed(found.directions)
         # -1 is the last entry.
-        known = precise[dealt.tokens]
+        missed = torch.cat([missed, missed.new_full((1,), torch.inf)])[dealt.tokens]
+        known = missed < _PRECISE
         for one in range(self.images):
             if int((~known[one]).sum()) > _LACKING * len(known[one]):
                 agreed = False
@@ -235,7 +240,7 @@ class BatchRecovery:
                 agreed = False
             else:
                 patches[one] = solved
-        return SettledPatches(patches, known, agreed)
+        return SettledPatches(patches, known, torch.where(known, missed + _ROUNDING, _ATTENDED), agreed)
 
     def _settled(self, exact: Victim, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor | None:
         """The patches of one image, or None where they do not come to agree with its tokens."""

@@ -36,11 +36,15 @@ def test_an_update_without_the_first_mlp_is_refused() -> None:
         attacked(TokenSearch(), observation.with_gradients(kept))
 
 
-def test_noise_leaves_grey_and_says_so() -> None:
-    observation, _ = update("gradient-noise:std=0.1", batch=2)
+@pytest.mark.parametrize("std", ["0.1", "1e-6"])
+def test_noise_ends_the_search_after_a_round_and_leaves_grey(std: str) -> None:
+    observation, _ = update(f"gradient-noise:std={std}", batch=2)
     result = attacked(TokenSearch(rounds=1, starts=1), observation)
-    assert result.losses["found"] == 0
-    assert "row-space-does-not-fit" in result.flags
+    again = attacked(TokenSearch(rounds=3, starts=1), observation)
+    assert result.losses["found"] < 13
+    assert again.losses == result.losses
+    assert "row-space-does-not-fit" in again.flags
+    assert torch.equal(again.images, torch.full_like(again.images, 0.5))
 
 
 LARGE_PATCHES: dict[str, Any] = {"model": "vit_tiny_patch16_224", "weights": "random", "image_size": 64, "batch": 3}
