@@ -8,6 +8,7 @@ most likely image too.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -17,7 +18,9 @@ from torch import Tensor
 from privbench.adversary import Simulation, postprocess_reconstruction, simulate
 from privbench.closed_form.embedding import PatchEmbedding, require_tokens, sum_of_shared_row, token_gradients
 from privbench.closed_form.map_estimate import likely_patches, patches_beside_hidden
+from privbench.closed_form.mlp_features import MLP_OUTPUT, MlpFeatures, complement_of_rows
 from privbench.closed_form.row_space import least_squares
+from privbench.closed_form.separation import separated
 from privbench.core import Attack, ModelInput, Observation, Progress, Reconstruction
 from privbench.core.patches import to_patches
 
@@ -48,7 +51,8 @@ class ClosedForm(Attack):
         Patches that share one position row (MJP) have only the sum of their gradients. Whoever ignores the defense takes one
         common patch for all of them, and what they differ by spoils the others too (flag `masked-patches-not-separated`).
         Whoever knows it weighs the smoothness of images against what the masked patches may have added to the equations, and
-        fills their places by what surrounds them (flag `masked-patches-filled-in`).
+        fills their places by what surrounds them (flag `masked-patches-filled-in`). Where the first MLP's gradient was sent
+        exactly, its features tell what the masked patches add (flag `masked-shares-removed`).
 
         Where the client is known to shuffle (`aware`) the patches are put in the order in which their borders fit. Where it is
         known not to send exact entries, the smoothness of images is weighed against the noise that the equations show. With as
@@ -56,7 +60,7 @@ class ClosedForm(Attack):
         (flag `more-patches-than-width`).
         """
         equations = _Equations.of(observation)
-        solution = equations.filled_in() if equations.can_fill_in() else equations.with_a_common_patch()
+        solution = equations.filled_in(progress) if equations.can_fill_in() else equations.with_a_common_patch()
         simulation = equations.simulation
         images, undone = PatchEmbedding.of(simulation.model).images(solution.patches), tuple[str, ...]()
         if not solution.in_place:
@@ -149,13 +153,30 @@ class _Equations:
         some = self.gradients.new_zeros(1, *self.observation.image_shape).float()
         return self.simulation.view.fed(ModelInput(some)).unknown_positions is not None
 
-    def filled_in(self) -> _Solution:
+    def filled_in(self, progress: Progress) -> _Solution:
         """Masked patches are hidden; what surrounds them fills their places."""
         # What a known order moves is masked, and filled in where it is.
         in_place = _stands_as_it_is(self.simulation, self.observation, self.masked)
         solve = patches_beside_hidden if self.entries_are_exact else likely_patches
         patches = solve(self.gradients, self.target, self._patch_size, whole=in_place)
-        return _Solution(patches, self._misfit(self.gradients, patches), ("masked-patches-filled-in",), in_place)
+        flags, cleaner = ["masked-patches-filled-in"], self._separated(patches, progress) if in_place else None
+        if cleaner is not None:
+            patches = cleaner
+            flags.append("masked-shares-removed")
+        return _Solution(patches, self._misfit(self.gradients, patches), tuple(flags), in_place)
+
+    def _separated(self, start: Tensor, progress: Progress) -> Tensor | None:
+        """The patches without what the masked ones add to them; None where that cannot be told."""
+        model = deepcopy(self.simulation.model).cpu()
+        features, sent = MlpFeatures.of(model), self.observation.gradients.get(MLP_OUTPUT)
+        if features is None or sent is None or not self.entries_are_exact or self.observation.kind != "gradient":
+            return None
+        outside = complement_of_rows(sent.cpu())
+        if outside.shape[1] <= 2 * self.gradients.shape[1]:
+            return None
+        known = (self.gradients.cpu(), self.target.cpu(), start.cpu())
+        found = separated(PatchEmbedding.of(model), features, outside, *known, progress)
+        return None if found is None else found.to(start)
 
     def with_a_common_patch(self) -> _Solution:
         """One patch stands for all masked ones."""

@@ -21,6 +21,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "masked-order-inferred": "the order of the masked patches was inferred from their borders",
     "masked-order-not-inferred": "masked patches stand in arbitrary order; PSNR-patch does not depend on it",
     "masked-patches-filled-in": "masked patches were not recovered; what surrounds them fills their places",
+    "masked-shares-removed": "what the masked patches add to the others was found by the features of the first MLP",
     "masked-patches-partly-separated": "some masked patches are known only as their common mean",
     "masked-patches-not-separated": "all masked patches are known only as their common mean",
     "patches-not-all-found": "some patches are missing and filled with the mean patch, or occur as often as was guessed",
