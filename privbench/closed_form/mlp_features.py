@@ -3,8 +3,9 @@
 That layer's gradient is `∂W = Σ d aᵀ` over the tokens, with d the derivative by a token and a its hidden features. So the rows
 of ∂W lie in the span of all a, and the complement of the rows is orthogonal to every a, but for as many directions as the
 tokens outnumber the rank. A vision transformer has four times as many hidden features as its width and mostly more than
-tokens, so each token obeys hundreds of equations that no other gradient of the first block gives. Ours; no paper that we know
-has it.
+tokens, so each token obeys hundreds of equations, also where tokens outnumber the width and other gradients of the first block
+tell nothing of single tokens. `activations` has the same for fewer tokens than the width, token by token; here all tokens with
+their attention are one function. Ours; DAGER (Petrov et al., NeurIPS 2024) tests text tokens of a vocabulary in a like way.
 """
 
 from copy import deepcopy
