@@ -218,7 +218,10 @@ class MaskedJigsawPuzzle(Defense):
         )
 
     def guarantee(self) -> str:
-        """Hides the places of masked patches."""
+        """Hides the places of masked patches; the two ablations do not."""
+        if self.positions is not None:
+            kept = "their own position rows" if self.positions == "own" else "an index embedding of their places"
+            return f"An ablation: masked patches are shuffled, and keep {kept}. It makes no promise."
         return (
             "Hides the places of the masked patches behind one shared position row; claimed to make gradient inversion "
             "markedly harder for an attacker who runs the undefended forward pass."

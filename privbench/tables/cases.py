@@ -17,7 +17,7 @@ from privbench.analysis.score_text import (
     value_text,
 )
 from privbench.core import Record
-from privbench.core.flags import ENSEMBLE_FLAGS, NOT_EXPLAINED
+from privbench.core.flags import EMPTY_MASK, ENSEMBLE_FLAGS, NOT_EXPLAINED
 from privbench.tables.layout import WIDE, add_numbers, breakable, mean_seconds, new_table, setting_title
 
 __all__ = ["case_table", "defenses_table", "footnotes", "members_table", "servers_said"]
@@ -164,7 +164,7 @@ def footnotes(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
             if member.skipped:
                 lines[f"{member.attack} ({member.adversary}) not run: {member.skipped}"] = None
         for flag in record.flags:
-            if flag in ENSEMBLE_FLAGS or flag == NOT_EXPLAINED or is_lower_bound([flag]):
+            if flag in {*ENSEMBLE_FLAGS, EMPTY_MASK, NOT_EXPLAINED} or is_lower_bound([flag]):
                 lines[f"{label}: {flag}: {FLAG_MEANINGS[flag]}"] = None
         failed = [image for image in record.images if image.failure]
         if failed:

@@ -228,4 +228,10 @@ def test_the_ablations_differ_in_the_rows_that_masked_patches_get_and_in_nothing
     assert (gradients["indexed"]["network.index_embed"][0, 1:].norm(dim=1) > 0).all()
 
 
+def test_only_the_published_form_promises_to_hide_places() -> None:
+    said = {kind: build_defense(resolve_defense(f"mjp:mask_ratio=0.5{extra}")).guarantee() for kind, extra in ABLATIONS.items()}
+    assert said["published"].startswith("Hides the places of the masked patches")
+    assert all("Hides" not in said[kind] and "no promise" in said[kind] for kind in ("own", "indexed"))
+
+
 ABLATIONS = {"published": "", "own": ",positions=own", "indexed": ",positions=indexed"}

@@ -21,6 +21,7 @@ from privbench.runner.context import load_case
 from privbench.runner.listener import StepReport
 from privbench.runner.pictures import ShownCase, picture_names, shown_case
 from privbench.scoring import bootstrap_interval, psnr, to_uint8
+from privbench.tables.cases import footnotes
 from tests.runner.acting import CPU, Acting, pixels, secrets
 from tests.runner.plugin.privbench_test_plugin import Walk
 from tests.runner.watching import PowerCut, Watcher
@@ -263,4 +264,5 @@ def test_images_whose_mask_is_empty_say_so_and_no_others(
     record = compute(case)
     assert ["mask-empty" in image.flags for image in record.images] == empty
     assert "mask-empty" in record.flags
+    assert any(line.startswith("mjp: mask-empty: ") for line in footnotes([record], ["mjp"]))
     assert "mask-empty" not in compute(small_case(defense="mjp:mask_ratio=0.1", limit=8)).flags
