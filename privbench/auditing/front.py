@@ -156,7 +156,8 @@ def audit(
         observation,
         victim,
         known=open_images("photos"),
-        photos=None if photos is None else open_images(str(photos)),
+        # Of an update made here it is known what should come back.
+        photos=None if photos is None and not made else open_images(str(photos or "photos")),
         what_if=_names(what_if),
         self_test=self_test is not False,
         seed=seed,

@@ -51,9 +51,10 @@ class KeptAttacks:
         if self.folder is None:
             return None
         digest = hashlib.sha256(json.dumps([name, attack.parameters(), role, self.described]).encode())
-        for key, value in sorted({**self.observation.update, **self.observation.model_state}.items()):
-            digest.update(key.encode())
-            digest.update(value.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        for kind, tensors in (("update", self.observation.update), ("state", self.observation.model_state)):
+            for key, value in sorted(tensors.items()):
+                digest.update(f"{kind} {key}".encode())
+                digest.update(value.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return self.folder / ".work" / f"{name}-{digest.hexdigest()[:12]}.safetensors"
 
     def keep(self, name: str, attack: Attack, role: str, finding: AttackFinding, found: Reconstruction) -> None:

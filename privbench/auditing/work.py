@@ -212,7 +212,10 @@ class Auditor:
 
     @property
     def _kept(self) -> KeptAttacks:
-        return KeptAttacks(self.folder, self.observation, f"{self.seed} {self.described()}")
+        seen = self.observation
+        labels = None if seen.labels is None else seen.labels.tolist()
+        told = f"{labels} {seen.normalisation} {seen.threat_model.model_dump_json()}"
+        return KeptAttacks(self.folder, seen, f"{self.seed} {self.described()} {told}")
 
     def _tested(
         self, finding: AttackFinding, attack: Attack, labels: Tensor | None, interruption: Interruption

@@ -28,7 +28,7 @@ def suspicion(model: nn.Module) -> float:
             whole = float(rows.square().sum())
             if whole > 0:
                 found.append(float(torch.linalg.matrix_norm(rows, 2).square()) / whole)
-    return max([*found, _lopsided(model)])
+    return min(max([*found, _lopsided(model)]), 1.0)
 
 
 def _lopsided(model: nn.Module) -> float:

@@ -52,6 +52,21 @@ def test_a_repeated_audit_continues_with_what_is_finished(tmp_path: Path) -> Non
     assert again.findings == first.findings
 
 
+def test_another_update_of_the_same_model_in_the_same_folder_is_attacked_itself(tmp_path: Path) -> None:
+    common = {"attacks": ["closed-form"], "self_test": False, "output": tmp_path}
+    privbench.audit(MODEL, _gradient(), **common)  # type: ignore[arg-type]
+    _, other, secret = client_that_trains(LocalTraining(learning_rate=1.0), some_images(2)[1:])
+    update = {name: -value for name, value in other.update.items()}
+    report = privbench.audit(MODEL, update, **common)  # type: ignore[arg-type]
+    assert report.best is not None
+    assert (report.best.images - secret.images).square().mean() < 1e-5
+    lines: list[str] = []
+    wrong = privbench.audit(MODEL, update, **common, mean=[0.2], std=[0.5], say=lines.append)  # type: ignore[arg-type]
+    assert (wrong.findings[0].explained or 0) < 0.99
+    privbench.audit(MODEL, update, **common, labels=[3], say=lines.append)  # type: ignore[arg-type]
+    assert not any("kept from before" in line for line in lines)
+
+
 @pytest.mark.parametrize("turned", [1, -1])
 def test_a_delta_is_found_whichever_way_round_it_is(turned: int) -> None:
     _, observation, _ = client_that_trains(LocalTraining(steps=3), some_images(1))

@@ -31,6 +31,7 @@ def test_a_set_up_can_be_tested_without_an_update(tmp_path: Path, privbench: Cal
     assert done.exit_code == 0, done.output
     assert "verdict: found." in done.output
     assert "note: no update was given" in " ".join(done.output.split())
+    assert "best match among the photos: astronaut, 1" in done.output
 
 
 def test_an_update_that_was_forgotten_is_no_verdict(privbench: Callable[..., Result]) -> None:
