@@ -40,7 +40,9 @@ def test_a_leaderboard_is_regenerated_byte_for_byte(folder: str, name: str, tmp_
 
 def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RESULTS.parent)
-    stores = [store_at(f"results/{name}.jsonl.gz") for name in ("front", "reference", "claims", "imagenet", "papers")]
+    stores = [
+        store_at(f"results/{name}.jsonl.gz") for name in ("front", "reference", "claims", "imagenet", "papers", "mixtures")
+    ]
     judgements = write_claims(Path("results", "claims.yaml"), stores, tmp_path / "claims.md")
     page = (
         (tmp_path / "claims.md").read_text(encoding="utf-8").replace((tmp_path / "claims.md").as_posix(), "results/claims.md")
@@ -55,7 +57,8 @@ def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("folder", "cases", "images"), [("front", 132, 16), ("untouched", 21, 16), ("mixing", 12, 16), ("imagenet", 80, 50)]
+    ("folder", "cases", "images"),
+    [("front", 132, 16), ("untouched", 21, 16), ("mixing", 12, 16), ("mixtures", 3, 24), ("imagenet", 80, 50)],
 )
 def test_the_tables_are_regenerated_byte_for_byte(folder: str, cases: int, images: int) -> None:
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
