@@ -16,6 +16,7 @@ from privbench.closed_form.first_block import FirstBlock
 from privbench.core import ATTACKS, LocalTraining, Observation, Secret, UserError
 from privbench.core.patches import to_patches
 from privbench.data import open_images
+from privbench.models.lora import with_lora
 from privbench.replay import explained_share
 from privbench.scoring import psnr
 
@@ -80,6 +81,22 @@ def test_adapters_with_lengths_of_their_own_show_the_same() -> None:
     with torch.no_grad():
         whole = layer(torch.eye(192)) - layer.base_layer.bias
     assert torch.allclose(block.qkv.float().T, whole, atol=1e-5)
+
+
+def test_adapters_of_the_patch_embedding_are_part_of_it() -> None:
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    victim, _ = victim_of("photos", MODEL)
+    plain = PatchEmbedding.of(victim).weight
+    with_lora(victim.network, 4, targets=["qkv", "proj"], generator=torch.Generator().manual_seed(0))
+    layer = cast(Any, victim.network).patch_embed.proj
+    assert torch.allclose(PatchEmbedding.of(victim).weight, plain)
+    torch.nn.init.normal_(layer.lora_B["default"].weight, generator=torch.Generator().manual_seed(0))
+    changed = PatchEmbedding.of(victim)
+    patch = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        token = layer(patch).flatten()
+    assert not torch.allclose(changed.weight, plain)
+    assert torch.allclose((changed.weight @ patch.double().flatten() + changed.bias).float(), token, atol=1e-5)
 
 
 def test_an_audit_reads_adapters_as_peft_saves_them(tmp_path: Path) -> None:
