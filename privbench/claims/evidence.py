@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from privbench.analysis.leaderboard import read_record
 from privbench.claims.hypotheses import UTILITY_MEASURES, ResolvedSide, Side
 from privbench.core import FailedCase, Interval, Metric, Record, UtilityReport
+from privbench.core.flags import LOWER_BOUND
 from privbench.store.base import Store
 from privbench.store.layout import FAILURE, RECORD, walk_results
 
@@ -60,11 +61,13 @@ class SideScores:
         values: By image, the highest leakage over the attacks.
         used: What the cases are called.
         missing: One line for each attack without a record of these images.
+        is_bound: Whether some attacker could not undo what the client did to its images, so that more may leak.
     """
 
     values: Mapping[str, float]
     used: tuple[str, ...]
     missing: tuple[str, ...]
+    is_bound: bool = False
 
 
 def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evidence) -> SideScores:
@@ -87,6 +90,7 @@ def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evi
     leakiest: dict[str, float] = {}
     used: list[str] = []
     missing: list[str] = []
+    is_bound = False
     for attack, records in found.items():
         whole = [(path, record) for path, record in records if images <= set(_images(record))]
         scored = [(path, record) for path, record in whole if metric.name in record.summary]
@@ -94,12 +98,13 @@ def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evi
             missing.append(_missing(wanted, attack, metric.name, whole or records, images, evidence))
         for path, record in scored:
             used.append(path)
+            is_bound = is_bound or LOWER_BOUND in record.flags
             for image in (image for image in record.images if image.image in images):
                 value = image.scores[metric.name]
                 value = value if ceiling is None else min(value, ceiling)
                 leakier = max if metric.higher_is_leakier else min
                 leakiest[image.image] = leakier(value, leakiest.get(image.image, value))
-    return SideScores(leakiest, tuple(used), tuple(missing))
+    return SideScores(leakiest, tuple(used), tuple(missing), is_bound)
 
 
 def _images(record: Record) -> list[str]:

@@ -22,6 +22,7 @@ SMALLEST = 16
 
 Verdict = Literal["holds", "does not hold", "holds only for unaware attackers", "inconclusive", "not measured"]
 
+_BOUND = "attackers did not undo what was done to the images"
 _MISSING = "records are missing"
 
 
@@ -152,12 +153,13 @@ def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
     above, below = ([side.values[image] for image in images] for side in (higher, lower))
     difference = paired_difference(below, above, seed=0).interval
     verdict, reason = _verdict(difference, comparison.margin)
-    # Attacks that are missing can only show that more leaks, up to all of it.
+    # Attacks that are missing, and those that do not undo a defense, can only show that more leaks, up to all of it.
     most = [metric.best if comparison.ceiling is None else min(metric.best, comparison.ceiling)] * len(images)
-    ends = [(most, below)] * bool(higher.missing) + [(above, most)] * bool(lower.missing)
+    open_above, open_below = (bool(side.missing) or side.is_bound for side in (higher, lower))
+    ends = [(most, below)] * open_above + [(above, most)] * open_below
     at_most = [_verdict(paired_difference(second, first, seed=0).interval, comparison.margin)[0] for first, second in ends]
     if any(end != verdict for end in at_most) and verdict != "inconclusive":
-        verdict, reason = "inconclusive", f"{_MISSING}; so far it {verdict}"
+        verdict, reason = "inconclusive", f"{_MISSING if missing else _BOUND}; so far it {verdict}"
     sides = [Measured(sum(values) / len(values), side.used) for values, side in ((above, higher), (below, lower))]
     return Finding(comparison, verdict, reason, detail, difference, True, *sides)
 

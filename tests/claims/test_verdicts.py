@@ -13,6 +13,7 @@ from privbench.core import (
     UtilityReport,
     resolve_defense,
 )
+from privbench.core.flags import LOWER_BOUND
 from tests.claims.judging import SHUFFLED, UNDEFENDED, Make, hypothesis, judged, spread
 
 # The rule
@@ -170,6 +171,17 @@ def test_a_missing_attack_leaves_open_what_it_could_change(
     found = judged(hypothesis({**sides, "margin": 6, "ceiling": ceiling}), *records)
     assert found.verdict == verdict
     assert "no record of subspace on n" in found.findings[0].detail
+
+
+def test_an_attacker_who_does_not_undo_a_defense_leaves_open_what_that_protects(make: Make) -> None:
+    path, record = make(spread(10), defense="naive-shuffle")
+    bound = path, record.model_copy(update={"flags": (LOWER_BOUND,)})
+    found = judged(hypothesis({"margin": 6}), make(spread(40)), bound)
+    assert found.verdict == "inconclusive"
+    assert found.reason == "attackers did not undo what was done to the images; so far it holds"
+    path, record = make(spread(39), defense="naive-shuffle")
+    bound = path, record.model_copy(update={"flags": (LOWER_BOUND,)})
+    assert judged(hypothesis({"margin": 6, "ceiling": 40}), make(spread(40)), bound).verdict == "does not hold"
 
 
 def test_a_smaller_case_of_an_attack_is_missing_for_the_other_images(make: Make) -> None:
