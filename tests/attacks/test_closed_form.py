@@ -85,10 +85,8 @@ def test_a_single_masked_patch_is_no_riddle(monkeypatch: pytest.MonkeyPatch) -> 
     assert psnr(attacked(ClosedForm(), observation).images, secret.images) > 90
 
 
-@pytest.mark.parametrize(
-    ("ratio", "flag"),
-    [(0.1, "masked-patches-filled-in"), pytest.param(0.03, "masked-patches-not-separated", marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("ratio", "flag"), [(0.1, "masked-patches-filled-in"), (0.03, "masked-patches-not-separated")])
 def test_patches_of_16_are_cleaned_too_where_spare_equations_tell_enough_of_the_masked_ones(ratio: float, flag: str) -> None:
     found = {}
     for adversary in ("unaware", "aware"):
