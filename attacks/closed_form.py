@@ -33,6 +33,10 @@ _SPARE = 0.5
 """Equations beyond the unmasked patches, for each masked one, below which nothing is known of what the masked ones add."""
 
 
+_DECISIVE = 2
+"""Equations of each token by the features of the first MLP, for each of its coordinates, above which they are used."""
+
+
 class ClosedForm(Attack):
     """Patches by least squares from the gradients of position rows and patch embedding."""
 
@@ -167,12 +171,12 @@ class _Equations:
 
     def _separated(self, start: Tensor, progress: Progress) -> Tensor | None:
         """The patches without what the masked ones add to them; None where that cannot be told."""
-        model = deepcopy(self.simulation.model).cpu()
-        features, sent = MlpFeatures.of(model), self.observation.gradients.get(MLP_OUTPUT)
-        if features is None or sent is None or not self.entries_are_exact or self.observation.kind != "gradient":
+        sent = self.observation.gradients.get(MLP_OUTPUT)
+        if sent is None or not self.entries_are_exact or self.observation.kind != "gradient":
             return None
-        outside = complement_of_rows(sent.cpu())
-        if outside.shape[1] <= 2 * self.gradients.shape[1]:
+        model, outside = deepcopy(self.simulation.model).cpu(), complement_of_rows(sent.cpu())
+        features = MlpFeatures.of(model)
+        if features is None or outside.shape[1] <= _DECISIVE * self.gradients.shape[1]:
             return None
         known = (self.gradients.cpu(), self.target.cpu(), start.cpu())
         found = separated(PatchEmbedding.of(model), features, outside, *known, progress)

@@ -21,8 +21,6 @@ __all__ = ["Combinations"]
 
 _LEAST = 1e-9
 """Error of a combination below which it counts as exact, relative to a token."""
-_EPSILON = 1e-6
-"""Of timm's LayerNorms."""
 
 
 @dataclass(frozen=True)
@@ -89,5 +87,5 @@ class Combinations:
 
 def _normalised(tokens: Tensor, block: FirstBlock) -> Tensor:
     """Tokens `[tokens, width]` after the LayerNorm."""
-    deviations = (centred(tokens).square().mean(dim=1, keepdim=True) + _EPSILON).sqrt()
+    deviations = (centred(tokens).square().mean(dim=1, keepdim=True) + block.epsilon).sqrt()
     return block.centred(tokens) / deviations + block.shift

@@ -21,6 +21,7 @@ class FirstBlock:
     Attributes:
         scale: `[width]`, γ.
         shift: `[width]`, β.
+        epsilon: What the LayerNorm adds to the variance.
         qkv: `[3 width, width]`, the weight of queries, keys and values.
         qkv_name: Its parameter name.
         output_name: Parameter name of the attention's output projection `[width, width]`.
@@ -29,6 +30,7 @@ class FirstBlock:
 
     scale: Tensor
     shift: Tensor
+    epsilon: float
     qkv: Tensor
     qkv_name: str
     output_name: str
@@ -55,6 +57,7 @@ class FirstBlock:
         return cls(
             scale=norm.weight.detach().double(),
             shift=norm.bias.detach().double(),
+            epsilon=norm.eps,
             qkv=cast(nn.Linear, qkv).weight.detach().double() if adapter is None else adapter.weight,
             qkv_name="network.blocks.0.attn.qkv.weight",
             output_name="network.blocks.0.attn.proj.weight",

@@ -52,47 +52,44 @@ class _Mixture:
     Attributes:
         shares: `[own, masked]`, of each unmasked patch, in the coordinates of `span`.
         inside: `[masked, masked]`, the tokens of the masked patches in the same coordinates.
-        tilt: `[open, width - masked]`, by what the unknown rows of the span move, in the coordinates of `beyond`.
+        known: How many rows of the span are known.
         span: `[masked, width]`, orthonormal rows, those that are known first.
         beyond: `[width - masked, width]`, the complement, as far as tokens of patches reach it.
     """
 
     shares: Tensor
     inside: Tensor
-    tilt: Tensor
+    known: int
     span: Tensor
     beyond: Tensor
 
     @property
     def variables(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.shares, self.inside, self.tilt
+        """The shares, the tokens inside, and by what the unknown rows move in the coordinates of `beyond`: not at all yet."""
+        return self.shares, self.inside, self.span.new_zeros(len(self.span) - self.known, len(self.beyond))
 
     @property
     def sizes(self) -> Tensor:
         """`[open, 1]`: by what a tilt is divided, so that all variables move tokens alike."""
-        first = len(self.span) - len(self.tilt)
-        lengths: Tensor = torch.cat([self.shares, self.inside])[:, first:].norm(dim=0)
+        lengths: Tensor = torch.cat([self.shares, self.inside])[:, self.known :].norm(dim=0)
         return lengths[:, None].clamp(min=1e-12)
 
     def turned(self, tilt: Tensor) -> Tensor:
         """The span, its unknown rows tilted."""
-        known = len(self.span) - len(tilt)
-        return torch.cat([self.span[:known], self.span[known:] + (tilt / self.sizes) @ self.beyond])
+        return torch.cat([self.span[: self.known], self.span[self.known :] + (tilt / self.sizes) @ self.beyond])
 
     def moved(self, step: tuple[Tensor, Tensor, Tensor], length: float) -> "_Mixture":
         """Where a step leads, in an orthonormal span again."""
         shares, inside, tilt = (value + length * change for value, change in zip(self.variables, step, strict=True))
         rows = self.turned(tilt)
-        known = len(rows) - len(tilt)
-        turned = torch.linalg.qr((rows[known:] - rows[known:] @ rows[:known].T @ rows[:known]).T).Q.T
-        span = torch.cat([rows[:known], turned])
+        known, others = rows[: self.known], rows[self.known :]
+        span = torch.cat([known, torch.linalg.qr((others - others @ known.T @ known).T).Q.T])
         reach = torch.cat([self.span, self.beyond])
         beyond = torch.linalg.svd(reach - reach @ span.T @ span, full_matrices=False).Vh[: len(self.beyond)]
         return replace(
             self,
             shares=shares @ rows @ span.T,
             inside=inside @ rows @ span.T,
-            tilt=torch.zeros_like(tilt),
             span=span,
             beyond=beyond,
         )
@@ -102,12 +99,12 @@ class _Equations:
     """Features of the tokens outside the space that they lie in."""
 
     def __init__(
-        self, embedding: PatchEmbedding, features: MlpFeatures, outside: Tensor, least: Tensor, masked: Tensor, count: int
+        self, embedding: PatchEmbedding, features: MlpFeatures, outside: Tensor, least: Tensor, masked: Tensor
     ) -> None:
-        self.features, self.outside, self.free = features, outside, count
+        self.features, self.outside = features, outside
+        self.free = max(0, embedding.token_count - (len(outside) - outside.shape[1]))
         self.own, self.hidden = torch.where(~masked)[0], torch.where(masked)[0]
-        unknown = embedding.positions[:1] if embedding.unknown is None else embedding.unknown
-        self.rows = torch.where(masked[:, None], unknown, embedding.positions) + embedding.bias
+        self.rows = torch.where(masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
         self.prefix, self.least = embedding.prefix, least
 
     def tokens(self, shares: Tensor, inside: Tensor, span: Tensor) -> Tensor:
@@ -166,7 +163,7 @@ def separated(
     """The patches of an image without what the masked ones added to them.
 
     Args:
-        embedding: From patches to tokens.
+        embedding: From patches to tokens, with the row that masked patches share.
         features: From tokens to what the gradient shows the space of.
         outside: `[hidden, directions]`, orthonormal: the directions in which features lie by chance alone.
         gradients: Δ `[patches, width]` float64; the rows of masked patches are zero.
@@ -186,9 +183,7 @@ def separated(
     missed = left[:, len(sizes) :].T @ target
     lifted, known = _known_rows(missed, embedding.weight)
     mixture = _start(embedding, least - start[own], start[masked], known)
-    shown = len(outside) - outside.shape[1]
-    free = max(0, embedding.token_count - shown)
-    equations = _Equations(embedding, features, outside, least @ embedding.weight.T, masked, free)
+    equations = _Equations(embedding, features, outside, least @ embedding.weight.T, masked)
     solved = _descend(equations, mixture, progress)
     return None if solved is None else _lifted(embedding, solved, lifted, least, masked, start)
 
@@ -210,8 +205,7 @@ def _start(embedding: PatchEmbedding, mixed: Tensor, masked: Tensor, known: Tens
     rest = tokens - tokens @ known.T @ known
     span = torch.cat([known, torch.linalg.svd(rest, full_matrices=False).Vh[: count - len(known)]])
     beyond = torch.linalg.svd(reach - reach @ span.T @ span, full_matrices=False).Vh[: max(0, len(reach) - count)]
-    tilt = torch.zeros(count - len(known), len(beyond), dtype=torch.float64)
-    return _Mixture(tokens @ span.T, masked @ weight.T @ span.T, tilt, span, beyond)
+    return _Mixture(tokens @ span.T, masked @ weight.T @ span.T, len(known), span, beyond)
 
 
 def _descend(equations: _Equations, mixture: _Mixture, progress: Progress) -> _Mixture | None:
@@ -246,14 +240,14 @@ def _lifted(
     The tokens that were found count as observed with noise, because an embedding weakens much of what a patch has: asked for
     exactly, small errors of them would be large ones of the patches.
     """
-    known = len(mixture.span) - len(mixture.tilt)
+    known = mixture.known
     shares = mixture.shares[:, known:]
     weights = shares.norm(dim=0)[:, None].clamp(min=1e-12)
     base = start.clone()
     base[~masked] = least - mixture.shares[:, :known] @ lifted[:known]
     found = least @ embedding.weight.T - mixture.shares @ mixture.span
     variation = Variation.everywhere(round(len(masked) ** 0.5), embedding.patch_size)
-    count = len(mixture.tilt) * base.shape[1]
+    count = shares.shape[1] * base.shape[1]
 
     def image(values: Tensor) -> Tensor:
         """What the unknown rows and the filling change."""

@@ -44,7 +44,7 @@ class TestFeatures:
 
 def test_a_step_of_the_mixture_moves_its_tokens_as_it_says_and_leaves_the_known_rows() -> None:
     rows = torch.linalg.qr(_random(12, 12)).Q
-    mixture = _Mixture(_random(6, 4), _random(4, 4), _random(2, 8).zero_(), rows[:4], rows[4:])
+    mixture = _Mixture(_random(6, 4), _random(4, 4), 2, rows[:4], rows[4:])
     step = (_random(6, 4), _random(4, 4), _random(2, 8))
     moved = mixture.moved(step, 0.5)
     turned = mixture.turned(0.5 * step[2])
