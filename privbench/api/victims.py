@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "train"]
 
-_UNSAID = {"output", "device", "report", "log", "note"}
+_UNSAID = {"output", "device", "report", "log", "note", "snapshots"}
 """Arguments of `train` that change nothing of a victim, and are not in its card."""
 _TEST_IMAGES = 1000
 """So many at most are measured where nobody says how many."""
@@ -42,6 +42,7 @@ def train(
     device: str = "auto",
     limit: int | None = None,
     output: Path | str = Path("checkpoints"),
+    snapshots: str | Sequence[int] = (),
     report: "Callable[[EpochReport], None] | None" = None,
     log: str | Sequence[str] = (),
     note: Callable[[str], None] = lambda _: None,
@@ -68,6 +69,7 @@ def train(
         device: `auto`, `cpu` or `cuda:INDEX`.
         limit: Only the first so many training images.
         output: Folder for weights, card and checkpoint; an interrupted run found there goes on.
+        snapshots: Epochs after which the weights are kept as `MODEL.DEFENSE.epochN.safetensors` too, as `1,5-7` or numbers.
         report: Told every few batches where training stands.
         log: Experiment trackers to report to, by name.
         note: Told where a tracker shows the run, and what goes wrong with it.
@@ -89,6 +91,7 @@ def train(
     loggers = (log,) if isinstance(log, str) else tuple(log)
     require_loggers(loggers)
     check_output(Path(output))
+    kept = _snapshot_epochs(snapshots, epochs)
     chosen_device = resolve_device(device)
     specs = resolve_defense(defense)
     spec = default_spec(model)
@@ -135,9 +138,24 @@ def train(
             report=reported,
             teacher=network,
             compiled=chosen_device.type == "cuda",
+            snapshots=kept,
         )
         logs.end({"accuracy": card.accuracy, "defended_accuracy": card.defended_accuracy, "seconds": card.seconds})
     return card
+
+
+def _snapshot_epochs(chosen: str | Sequence[int], epochs: int) -> tuple[int, ...]:
+    from privbench.core import UserError
+    from privbench.resolving.resolve import parse_indices
+
+    if not chosen:
+        return ()
+    kept = parse_indices(chosen) if isinstance(chosen, str) else tuple(chosen)
+    if min(kept) < 1 or max(kept) > epochs:
+        raise UserError(
+            f"snapshots after epochs {','.join(map(str, kept))}; accepted: epochs from 1 to {epochs}, such as 1,{epochs}"
+        )
+    return kept
 
 
 def _command(given: "dict[str, Any]") -> str:

@@ -51,6 +51,12 @@ INSIDE = Number(min=0, max=1, min_open=True, max_open=True)
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for weights, card and checkpoint; an interrupted run found there goes on.",
 )
+@click.option(
+    "--snapshots",
+    default="",
+    metavar="EPOCHS",
+    help="Keep the weights after these epochs too, such as 1,5-7, to study training.",
+)
 @log_option
 def train(defense: str, model: str, output: Path, **options: Any) -> None:
     """Trains a victim under a defense; writes MODEL.DEFENSE.safetensors and its card."""

@@ -33,9 +33,11 @@ def test_it_trains_says_how_well_and_writes_weights_with_a_card(easy_data: Path,
     output = tmp_path / "out"
     code, stdout, stderr = _train(
         *("--defense", "mjp:mask_ratio=0.2", "--data", str(easy_data)),
-        *("--epochs", "2", "--batch-size", "16", "--output", str(output)),
+        *("--epochs", "2", "--batch-size", "16", "--snapshots", "1", "--output", str(output)),
     )
     assert code == 0, stderr
+    assert (output / "vit_mini_patch4_32.mjp.epoch1.safetensors").exists()
+    assert not (output / "vit_mini_patch4_32.mjp.epoch2.safetensors").exists()
     assert "vit_mini_patch4_32 trained with mjp:mask_ratio=0.2: top-1" in stdout
     assert "epoch 2/2" in stderr
     card = json.loads((output / "vit_mini_patch4_32.mjp.json").read_text())
@@ -64,6 +66,9 @@ def test_it_trains_says_how_well_and_writes_weights_with_a_card(easy_data: Path,
         (["--output", "/proc/x"], "cannot write to /proc/x: "),
         (["--defense", "precode:size=100000000000"], "less than or equal to 65536"),
         (["--device", "cuda:99"], "not there"),
+        (["--snapshots", "0"], "snapshots after epochs 0; accepted: epochs from 1 to 1"),
+        (["--snapshots", "1,2"], "snapshots after epochs 1,2; accepted: epochs from 1 to 1"),
+        (["--snapshots", "first"], "cannot read the indices 'first'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, easy_data: Path, tmp_path: Path) -> None:
