@@ -129,8 +129,8 @@ def _photo() -> tuple[Observation, Tensor]:
 def test_the_gradient_brings_a_photo_back_and_the_priors_alone_do_not() -> None:
     observation, images = _photo()
     errors = {}
-    for preset in ("quick", "priors-only"):
-        attack = AdjointMatching.from_preset(preset, {"steps": 150})
+    for preset, steps in (("quick", 130), ("priors-only", 40)):  # the priors alone are at their end by then
+        attack = AdjointMatching.from_preset(preset, {"steps": steps})
         found = attack(observation, generator=torch.Generator().manual_seed(0))
         errors[preset] = float((found.images - images).square().mean())
     assert errors["quick"] < 0.5 * errors["priors-only"]

@@ -218,9 +218,9 @@ def test_a_time_limit_leaves_out_what_does_not_fit_and_a_repeated_audit_continue
 
 def test_a_defense_is_tried_on_a_known_photo_and_photos_are_matched(tmp_path: Path) -> None:
     report = privbench.audit(
-        MODEL, _gradient(), attacks=["closed-form"], self_test=False, what_if=["quantization", "mjp"], photos="photos"
+        MODEL, _gradient(), attacks=["closed-form"], self_test=False, what_if=["quantization", "pruning:p=0.9"], photos="photos"
     )
-    assert [one.defense for one in report.what_if] == ["quantization", "mjp"]
+    assert [one.defense for one in report.what_if] == ["quantization", "pruning:p=0.9"]
     assert all(one.psnr is not None and one.psnr < 40 for one in report.what_if)
     assert len(report.matches) == 1
 

@@ -87,7 +87,7 @@ def test_gradient_matching_puts_the_pixels_of_a_batch_in_order_at_its_end() -> N
     [
         ("naive-shuffle+pixel-shuffle", ClosedForm()),
         ("naive-shuffle+pixel-shuffle", Subspace()),
-        ("mjp:mask_ratio=0.27+pixel-shuffle", ClosedForm()),
+        pytest.param("mjp:mask_ratio=0.27+pixel-shuffle", ClosedForm(), marks=pytest.mark.nightly),
         ("mjp:mask_ratio=0.27+pixel-shuffle", Subspace(search=0)),
         ("mjp:mask_ratio=0.27+pixel-shuffle:per=patch", GradViT(steps=2, bn_prior=0)),
         ("no-pe+pixel-shuffle", Subspace(search=1)),
