@@ -16,7 +16,8 @@ __all__ = ["KnownPhotos"]
 
 _UNKNOWN_TRAINING = LocalTraining(steps=1, learning_rate=0.01)
 """What a client does where its training is not known."""
-_CONTROLS = 2
+_MIRRORED = (-1, -2)
+"""Along which axis the photos of each control are mirrored where they are also those of the self-test."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,15 @@ class KnownPhotos:
         return self.photos.load(indices, self.observation.model.image_size)[0].to(self.observation.device)
 
     def controls(self, size: int) -> list[Tensor]:
-        """Batches of a size that are not the client's: photos that no self-test uses where they suffice, and grey."""
-        others = [self.images(size, first=-(number + 1) * size) for number in range(_CONTROLS)]
+        """Batches of a size that are not the client's, nor those of the self-test: photos, and grey.
+
+        They are other photos where these suffice, else mirrored ones.
+        """
+        others = []
+        for number, axis in enumerate(_MIRRORED):
+            first = len(self.photos) - (number + 1) * size
+            photos = self.images(size, first=first)
+            others.append(photos if first >= size else photos.flip(axis))
         return [*others, torch.full_like(others[0], 0.5)]
 
     def update(self, defense: str, labels: Tensor | None) -> tuple[Observation, Tensor]:

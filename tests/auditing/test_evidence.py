@@ -6,12 +6,15 @@ import torch
 from privbench.adversary import simulate
 from privbench.auditing import Evidence, evidence_of
 from privbench.auditing.findings import AttackFinding
+from privbench.auditing.known import KnownPhotos
 from privbench.auditing.verdicts import best_of, judged
 from privbench.client import observe
-from privbench.core import Reconstruction, ThreatModel, build_defense, resolve_defense
+from privbench.core import LocalTraining, Reconstruction, ThreatModel, build_defense, resolve_defense
+from privbench.data import open_images
 from privbench.models import load_victim, resolve_victim
 from privbench.replay import Agreement
 from tests.conformance import some_images
+from tests.test_client_training import client_that_trains
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,15 @@ def test_a_fit_without_a_self_test_is_not_called_found() -> None:
     solved = AttackFinding("closed-form", "ran", explained=0.95, cosine=1.0, grade="found")
     assert judged([solved, fitted], "whole")[0] == "found"
     assert best_of([AttackFinding("closed-form", "ran", explained=-3.0), fitted]) is fitted
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 8, 9])
+def test_controls_are_none_of_the_photos_of_the_self_test(size: int) -> None:
+    victim, observation, _ = client_that_trains(LocalTraining(learning_rate=1.0), some_images(1))
+    client = KnownPhotos(open_images("photos"), observation, victim, seed=0)
+    used = client.images(size)
+    controls = client.controls(size)
+    assert len(controls) == 3
+    for control in controls:
+        assert control.shape == used.shape
+        assert not any(torch.equal(one, other) for one in control for other in used)
