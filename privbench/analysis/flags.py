@@ -34,7 +34,8 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "prior-off-above-its-size": "the image prior describes smaller images and was left out; attack.prior names another",
     "pixels-inferred": "the client did not tell the order of pixels inside patches; the attack inferred it from their likeness",
     "pixels-not-inferred": "the order of pixels was not inferred",
-    NOT_EXPLAINED: "does not explain the update: check batch size, normalisation, round, or the attack failed",
+    NOT_EXPLAINED: "does not explain the update: check batch size, normalisation, round; or the attack failed, or it does "
+    "not know what the client drew",
     LOWER_BOUND: "a lower bound: the client changed its images, and this attacker could not undo it; on no front",
     "mixing-not-inferred": "the attack did not infer which images were mixed with which weights",
     "signs-not-inferred": "the attack did not infer which signs were flipped",
