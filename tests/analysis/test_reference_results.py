@@ -58,14 +58,14 @@ def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("folder", "cases", "images"),
-    [("front", 132, 16), ("untouched", 21, 16), ("mixing", 12, 16), ("mixtures", 3, 24), ("imagenet", 80, 50)],
+    [("front", 132, {16}), ("untouched", 21, {16}), ("mixing", 12, {16}), ("mixtures", 3, {24}), ("imagenet", 80, {16, 50})],
 )
-def test_the_tables_are_regenerated_byte_for_byte(folder: str, cases: int, images: int) -> None:
+def test_the_tables_are_regenerated_byte_for_byte(folder: str, cases: int, images: set[int]) -> None:
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert f"<!-- results/{folder} -->\n{overview(packed(folder))}<!-- end -->" in text
     records = [Record.load(path) for path in find_records(packed(folder))]
     assert f"{len(records)} of its {cases} cases" in text
-    assert {len(record.images) for record in records} == {images}
+    assert {len(record.images) for record in records} == images
     assert not any("dirty" in (record.provenance.commit or "dirty") for record in records)
 
 
