@@ -47,6 +47,7 @@ def test_an_isolated_attack_finds_the_same(small_case: Callable[..., Case]) -> N
     assert torch.equal(found.images, expected.images)
     assert (found.losses, found.flags) == (expected.losses, expected.flags)
     assert found.inferred.order is not None
+    assert expected.inferred.order is not None
     assert torch.equal(found.inferred.order, expected.inferred.order)
 
 
