@@ -38,7 +38,8 @@ class AttackFinding:
         others_cosine: The same of other photos with these labels, the highest.
         grade: What these say: found, partly, nothing.
         seconds: Wall time.
-        self_test: PSNR in dB of the same attack on an update made of a known photo; None where that was not tried.
+        self_test: PSNR in dB of the same attack on an update made of a known photo, of several the one that came back best
+            beside its mean colour; None where that was not tried.
         self_test_plain: PSNR in dB of that photo's mean colour, which an attack that finds something exceeds.
         self_test_grade: What explained share and cosine similarity say there, without the photo.
         labels: Of its images.
@@ -66,8 +67,8 @@ class AttackFinding:
 
     @property
     def unproven(self) -> bool:
-        """Whether nothing but the fit itself speaks for its images: there was no self-test."""
-        return self.fitted and self.self_test is None
+        """Whether nothing but the fit itself speaks for its images: no self-test brought a known photo back."""
+        return self.fitted and not self.finds_known
 
     @property
     def finds_known(self) -> bool:

@@ -47,9 +47,13 @@ def _judged(best: AttackFinding | None, findings: Sequence[AttackFinding], updat
         f"{100 * best.others_explained:.1f} %), with a cosine similarity of {best.cosine:.2f} ({best.others_cosine:.2f})."
     )
     if best.unproven:
+        test = (
+            "run the self-test"
+            if best.self_test is None
+            else f"the known photo of the self-test did not come back ({best.self_test:.1f} dB)"
+        )
         return "partly" if best.grade == "found" else _NOTHING, (
-            f"{said} They were fitted to it, which also succeeds with images that are not the client's: look at them, and run "
-            "the self-test."
+            f"{said} They were fitted to it, which also succeeds with images that are not the client's: look at them; {test}."
         )
     if best.grade == "partly":
         said = f"{said} That is something of the photos, not all of it."

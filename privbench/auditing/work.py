@@ -225,11 +225,13 @@ class Auditor:
             found, evidence = self._explained(finding.name, attack, observation, "self-test", interruption)
         except (UserError, *_NUMERICAL):
             return finding
-        plain = images.mean((2, 3), keepdim=True).expand_as(images)
+        plain = psnr(images.mean((2, 3), keepdim=True).expand_as(images), images)
+        reached = _best_pairs(found.images, images).max(dim=0).values
+        best = int((reached - plain).argmax())
         tested = replace(
             finding,
-            self_test=float(_best_pairs(found.images, images).max()),
-            self_test_plain=float(psnr(plain, images).max()),
+            self_test=float(reached[best]),
+            self_test_plain=float(plain[best]),
             self_test_grade=evidence.grade,
         )
         self.say(f"{finding.name}, self-test: {tested.self_test:.1f} dB on a known photo, {evidence.in_words()}")

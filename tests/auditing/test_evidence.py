@@ -1,5 +1,7 @@
 """Evidence and verdicts: other photos are the measure, and an attack that misleads itself on a known photo is not believed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,6 +95,13 @@ def test_a_fit_without_a_self_test_is_not_called_found() -> None:
     assert "run the self-test" in sentence
     little = AttackFinding("adjoint-matching", "ran", explained=0.107, cosine=0.48, grade="partly", fitted=True)
     assert judged([little], "whole")[0] == "nothing found by these attacks"
+    # Four photos of 224 pixels: noise accounts for a part of the update, and the known photo does not come back.
+    for finding, expected in ((fitted, "partly"), (little, "nothing found by these attacks")):
+        failed = replace(finding, self_test=14.3, self_test_plain=18.2)
+        verdict, sentence = judged([failed], "whole")
+        assert verdict == expected
+        assert "did not come back (14.3 dB)" in sentence
+        assert judged([replace(failed, self_test=25.0)], "whole")[0] == finding.grade
     solved = AttackFinding("closed-form", "ran", explained=0.95, cosine=1.0, grade="found")
     assert judged([solved, fitted], "whole")[0] == "found"
     assert best_of([AttackFinding("closed-form", "ran", explained=-3.0), fitted]) is fitted
