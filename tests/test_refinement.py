@@ -41,6 +41,7 @@ def test_a_patch_comes_back(sent: tuple[Observation, Secret]) -> None:
     assert psnr(found, secret.images) > psnr(near, secret.images) + 10
 
 
+@pytest.mark.nightly
 def test_all_patches_come_nearer_where_all_are_off(sent: tuple[Observation, Secret]) -> None:
     observation, secret = sent
     spread = torch.full((2, 64), 1e-4)

@@ -58,7 +58,7 @@ def test_masked_patches_come_back_as_one_and_spoil_the_others_and_the_flag_says_
     assert result.losses["misfit"] > 1e-3
 
 
-@pytest.mark.parametrize("adversary", ["aware", "oracle"])
+@pytest.mark.parametrize("adversary", ["aware", pytest.param("oracle", marks=pytest.mark.nightly)])
 def test_who_knows_of_the_mask_gets_the_other_patches_clean_and_fills_the_masked_ones_in(adversary: str) -> None:
     found = {}
     for name in ("unaware", adversary):

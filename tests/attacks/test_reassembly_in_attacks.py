@@ -36,6 +36,7 @@ def test_masked_patches_find_their_places_among_the_others() -> None:
     assert scores["oracle"] == pytest.approx(scores["aware"], abs=3)
 
 
+@pytest.mark.nightly
 def test_one_patch_for_all_masked_ones_has_no_order() -> None:
     observation, _ = update("mjp:mask_ratio=0.1", photo=1, adversary="aware")
     for attack in (ClosedForm(), Subspace(position_gradients=False)):

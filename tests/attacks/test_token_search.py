@@ -36,7 +36,7 @@ def test_an_update_without_the_first_mlp_is_refused() -> None:
         attacked(TokenSearch(), observation.with_gradients(kept))
 
 
-@pytest.mark.parametrize("std", ["0.1", "1e-6"])
+@pytest.mark.parametrize("std", ["0.1", pytest.param("1e-6", marks=pytest.mark.nightly)])
 def test_noise_ends_the_search_after_a_round_and_leaves_grey(std: str) -> None:
     observation, _ = update(f"gradient-noise:std={std}", batch=2)
     result = attacked(TokenSearch(rounds=1, starts=1), observation)

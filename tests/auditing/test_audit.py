@@ -185,7 +185,7 @@ def test_an_audit_interrupted_in_the_self_test_does_not_run_the_attack_again(tmp
 
 
 def test_a_time_limit_leaves_out_what_does_not_fit_and_a_repeated_audit_continues(tmp_path: Path) -> None:
-    attacks = "closed-form,adjoint-matching:steps=60,inverting-gradients"
+    attacks = "closed-form,adjoint-matching:steps=24,inverting-gradients"
     steps: list[int] = []
 
     def audit(minutes: float | None) -> AuditReport:
