@@ -26,6 +26,7 @@ def test_shares_of_energy_are_those_of_the_images_own_gradients(client: Client) 
     assert all(float(row["explained"]) < EXPLAINED_LIMIT for row in rows)
 
 
+@pytest.mark.nightly
 def test_a_control_is_given_another_batch_and_scored_against_this_one(client: Client) -> None:
     settings = {"steps": 40, "features": 0.0}
     own, control = (batch_rows(client, "adjoint-matching", [0, 1], further, settings) for further in (0, 2))

@@ -64,6 +64,7 @@ def four_classes(tmp_path: Path) -> Path:
     return tmp_path / "noise"
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(four_classes: Path, tmp_path: Path) -> None:
     def run(name: str, seeds: int) -> str:
         given = [*SMALL, "--data", str(four_classes), "--seeds", str(seeds), "-o", str(tmp_path / name)]
