@@ -150,7 +150,7 @@ def _snapshot_epochs(chosen: str | Sequence[int], epochs: int) -> tuple[int, ...
 
     if not chosen:
         return ()
-    kept = parse_indices(chosen) if isinstance(chosen, str) else tuple(chosen)
+    kept = parse_indices(chosen, "snapshots") if isinstance(chosen, str) else tuple(chosen)
     if min(kept) < 1 or max(kept) > epochs:
         raise UserError(
             f"snapshots after epochs {','.join(map(str, kept))}; accepted: epochs from 1 to {epochs}, such as 1,{epochs}"

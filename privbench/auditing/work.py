@@ -22,7 +22,7 @@ from privbench.data import ImageSet
 from privbench.models import Victim
 from privbench.scoring import psnr
 
-__all__ = ["Auditor"]
+__all__ = ["Auditor", "came_back"]
 
 _TIME_UP = "the time was up"
 _NUMERICAL = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
@@ -225,15 +225,8 @@ class Auditor:
             found, evidence = self._explained(finding.name, attack, observation, "self-test", interruption)
         except (UserError, *_NUMERICAL):
             return finding
-        plain = psnr(images.mean((2, 3), keepdim=True).expand_as(images), images)
-        reached = _best_pairs(found.images, images).max(dim=0).values
-        best = int((reached - plain).argmax())
-        tested = replace(
-            finding,
-            self_test=float(reached[best]),
-            self_test_plain=float(plain[best]),
-            self_test_grade=evidence.grade,
-        )
+        reached, plain = came_back(found.images, images)
+        tested = replace(finding, self_test=reached, self_test_plain=plain, self_test_grade=evidence.grade)
         self.say(f"{finding.name}, self-test: {tested.self_test:.1f} dB on a known photo, {evidence.in_words()}")
         return tested
 
@@ -261,6 +254,19 @@ class Auditor:
         values = _best_pairs(images, own)
         best = values.argmax(1)
         return tuple((self.photos.image_name(int(one)), float(values[number, one])) for number, one in enumerate(best))
+
+
+def came_back(found: Tensor, photos: Tensor) -> tuple[float, float]:
+    """PSNR in dB of the photo that came back best beside its own mean colour, and that of its mean colour.
+
+    Args:
+        found: `[images, 3, height, width]` in [0, 1].
+        photos: `[photos, 3, height, width]` in [0, 1], the truth of a self-test.
+    """
+    plain = psnr(photos.mean((2, 3), keepdim=True).expand_as(photos), photos)
+    reached = _best_pairs(found, photos).max(dim=0).values
+    best = int((reached - plain).argmax())
+    return float(reached[best]), float(plain[best])
 
 
 def _best_pairs(found: Tensor, truth: Tensor) -> Tensor:

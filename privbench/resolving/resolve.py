@@ -138,8 +138,8 @@ def _victim(chosen: Overrides, defense: tuple[ComponentSpec, ...], base: Case | 
     return found
 
 
-def parse_indices(text: str) -> tuple[int, ...]:
-    """Reads positions as `0,3,5-7`.
+def parse_indices(text: str, called: str = "indices") -> tuple[int, ...]:
+    """Reads positions as `0,3,5-7`; `called` is what an error calls them.
 
     Raises:
         UserError: The text is not of that form.
@@ -148,9 +148,9 @@ def parse_indices(text: str) -> tuple[int, ...]:
     for chunk in text.strip("[]() ").split(","):
         first, dash, last = chunk.strip().partition("-")
         if not _is_position(first) or (dash and not _is_position(last)) or (dash and int(last) < int(first)):
-            raise UserError(f"cannot read the indices '{text[:200]}'; accepted: whole numbers and ranges, such as 0,3,5-7")
+            raise UserError(f"cannot read the {called} '{text[:200]}'; accepted: whole numbers and ranges, such as 0,3,5-7")
         if len(indices) + int(last or first) - int(first) >= _MOST_INDICES:
-            raise UserError(f"the indices '{text[:200]}' are more than {_MOST_INDICES:,}; name fewer images")
+            raise UserError(f"the {called} '{text[:200]}' are more than {_MOST_INDICES:,}; name fewer")
         indices.extend(range(int(first), int(last or first) + 1))
     return tuple(indices)
 

@@ -76,7 +76,7 @@ def train(
 
     Raises:
         UserError: Too few images for a batch, labels out of range, divergence, a checkpoint of other settings or other images,
-            a teacher that the defense does not stand.
+            or behind a snapshot that is asked for, a teacher that the defense does not stand.
     """
     plan.require_possible(len(training.images))
     if (plan.teacher is None) != (teacher is None):
@@ -95,6 +95,12 @@ def train(
     trained_on: dict[str, int | str] = {"count": len(training.images), "sha256": training.fingerprint()}
     if checkpoint.exists():
         run.restore(checkpoint, plan, trained_on)
+    late = [epoch for epoch in sorted(snapshots) if epoch <= run.epoch and not _snapshot(output, stem, epoch).exists()]
+    if late:
+        raise UserError(
+            f"the checkpoint {checkpoint} is already behind epoch {run.epoch}, and the snapshot after epoch {late[0]} was not "
+            "kept; delete it to start over, or leave that epoch out of --snapshots"
+        )
     training, test = training.to(device), test.to(device)
     saved = time.monotonic()
     while run.epoch < plan.epochs:
@@ -108,7 +114,7 @@ def train(
             run.save(checkpoint, plan, trained_on)
             saved = time.monotonic()
         if run.epoch in snapshots:
-            save_weights(run.victim, output / f"{stem}.epoch{run.epoch}.safetensors")
+            save_weights(run.victim, _snapshot(output, stem, run.epoch))
     calibrate_batch_norm(run.victim, training.images[:_CALIBRATION_IMAGES])
     return publish(
         run.victim,
@@ -122,3 +128,7 @@ def train(
         steps=run.schedule.total_steps,
         generator=run.generator,
     )
+
+
+def _snapshot(output: Path, stem: str, epoch: int) -> Path:
+    return output / f"{stem}.epoch{epoch}.safetensors"

@@ -10,6 +10,7 @@ from privbench.auditing import Evidence, evidence_of
 from privbench.auditing.findings import AttackFinding
 from privbench.auditing.known import KnownPhotos
 from privbench.auditing.verdicts import best_of, judged
+from privbench.auditing.work import came_back
 from privbench.client import observe
 from privbench.core import LocalTraining, Reconstruction, ThreatModel, build_defense, resolve_defense
 from privbench.data import open_images
@@ -117,3 +118,14 @@ def test_controls_are_none_of_the_photos_of_the_self_test(size: int) -> None:
     for control in controls:
         assert control.shape == used.shape
         assert not any(torch.equal(one, other) for one in control for other in used)
+
+
+def test_of_several_known_photos_the_one_counts_that_came_back_best_beside_its_mean_colour() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = 0.5 + 0.02 * torch.rand(1, 3, 8, 8, generator=generator)
+    rich = torch.rand(1, 3, 8, 8, generator=generator)
+    photos = torch.cat([flat, rich])
+    blurred = torch.cat([flat.mean((2, 3), keepdim=True).expand_as(flat), 0.5 + 0.5 * (rich - 0.5)])
+    reached, plain = came_back(blurred, photos)
+    assert plain < 15
+    assert reached == pytest.approx(plain + 6, abs=1)

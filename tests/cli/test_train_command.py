@@ -68,7 +68,7 @@ def test_it_trains_says_how_well_and_writes_weights_with_a_card(easy_data: Path,
         (["--device", "cuda:99"], "not there"),
         (["--snapshots", "0"], "snapshots after epochs 0; accepted: epochs from 1 to 1"),
         (["--snapshots", "1,2"], "snapshots after epochs 1,2; accepted: epochs from 1 to 1"),
-        (["--snapshots", "first"], "cannot read the indices 'first'"),
+        (["--snapshots", "first"], "cannot read the snapshots 'first'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, easy_data: Path, tmp_path: Path) -> None:

@@ -396,6 +396,9 @@ def test_snapshots_are_the_weights_of_their_epochs(tmp_path: Path) -> None:
     early, late, shipped = (load_file(f"{stem}{end}.safetensors") for end in (".epoch1", ".epoch2", ""))
     assert all(torch.equal(late[name], shipped[name]) for name in shipped)
     assert not torch.equal(early["network.head.weight"], late["network.head.weight"])
+    (tmp_path / f"{stem.name}.epoch1.safetensors").unlink()
+    with pytest.raises(UserError, match="the snapshot after epoch 1 was not kept"):
+        train(_plan(), data, data, output=tmp_path, device=CPU, command="", report=lambda _: None, snapshots=(1, 2))
 
 
 @pytest.mark.parametrize("defense", ["none", "mjp:mask_ratio=0.3"])
