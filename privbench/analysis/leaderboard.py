@@ -35,6 +35,7 @@ _COUNTS = (
     "utility_images",
     "retrained_epochs",
     "retrained_images",
+    "retrained_seeds",
     "identified_of",
 )
 

@@ -182,7 +182,9 @@ def _retrained(rows: pd.DataFrame) -> str:
     row: Any = rows.iloc[0]
     if pd.isna(row["retrained_accuracy"]):
         return ""
-    return f"{row['retrained_accuracy']:.3f} / {row['retrained_undefended']:.3f} ({row['retrained_epochs']})"
+    low, high = row["retrained_seed_low"], row["retrained_seed_high"]
+    seeds = "" if pd.isna(low) else f" ± {(high - low) / 2:.3f}"
+    return f"{row['retrained_accuracy']:.3f}{seeds} / {row['retrained_undefended']:.3f} ({row['retrained_epochs']})"
 
 
 def _text(cell: str | Score, *, intervals: bool) -> str:

@@ -1,17 +1,20 @@
 """What utility reports add to the leaderboard: what a victim can still do, and what training under a defense costs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from privbench.core import (
     Case,
     Interval,
-    Training,
     UtilityReport,
 )
+from privbench.scoring import student_interval
 
 __all__ = ["Retrained", "best_reports", "utility_columns"]
 
 UtilityKey = tuple[str, str | None, str]
+_Recipe = tuple[int, str, int, str]
+"""Test images, then `Training.alike`: data set, epochs, hyper-parameters without the seed."""
 
 
 def best_reports(files: Sequence[UtilityReport]) -> dict[UtilityKey, UtilityReport]:
@@ -55,23 +58,18 @@ def utility_columns(case: Case, reports: Mapping[UtilityKey, UtilityReport]) -> 
 class Retrained:
     """What training under a defense costs: victims by one recipe, with a defense and without, from their utility reports.
 
-    It answers for defenses whose leakage is measured on a victim that was trained without them.
+    It answers for defenses whose leakage is measured on a victim that was trained without them. Victims of one recipe that
+    differ in their seed count together, by their mean.
     """
 
     def __init__(self, reports: Sequence[UtilityReport]) -> None:
-        self._undefended: dict[tuple[object, ...], UtilityReport] = {}
-        self._under: dict[tuple[str, str], list[tuple[UtilityReport, Training]]] = {}
+        self._under: dict[tuple[str, str], dict[_Recipe, list[UtilityReport]]] = {}
         for utility in reports:
             defense = "+".join(map(str, utility.defense))
             if utility.training is None or utility.training.defense != defense:
                 continue
-            self._under.setdefault((utility.victim.model.name, defense), []).append((utility, utility.training))
-            if defense == "none":
-                self._undefended[self._recipe(utility, utility.training)] = utility
-
-    @staticmethod
-    def _recipe(utility: UtilityReport, training: Training) -> tuple[object, ...]:
-        return utility.victim.model.name, utility.images, *training.alike
+            recipes = self._under.setdefault((utility.victim.model.name, defense), {})
+            recipes.setdefault((utility.images, *utility.training.alike), []).append(utility)
 
     def columns(self, case: Case) -> dict[str, float | None]:
         """The recipe of the attacked victim where it was itself trained under the defense and has a utility report.
@@ -79,19 +77,32 @@ class Retrained:
         Else, of several recipes that have an undefended victim, the longest, and of those the one with most test images;
         empty where nobody trained this model so.
         """
-        if not self._under:
+        undefended = self._under.get((case.victim.model.name, "none"), {})
+        under = self._under.get((case.victim.model.name, case.defense_text), {})
+        own = {
+            recipe: found
+            for recipe, reports in under.items()
+            if (found := [one for one in reports if one.victim.weights_sha256 == case.victim.weights_sha256])
+        }
+        known = [recipe for recipe in own or under if recipe in undefended]
+        if not known:
             return dict.fromkeys(_RETRAINED)
-        under = self._under.get((case.victim.model.name, case.defense_text), [])
-        own = [pair for pair in under if pair[0].victim.weights_sha256 == case.victim.weights_sha256]
-        beside = [
-            (training.epochs, utility, utility if case.defense_text == "none" else self._undefended[recipe])
-            for utility, training in own or under
-            if (recipe := self._recipe(utility, training)) in self._undefended
-        ]
-        if not beside:
-            return dict.fromkeys(_RETRAINED)
-        epochs, utility, undefended = max(beside, key=lambda one: (one[0], one[1].images))
-        values = (*_bounded(utility.accuracy), undefended.accuracy.mean, epochs, utility.images)
+        recipe = max(known, key=lambda one: (one[2], one[0]))
+        images, _, epochs, _ = recipe
+        found = (own or under)[recipe]
+        without = found if case.defense_text == "none" else undefended[recipe]
+        seeds = student_interval([one.accuracy.mean for one in found]) if len(found) > 1 else None
+        values = (
+            fmean(one.accuracy.mean for one in found),
+            fmean(one.accuracy.low for one in found),
+            fmean(one.accuracy.high for one in found),
+            fmean(one.accuracy.mean for one in without),
+            epochs,
+            images,
+            len(found),
+            None if seeds is None else seeds.low,
+            None if seeds is None else seeds.high,
+        )
         return dict(zip(_RETRAINED, values, strict=True))
 
 
@@ -102,8 +113,8 @@ _RETRAINED = (
     "retrained_undefended",
     "retrained_epochs",
     "retrained_images",
+    "retrained_seeds",
+    "retrained_seed_low",
+    "retrained_seed_high",
 )
-
-
-def _bounded(interval: Interval) -> tuple[float, float, float]:
-    return interval.mean, interval.low, interval.high
+"""Means over seeds; `ci` bounds vary over test images, `seed` bounds over seeds where there are several."""

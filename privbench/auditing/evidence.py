@@ -34,7 +34,7 @@ class Evidence:
 
     Attributes:
         images: How the update of its images agrees with the observed one.
-        others: The same of other photos and of grey with these labels: the highest of each number, and 0 at least.
+        others: The same of other photos, of grey and of noise with these labels: the highest of each number, and 0 at least.
     """
 
     images: Agreement

@@ -19,6 +19,9 @@ _UNKNOWN_TRAINING = LocalTraining(steps=1, learning_rate=0.01)
 _MIRRORED = (-1, -2)
 """Along which axis the photos of each control are mirrored where they are also those of the self-test."""
 
+_NOISE = 0x9E3779B9
+"""Added to the seed of the noise, which is to be nobody else's."""
+
 
 @dataclass(frozen=True)
 class KnownPhotos:
@@ -42,16 +45,18 @@ class KnownPhotos:
         return self.photos.load(indices, self.observation.model.image_size)[0].to(self.observation.device)
 
     def controls(self, size: int) -> list[Tensor]:
-        """Batches of a size that are not the client's, nor those of the self-test: photos, and grey.
+        """Batches of a size that are not the client's, nor those of the self-test: photos, grey, and noise.
 
-        They are other photos where these suffice, else mirrored ones.
+        They are other photos where these suffice, else mirrored ones. An attack that failed leaves noise, which resembles the
+        update of other noise.
         """
         others = []
         for number, axis in enumerate(_MIRRORED):
             first = len(self.photos) - (number + 1) * size
             photos = self.images(size, first=first)
             others.append(photos if first >= size else photos.flip(axis))
-        return [*others, torch.full_like(others[0], 0.5)]
+        noise = torch.rand(others[0].shape, generator=torch.Generator().manual_seed(self.seed + _NOISE)).to(others[0])
+        return [*others, torch.full_like(noise, 0.5), noise]
 
     def update(self, defense: str, labels: Tensor | None) -> tuple[Observation, Tensor]:
         """What a client like the audited one sends of known photos, and the photos.

@@ -40,7 +40,9 @@ class Tokens:
     """
 
     _CUTOFF = 1e-3
-    """Singular values of the equations below this share of the unprojected ones' largest count as zero."""
+    """Singular values of the equations below this share of the unprojected ones' largest count as zero, unless `_weak` has them."""
+    _FLOOR, _CLEAR = 1e-5, 10.0
+    """Below the first share a singular value is zero whatever tokens say; a weak one shows so often above the misfit."""
 
     def __init__(self, embedding: PatchEmbedding, block: FirstBlock, space: RowSpace, tolerance: float) -> None:
         self._embedding, self._block = embedding, block
@@ -48,6 +50,9 @@ class Tokens:
         whole = torch.cat([block.centred(embedding.weight.T), block.shift[None]])
         self._left, values, right = torch.linalg.svd(self.space.complement @ whole.T, full_matrices=True)
         kept = int((values > self._CUTOFF * torch.linalg.matrix_norm(whole, 2)).sum())
+        self._values, self._right = values[:kept], right[:kept]
+        fit = self._solve(embedding.positions)[1] <= tolerance
+        kept += self._weak(values[kept:] / torch.linalg.matrix_norm(whole, 2), kept, embedding.positions[fit])
         self._values, self._right = values[:kept], right[:kept]
         self.residuals = self._solve(embedding.positions)[1]
         self.masked = self.residuals > tolerance
@@ -58,9 +63,26 @@ class Tokens:
         moves, sizes, _ = torch.linalg.svd(right[kept:].T[:-1], full_matrices=False)
         self.patches, self.ambiguity = self._solve(embedding.positions)[0][:, :-1], moves[:, sizes > 1e-8]
 
+    def _weak(self, shares: Tensor, kept: int, rows: Tensor) -> int:
+        """How many of the next singular values are of equations all the same.
+
+        Tokens that share a row leave singular values of zero behind, and in their directions tokens that fit miss the equations
+        by no more than in others. In the direction of an equation they miss them by far more as long as it is left out.
+        """
+        missed = (self._target(rows) @ self._left).square().mean(0) if len(rows) else torch.zeros(len(self._left))
+        for number, share in enumerate(shares.tolist()):
+            place = kept + number
+            if share < self._FLOOR or missed[place] <= self._CLEAR**2 * missed[place + 1 :].mean():
+                return number
+        return len(shares)
+
+    def _target(self, rows: Tensor) -> Tensor:
+        known = self._block.centred(self._embedding.bias + rows)
+        return -known @ self.space.complement.T
+
     def _solve(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         known = self._block.centred(self._embedding.bias + rows)
-        target = -known @ self.space.complement.T
+        target = self._target(rows)
         seen = target @ self._left[:, : len(self._values)]
         solution = (seen / self._values) @ self._right
         missed = (target.square().sum(1) - seen.square().sum(1)).clamp(min=0).sqrt()

@@ -28,8 +28,8 @@ class Training(StrictPart):
 
     @property
     def alike(self) -> tuple[str, int, str]:
-        """Data, epochs and hyper-parameters: victims compare as to what a defense costs where these are equal."""
-        return self.dataset, self.epochs, repr(sorted(self.recipe.items()))
+        """Data, epochs and hyper-parameters but the seed: victims compare as to what a defense costs where these are equal."""
+        return self.dataset, self.epochs, repr(sorted(item for item in self.recipe.items() if item[0] != "seed"))
 
 
 class UtilityReport(Stored):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -198,13 +199,14 @@ def test_a_case_that_was_computed_in_two_places_has_two_rows_of_one_rank(templat
 
 
 def utility(
-    of: Record, defense: str, weights: str, accuracy: float, *, epochs: int | None = 1, images: int = 100
+    of: Record, defense: str, weights: str, accuracy: float, *, epochs: int | None = 1, images: int = 100, seed: int = 0
 ) -> UtilityReport:
     """A utility report; with epochs, of weights that were trained under the same defense."""
     parts = resolve_defense(defense)
     share = Interval(mean=accuracy, low=accuracy - 0.05, high=accuracy + 0.04, n=images)
     text = "+".join(map(str, parts))
-    training = Training(defense=text, dataset="made", epochs=epochs, recipe={"images": 8}) if epochs else None
+    recipe: dict[str, float | int | str] = {"images": 8, "seed": seed}
+    training = Training(defense=text, dataset="made", epochs=epochs, recipe=recipe) if epochs else None
     victim = of.case.victim.model_copy(update={"weights": f"{weights}.safetensors", "weights_sha256": weights})
     measured = {"accuracy": share, "defended_accuracy": share, "jigsaw": "mjp", "calibration_error": 0.1, "epsilon": 0.1}
     what = {"victim": victim, "training": training, "defense": parts, "dataset": "made", "images": images, "seed": 0}
@@ -216,6 +218,31 @@ def attacked(of: Record, defense: str, weights: str) -> Record:
     victim = of.case.victim.model_copy(update={"weights": f"{weights}.safetensors", "weights_sha256": weights})
     case = of.case.model_copy(update={"victim": victim, "defense": resolve_defense(defense)})
     return of.model_copy(update={"case": case, "case_id": case.identity})
+
+
+def test_what_training_costs_is_the_mean_over_seeds_with_an_interval_over_them_beside_that_over_images(
+    template: Record, tmp_path: Path
+) -> None:
+    reports = [utility(template, "none", f"none-{seed}", 0.5 + seed / 100, seed=seed) for seed in range(3)]
+    reports += [utility(template, "sign", f"sign-{seed}", 0.3 + seed / 50, seed=seed) for seed in range(2)]
+    reports += [utility(template, "clipping", "clipping", 0.4)]
+    for one in reports:
+        atomic_write(tmp_path / "runs" / f"utility--{one.victim.weights_sha256}.json", one.to_json().encode())
+    pairs = [("none", "other"), ("sign", "other"), ("clipping", "other"), ("sign", "sign-1")]
+    store(tmp_path / "runs", *(attacked(template, *pair) for pair in pairs))
+    rows = leaderboard(tmp_path / "runs").set_index(["defense", "weights"])
+    names = [f"retrained_{name}" for name in ("accuracy", "undefended", "seeds", "ci_low", "seed_low", "seed_high")]
+
+    def found(defense: str, weights: str) -> list[float]:
+        return [float(value) for value in rows[names].astype(float).loc[(defense, f"{weights}.safetensors")]]
+
+    half = 12.706 * 0.01  # two runs 0.02 apart: Student's 97.5 % quantile at one degree of freedom times 0.0141 / sqrt(2)
+    assert found("sign", "other") == pytest.approx([0.31, 0.51, 2, 0.26, 0.31 - half, 0.31 + half], abs=1e-4)
+    assert found("none", "other")[:3] == pytest.approx([0.51, 0.51, 3])
+    assert found("clipping", "other")[:4] == pytest.approx([0.4, 0.51, 1, 0.35])
+    assert np.isnan(found("clipping", "other")[4:]).all()
+    # The attacked victim is one of the seeds: its own accuracy is known.
+    assert found("sign", "sign-1")[:3] == pytest.approx([0.32, 0.51, 1])
 
 
 def test_what_training_under_a_defense_costs_is_told_of_the_attacked_victim_where_it_was_trained_so(

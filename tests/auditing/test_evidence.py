@@ -114,7 +114,7 @@ def test_controls_are_none_of_the_photos_of_the_self_test(size: int) -> None:
     client = KnownPhotos(open_images("photos"), observation, victim, seed=0)
     used = client.images(size)
     controls = client.controls(size)
-    assert len(controls) == 3
+    assert len(controls) == 4
     for control in controls:
         assert control.shape == used.shape
         assert not any(torch.equal(one, other) for one in control for other in used)
