@@ -40,7 +40,7 @@ class Tokens:
     """
 
     _CUTOFF = 1e-3
-    """Singular values of the equations below this share of the unprojected ones' largest count as zero, unless `_weak` has them."""
+    """Singular values of the equations below this share of the unprojected ones' largest are zero, unless `_weak` has them."""
     _FLOOR, _CLEAR = 1e-5, 10.0
     """Below the first share a singular value is zero whatever tokens say; a weak one shows so often above the misfit."""
 
