@@ -148,6 +148,12 @@ class MeasuredVictim:
         return self.utility.training and self.utility.training.alike
 
     @property
+    def seed(self) -> float | int | str | None:
+        """Of the training; None where nobody knows."""
+        training = self.utility.training
+        return None if training is None else training.recipe.get("seed")
+
+    @property
     def mean(self) -> float:
         """The measure without its interval."""
         return self.value.mean if isinstance(self.value, Interval) else self.value

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privbench.claims.benchmark_tables import TableComparison, table_difference
+from privbench.claims.benchmark_tables import SEEDS, TableComparison, table_difference
 from privbench.claims.evidence import Evidence, MeasuredVictim, measured_victims, side_scores
 from privbench.claims.hypotheses import Comparison, Hypothesis, Side
 from privbench.core import METRICS, Interval, Metric, UserError, UtilityReport
-from privbench.scoring import paired_difference
+from privbench.scoring import paired_difference, student_interval
 
 __all__ = ["SMALLEST", "Finding", "Judgement", "Measured", "Verdict", "judge"]
 
@@ -175,6 +175,10 @@ def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Fin
     if not pairs:
         recipes = [f"{side.text} {_recipes(reports)}" for side, reports in zip(sides, (higher, lower), strict=True)]
         return Finding(comparison, "not measured", "the victims were trained by different recipes", "; ".join(recipes))
+    seeds = {one.seed: [pair for pair in pairs if pair[0].seed == pair[1].seed == one.seed] for one, _ in pairs}
+    runs = {seed: found for seed, found in seeds.items() if seed is not None and found}
+    if len(runs) > 1:
+        return _of_runs(comparison, sides, list(runs.values()))
     for place, side in enumerate(sides):
         _require_one_victim([pair[place].utility for pair in pairs], side, comparison)
     one, other = max(pairs, key=lambda pair: min(measured.utility.images for measured in pair))
@@ -192,6 +196,23 @@ def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Fin
     elif comparison.uninformed is not None and min(one.mean, other.mean) >= comparison.uninformed:
         verdict, reason = "inconclusive", f"neither is below {comparison.uninformed:g}, what a guess that knows nothing scores"
     return Finding(comparison, verdict, reason, "", difference, False, *both)
+
+
+def _of_runs(
+    comparison: Comparison, sides: tuple[Side, Side], runs: Sequence[Sequence[tuple[MeasuredVictim, MeasuredVictim]]]
+) -> Finding:
+    """Victims by one recipe and several seeds: the difference seed by seed."""
+    for pairs in runs:
+        for place, side in enumerate(sides):
+            _require_one_victim([pair[place].utility for pair in pairs], side, comparison)
+    chosen = [max(pairs, key=lambda pair: min(measured.utility.images for measured in pair)) for pairs in runs]
+    difference = student_interval([one.mean - other.mean for one, other in chosen])
+    verdict, reason = _verdict(difference, comparison.margin, SEEDS, "seeds")
+    both = [
+        Measured(sum(one.mean for one in side) / len(side), tuple(one.path for one in side))
+        for side in zip(*chosen, strict=True)
+    ]
+    return Finding(comparison, verdict, reason, "", difference, True, *both)
 
 
 def _recipes(reports: Sequence[MeasuredVictim]) -> str:

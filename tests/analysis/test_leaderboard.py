@@ -234,7 +234,8 @@ def test_what_training_costs_is_the_mean_over_seeds_with_an_interval_over_them_b
     names = [f"retrained_{name}" for name in ("accuracy", "undefended", "seeds", "ci_low", "seed_low", "seed_high")]
 
     def found(defense: str, weights: str) -> list[float]:
-        return [float(value) for value in rows[names].astype(float).loc[(defense, f"{weights}.safetensors")]]
+        row: Any = rows[names].astype(float).loc[(defense, f"{weights}.safetensors")]
+        return [float(value) for value in row]
 
     half = 12.706 * 0.01  # two runs 0.02 apart: Student's 97.5 % quantile at one degree of freedom times 0.0141 / sqrt(2)
     assert found("sign", "other") == pytest.approx([0.31, 0.51, 2, 0.26, 0.31 - half, 0.31 + half], abs=1e-4)

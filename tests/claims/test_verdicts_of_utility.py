@@ -107,3 +107,29 @@ def test_reports_compare_only_where_the_victims_were_trained_by_one_recipe(utili
     assert (found.verdict, found.reason) == ("not measured", "the victims were trained by different recipes")
     detail = "none, weights any by 10 epochs of 100 images, an unknown one; mjp, weights any by 2 epochs of 100 images"
     assert found.findings[0].detail == detail
+
+
+def test_victims_of_several_seeds_are_paired_by_seed_and_two_seeds_decide_nothing(utility: UtilityReport) -> None:
+    def run(defense: str, seed: int, accuracy: float, images: int = 1000) -> UtilityReport:
+        training = Training(defense=defense, dataset="made", epochs=5, recipe={"seed": seed})
+        victim = utility.victim.model_copy(update={"weights": "short.safetensors", "weights_sha256": f"{defense}{seed}"})
+        share = Interval(mean=accuracy, low=accuracy - 0.03, high=accuracy + 0.03, n=images)
+        return measured(utility, defense, training=training, victim=victim, accuracy=share, images=images)
+
+    # Each seed is 1 to 3 points better without: less than the interval over images of either.
+    runs = [
+        run(name, seed, 0.6 + 0.05 * seed - cost)
+        for seed in range(3)
+        for name, cost in (("none", 0.0), ("mjp", 0.01 * (seed + 1)))
+    ]
+    named = {"weights": "short.safetensors"}
+    claim = {"metric": "utility.accuracy", "higher": named, "lower": {**named, "defense": "mjp"}}
+    (finding,) = judged(hypothesis(claim), reports=[*runs, run("none", 0, 0.1, images=10)]).findings
+    assert finding.difference is not None
+    half = 4.3027 * 0.01 / 3**0.5  # Student's 97.5 % quantile at two degrees of freedom
+    values = (finding.difference.mean, finding.difference.low, finding.difference.high, finding.difference.n)
+    assert values == pytest.approx((0.02, 0.02 - half, 0.02 + half, 3), abs=1e-5)
+    assert finding.verdict == "inconclusive"
+    assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs).verdict == "holds"
+    assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs[:4]).reason == "only 2 of at least 3 seeds"
+    assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs[:2]).verdict == "inconclusive"
