@@ -19,6 +19,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import Benchmark
 from benchmarks.peer import PeerResult, april_block, attack_with_breaching
 from benchmarks.timing import append_rows
 from privbench.adversary import start_images
@@ -235,7 +236,7 @@ def _psnr(images: Tensor, client: Update) -> float:
     return float(-10 * torch.log10(error.clamp(min=1e-15)))
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--only", multiple=True, help="Only these rows.")
 @click.option("--budget", type=click.IntRange(min=20), default=200, show_default=True, help="Gradient evaluations per photo.")
 @click.option("--photos", type=click.IntRange(1, 8), default=8, show_default=True)

@@ -20,6 +20,7 @@ import click
 import torch
 import yaml
 
+from benchmarks.command import Benchmark
 from privbench.adversary import simulate
 from privbench.client import observe
 from privbench.core import (
@@ -133,7 +134,7 @@ def batch_rows(
     ]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--attack", default="token-search", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyper-parameter of the attack; repeatable.")
 @click.option("--defense", default="none", show_default=True)

@@ -14,6 +14,7 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.command import BenchmarkGroup
 from privbench.adversary import simulate
 from privbench.attacks.closed_form import ClosedForm
 from privbench.attacks.subspace import Subspace
@@ -76,7 +77,7 @@ def attacked(attack: Attack, observation: Observation) -> tuple[Tensor, float]:
     return result.images, time.perf_counter() - began
 
 
-@click.group()
+@click.group(cls=BenchmarkGroup)
 @click.option("--data", default="photos", show_default=True, help="As in `privbench run --data`.")
 @click.pass_context
 def main(context: click.Context, data: str) -> None:

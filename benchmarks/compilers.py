@@ -12,6 +12,7 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.command import Benchmark
 from benchmarks.ours import plain_inversion
 from benchmarks.timing import LEAST_REPETITIONS, Timing, alternate, append_rows
 from benchmarks.victims import problems_of
@@ -27,7 +28,7 @@ _Way = Callable[[], Sequence[Tensor]]
 _RATE, _VARIATION = 0.03, 0.2
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--model", default="vit_mini_patch4_32", show_default=True, help="Victim.")
 @click.option("--group", "groups", multiple=True, type=int, default=[1, 8], show_default=True, help="Victims in a step.")
 @click.option("--steps", type=int, default=5, show_default=True, help="Timed steps of each round.")

@@ -20,6 +20,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import Benchmark
 from benchmarks.printed import rows_there
 from privbench.client import observe
 from privbench.core import (
@@ -200,7 +201,7 @@ def _summary(rows: Sequence[Sequence[str]], setting: _Setting, defenses: Sequenc
         click.echo(f"{text} less {first}, {phase}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {seeds} seeds")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--data", default="cifar10", show_default=True, help="A data set with training and test images.")
 @click.option("--defense", default="none,stochastic-layers", show_default=True, help="Defenses, separated by commas.")
 @click.option("--clients", default=4, show_default=True)

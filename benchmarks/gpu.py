@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline import run_plain
+from benchmarks.command import Benchmark
 from benchmarks.flops import peak_rate, step_flops
 from benchmarks.ours import WARM_UP, run_ours
 from benchmarks.timing import machine
@@ -268,7 +269,7 @@ _PARTS: Mapping[str, Callable[[Plan, _Add, Callable[[], float]], None]] = {
 }
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the JSON files.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of DeiT-Tiny.")

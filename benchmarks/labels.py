@@ -13,6 +13,7 @@ from statistics import fmean
 import click
 import torch
 
+from benchmarks.command import Benchmark
 from privbench.client import observe
 from privbench.core import Observation, ThreatModel, UserError, build_defense, resolve_defense
 from privbench.data import ImageSet, open_images
@@ -90,7 +91,7 @@ def observed(victim: Victim, images: ImageSet, batches: Iterator[list[int]]) -> 
     return updates
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--data", default="cifar10", show_default=True, help="As in `privbench run --data`.")
 @click.option("--size", "sizes", multiple=True, type=click.IntRange(min=1), default=[1, 4, 8, 16], show_default=True)
 @click.option("--batches", type=click.IntRange(min=1), default=100, show_default=True, help="Batches of each kind.")

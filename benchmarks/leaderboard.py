@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.command import Benchmark
 from privbench.analysis.leaderboard import write_leaderboard
 from privbench.core import Record
 from privbench.store.places import local_folder
@@ -28,7 +29,7 @@ def copies(template: Record, count: int, folder: Path) -> None:
         path.write_text(record.to_json(), encoding="utf-8")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--records", "counts", multiple=True, type=click.IntRange(min=1), default=(1000, 20_000), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The median of so many is printed.")
 @click.option("--reference", type=click.Path(path_type=Path), default=REFERENCE, help="Where to take the record from.")

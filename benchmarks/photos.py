@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attacks import Update, updates
+from benchmarks.command import Benchmark
 from benchmarks.peer import attack_with_breaching
 from benchmarks.printed import print_table
 from privbench.core import ATTACKS, Attack
@@ -81,7 +82,7 @@ def rows(clients: list[Update], seconds: float, suite: MetricSuite) -> Iterator[
             yield [str(number), name, str(steps), f"{spent:.0f}", f"{scores['psnr']:.2f}", f"{scores['lpips']:.3f}"]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--model", required=True, help="Registered or timm name.")
 @click.option("--weights", required=True, help="File, or random.")
 @click.option("--data", required=True, help="Data set, folder or file.")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from benchmarks.baseline import run_plain
+from benchmarks.command import BenchmarkGroup
 from benchmarks.ours import run_ours
 from benchmarks.peer import run_breaching
 from benchmarks.timing import append_rows
@@ -37,7 +38,7 @@ __all__ = ["main"]
 _VICTIMS = ("none", "mjp", "no-pe", "naive-shuffle")
 
 
-@click.group()
+@click.group(cls=BenchmarkGroup)
 def main() -> None:
     """Measure the quality of reconstructions against time, and across ways of computing the same thing."""
 

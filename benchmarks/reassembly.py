@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from benchmarks.command import BenchmarkGroup
 from privbench.core.patches import rearrange, to_patches
 from privbench.data import open_images
 from privbench.defenses.block_mask import block_mask
@@ -50,7 +51,7 @@ def shuffled(ratio: float | None, generator: torch.Generator) -> tuple[Tensor, T
     return order, masked
 
 
-@click.group()
+@click.group(cls=BenchmarkGroup)
 @click.option("--data", default="photos", show_default=True, help="As in `privbench run --data`.")
 @click.pass_context
 def main(context: click.Context, data: str) -> None:

@@ -17,6 +17,7 @@ from statistics import fmean
 import click
 import torch
 
+from benchmarks.command import Benchmark
 from privbench.client import observe
 from privbench.core import ATTACKS, ThreatModel, build_defense, resolve_defense
 from privbench.data import open_images
@@ -77,7 +78,7 @@ def measure(text: str, state: State, data: str, indices: Sequence[int]) -> list[
     return found
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--data", default="cifar10", show_default=True, help="Private images.")
 @click.option("--first", default=16, show_default=True, help="The first image.")
 @click.option("--images", default=16, show_default=True, help="How many.")

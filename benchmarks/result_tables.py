@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.command import Benchmark
 from privbench.analysis.overview import overview
-from privbench.core import UserError
 from privbench.store.places import local_folder
 
 __all__ = ["main", "renewed"]
@@ -41,14 +41,11 @@ def renewed(page: str, results: Path) -> tuple[str, list[str]]:
     return _TABLE.sub(table, page), changed
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("page", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(page: Path) -> None:
     """Writes the tables of a page anew."""
-    try:
-        text, changed = renewed(page.read_text(encoding="utf-8"), page.parent)
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
+    text, changed = renewed(page.read_text(encoding="utf-8"), page.parent)
     page.write_text(text, encoding="utf-8")
     click.echo(f"{page}: {', '.join(changed) or 'no table'} changed")
 

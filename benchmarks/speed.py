@@ -16,6 +16,7 @@ import click
 import torch
 
 from benchmarks.baseline import run_plain
+from benchmarks.command import Benchmark
 from benchmarks.flops import Peak, peak_rate, share_of_peak, step_flops
 from benchmarks.ours import WARM_UP, run_ours
 from benchmarks.peer import run_breaching
@@ -43,7 +44,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option(
     "--model", "models", multiple=True, default=["vit_mini_patch4_32"], show_default=True, help="Victims; repeatable."
 )

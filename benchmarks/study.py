@@ -11,13 +11,14 @@ from pathlib import Path
 
 import click
 
+from benchmarks.command import Benchmark
 from privbench.sweep.study import read_study
 
 _CASES = 20
 """Cases of one seed."""
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--cases", "counts", multiple=True, type=click.IntRange(min=_CASES), default=(1000, 50_000), show_default=True)
 def main(counts: tuple[int, ...]) -> None:
     """Prints seconds of wall time and of the process's own; the first number includes loading attacks and defenses."""

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.command import Benchmark
 from benchmarks.printed import rows_there
 from privbench.data import open_images
 from privbench.defenses.nog import nearest_orthogonal, optimal_learning_rate
@@ -128,7 +129,7 @@ def _summary(rows: Sequence[Sequence[str]]) -> None:
             click.echo(f"{meta} {way}: {found.mean:.1%} [{found.low:.1%}, {found.high:.1%}], {found.n} seeds, condition {last}")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--data", default="cifar10", show_default=True, help="A data set with training and test images.")
 @click.option("--images", default=2000, show_default=True, help="The first N training images.")
 @click.option("--test-images", default=2000, show_default=True, help="The first N test images.")

@@ -37,5 +37,5 @@ def test_a_missing_pack_is_named_and_the_page_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lost\.jsonl\.gz"):
         renewed(text, tmp_path)
     result = CliRunner().invoke(main, [str(page)])
-    assert result.exit_code != 0
+    assert result.exit_code == 2
     assert page.read_text(encoding="utf-8") == text

@@ -1,0 +1,27 @@
+"""Commands of the benchmarks, in which what the user got wrong is one line and exit code 2, as in `privbench` itself."""
+
+from typing import Any
+
+import click
+
+from privbench.cli.group import OneLineError
+from privbench.core import UserError
+
+__all__ = ["Benchmark", "BenchmarkGroup"]
+
+
+class Benchmark(click.Command):
+    """One benchmark."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs it."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise OneLineError(str(error)) from None
+
+
+class BenchmarkGroup(click.Group):
+    """Several benchmarks of one kind."""
+
+    command_class = Benchmark
