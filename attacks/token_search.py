@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from privbench.adversary import Simulation, simulate
+from privbench.attacks.closed_form import ClosedForm
 from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock
@@ -23,11 +24,11 @@ from privbench.core import Attack, Observation, Progress, Reconstruction, UserEr
 from privbench.defenses.mjp import masked_rows
 from privbench.jigsaw import reassembled
 from privbench.models import Victim
-from privbench.refinement import refined
+from privbench.refinement import refined, rest_of, unexplained
 from privbench.sample_features import labels_of_images
 from privbench.token_search.found_tokens import FoundTokens
 from privbench.token_search.own_gradients import OwnGradients, is_wide_enough
-from privbench.token_search.recovery import BatchRecovery, DealtTokens
+from privbench.token_search.recovery import BatchRecovery, DealtTokens, SettledPatches
 
 __all__ = ["TokenSearch"]
 
@@ -39,6 +40,8 @@ _SLOW = 0.1
 """Share of all tokens below which a round of searches has found little."""
 _SLOWLY_FROM = 0.45
 """The share of all tokens from which the attention is asked after such a round."""
+_FROM_THE_REST = 1e-2
+"""About how far pixels are off that the rest of an update gave."""
 _LAYERS = ("attn.proj.weight", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight")
 
 
@@ -107,10 +110,19 @@ class TokenSearch(Attack):
             counts = {"found": float(len(found)), "missing": float(recovery.total - len(found))}
             return _grey(simulation, observation, counts)
         settled = recovery.settled(found, dealt)
-        pictures = torch.cat([recovery.embedding.images(image) for image in settled.patches])
+        pictures = _pictures(recovery, settled.patches)
+        last = None if model.has_unknown_position else _last_one(simulation, observation, settled, pictures)
+        if last is not None:
+            found = recovery.with_pictures(found, last)
+            settled = recovery.settled(found, recovery.with_the_last(found, dealt, settled.each_agreed, last))
+            pictures = _pictures(recovery, settled.patches)
         labels = labels_of_images(simulation, observation, pictures)
-        if settled.agreed and labels is not None and not settled.precise.all() and not model.has_unknown_position:
-            pictures = refined(simulation, observation, pictures, labels, settled.spread)
+        spread = settled.spread
+        if last is not None and labels is not None and not settled.agreed:
+            pictures, spread = _better(simulation, observation, settled, pictures, last, labels)
+        whole = settled.agreed or last is not None
+        if whole and labels is not None and not settled.precise.all() and not model.has_unknown_position:
+            pictures = refined(simulation, observation, pictures, labels, spread)
         losses = {
             "found": float(len(found)),
             "missing": float(recovery.total - len(found)),
@@ -136,14 +148,18 @@ class TokenSearch(Attack):
             while before < len(found) < recovery.total and len(found) >= least:
                 before = len(found)
                 found, dealt = recovery.completed(found)
-                progress.picture(number + 1, _pictures(recovery, dealt))
+                progress.picture(number + 1, _pictures(recovery, dealt.patches))
+            if before and not recovery.settled(found, dealt).all_but_one_agreed:
+                dealt = recovery.with_the_larger_whole(found, dealt)
             progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
             progress.save(recovery.checkpoint(found, number + 1, generator))
-            if len(found) < _HOPELESS * recovery.total or (before and recovery.settled(found, dealt).agreed):
+            if len(found) < _HOPELESS * recovery.total or (before and recovery.settled(found, dealt).all_but_one_agreed):
                 break
         if len(found) < _HOPELESS * recovery.total:
             return found, DealtTokens.none()
-        return found, recovery.dealt(found) if len(found) == recovery.total else recovery.completed(found)[1]
+        if len(found) == recovery.total:
+            return found, recovery.dealt(found)
+        return found, recovery.with_the_larger_whole(found, recovery.completed(found)[1])
 
 
 def _tokens(model: Victim, images: int) -> int:
@@ -191,8 +207,34 @@ def _of_own_gradients(
     return replace(_postprocessed(simulation, pictures, masked, losses, True, generator), labels=labels)
 
 
-def _pictures(recovery: BatchRecovery, dealt: DealtTokens) -> Tensor:
-    return torch.cat([recovery.embedding.images(image) for image in dealt.patches])
+def _pictures(recovery: BatchRecovery, patches: Tensor) -> Tensor:
+    return torch.cat([recovery.embedding.images(image) for image in patches])
+
+
+def _last_one(simulation: Simulation, observation: Observation, settled: SettledPatches, pictures: Tensor) -> Tensor | None:
+    """`[1, 3, height, width]`: where all images but one are exact, that one from what they leave of the update."""
+    known = settled.each_agreed
+    labels = labels_of_images(simulation, observation, pictures)
+    if settled.agreed or not settled.all_but_one_agreed or labels is None:
+        return None
+    rest = rest_of(simulation, observation, pictures[known], labels[known])
+    return None if rest is None else ClosedForm()(rest, generator=torch.Generator().manual_seed(0)).images
+
+
+def _better(
+    simulation: Simulation,
+    observation: Observation,
+    settled: SettledPatches,
+    pictures: Tensor,
+    last: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The image that did not come to agree with its tokens as these have it, or as the rest of the update has it."""
+    apart = ~settled.each_agreed
+    other, spread = pictures.clone(), settled.spread.clone()
+    other[apart], spread[apart] = last.to(pictures), _FROM_THE_REST
+    as_tokens, as_rest = (unexplained(simulation, observation, images, labels) for images in (pictures, other))
+    return (other, spread) if as_rest < as_tokens else (pictures, settled.spread)
 
 
 def _postprocessed(

@@ -22,7 +22,7 @@ from privbench.adversary import Simulation
 from privbench.core import ModelInput, Observation
 from privbench.core.patches import from_patches, to_patches
 
-__all__ = ["refined"]
+__all__ = ["refined", "rest_of", "unexplained"]
 
 _ITERATIONS = (40, *7 * (100,))
 """Of LSQR, step by step: little is linear, so that many short steps lead further than few long ones. A minute on one core."""
@@ -101,6 +101,48 @@ class _Slope(LinearOperator):  # type: ignore[misc]  # scipy has no types
         return cast(_Vector, tensor.detach().flatten().cpu().double().numpy())
 
 
+def _are_fed_as_they_are(simulation: Simulation, fed: Tensor) -> bool:
+    return torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed)
+
+
+def unexplained(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor) -> float:
+    """What of an update some images leave unexplained, as a share of its norm, all parameters with the same weight.
+
+    Args:
+        simulation: What the adversary believes of this client.
+        observation: What it saw.
+        fed: `[images, 3, height, width]`, all of the batch.
+        labels: `[images]` int64.
+    """
+    update = _Update(simulation, observation, labels, torch.float64)
+    return float(update.error(fed.double()).norm() / update.observed.norm())
+
+
+def rest_of(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor) -> Observation | None:
+    """The update of the one image of a batch that is left when the others are known: the whole less theirs.
+
+    Args:
+        simulation: What the adversary believes of this client.
+        observation: Of a batch, a mean over its images.
+        fed: `[images - 1, 3, height, width]`, the images that are known.
+        labels: `[images - 1]` int64, theirs.
+
+    Returns:
+        An update of one image; None where the client moves or mixes its images.
+    """
+    if not _are_fed_as_they_are(simulation, fed):
+        return None
+    known = _Update(simulation, observation, labels, torch.float64)
+    total, gradients = observation.batch_size, observation.gradients
+    theirs = dict(zip(known.parameters, known.gradients(fed.double()), strict=True))
+    rest = {
+        name: (total * gradient.double() - (total - 1) * theirs[name]).to(gradient) if name in theirs else total * gradient
+        for name, gradient in gradients.items()
+    }
+    labelled = None if observation.labels is None else observation.labels[:1]
+    return replace(observation.with_gradients(rest), batch_size=1, labels=labelled)
+
+
 def refined(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor, spread: Tensor) -> Tensor:
     """Solves for all pixels of a batch, from images that are nearly right.
 
@@ -115,7 +157,7 @@ def refined(simulation: Simulation, observation: Observation, fed: Tensor, label
         Images that explain the update better, or the same ones.
     """
     size = simulation.model.patch_size
-    if size is None or not torch.equal(simulation.view.fed(ModelInput(fed), simulation.view.known).images, fed):
+    if size is None or not _are_fed_as_they_are(simulation, fed):
         return fed
     # Errors are small differences, for which float32 is too coarse; for the direction of a step it is enough.
     exact, coarse = (_Update(simulation, observation, labels, dtype) for dtype in (torch.float64, torch.float32))

@@ -7,7 +7,7 @@ from torch import Tensor
 from privbench.adversary import simulate
 from privbench.core import Observation, Secret
 from privbench.core.patches import from_patches, to_patches
-from privbench.refinement import refined
+from privbench.refinement import refined, rest_of, unexplained
 from tests.attacks.closed_forms import psnr, update
 
 pytestmark = pytest.mark.integration
@@ -55,3 +55,20 @@ def test_what_is_far_off_is_left_alone(sent: tuple[Observation, Secret]) -> None
     observation, secret = sent
     noise = torch.rand(secret.images.shape, generator=torch.Generator().manual_seed(1))
     assert refined(simulate(observation), observation, noise, secret.labels, torch.full((2, 64), 0.02)) is noise
+
+
+def test_the_rest_of_an_update_is_that_of_the_image_that_is_left(sent: tuple[Observation, Secret]) -> None:
+    observation, secret = sent
+    rest = rest_of(simulate(observation), observation, secret.images[:1], secret.labels[:1])
+    assert rest is not None
+    assert rest.batch_size == 1
+    alone, _ = update(photo=1)
+    for name, gradient in alone.gradients.items():
+        assert (rest.gradients[name] - gradient).norm() <= 1e-4 * max(float(gradient.norm()), 1e-3), name
+
+
+def test_true_images_leave_nothing_unexplained_and_each_other_s_labels_do(sent: tuple[Observation, Secret]) -> None:
+    observation, secret = sent
+    simulation = simulate(observation)
+    assert unexplained(simulation, observation, secret.images, secret.labels) < 1e-5
+    assert unexplained(simulation, observation, secret.images, secret.labels.flip(0)) > 0.1

@@ -18,10 +18,11 @@ from privbench.closed_form.first_block import centred
 from privbench.closed_form.moments import later_moments
 from privbench.closed_form.without_positions import PLAUSIBLE, tokens_of_moments
 from privbench.core import Observation
+from privbench.core.patches import to_patches
 from privbench.models import Victim
 from privbench.token_search.attention import FirstAttention
 from privbench.token_search.found_tokens import FoundTokens, TokenSearch, with_tokens
-from privbench.token_search.membership import exchanged, images_of, votes
+from privbench.token_search.membership import clearer, exchanged, images_by, images_of, votes
 from privbench.token_search.missing_tokens import missing_patches
 from privbench.token_search.places import Places
 from privbench.token_search.token_prior import TokenPrior, place_of_patches
@@ -42,6 +43,8 @@ _TIGHT = 1e-6
 """A step's share of the squared error at which the attention's patches are done."""
 _STALLED = 2e-2
 """The same where the polish of the tokens goes further."""
+_SAME = 0.1
+"""Distance of directions of length one below which the attention's patch is the one that a token shows."""
 _SURE = 0.2
 """Share of the median vote below which it is left open whose a token is."""
 _SWEEPS = 3
@@ -76,13 +79,23 @@ class SettledPatches:
         patches: `[images, patches, pixels]`, normalised.
         precise: `[images, patches]` bool, those that have a token of their own which is known precisely.
         spread: `[images, patches]`, about how far pixels of each patch are off.
-        agreed: Whether all images came to agree with their tokens.
+        each_agreed: `[images]` bool, which images came to agree with their tokens.
     """
 
     patches: Tensor
     precise: Tensor
     spread: Tensor
-    agreed: bool
+    each_agreed: Tensor
+
+    @property
+    def agreed(self) -> bool:
+        """Whether all images came to agree with their tokens."""
+        return bool(self.each_agreed.all())
+
+    @property
+    def all_but_one_agreed(self) -> bool:
+        """Whether one image at most is left."""
+        return int((~self.each_agreed).sum()) <= 1
 
 
 class BatchRecovery:
@@ -138,6 +151,11 @@ class BatchRecovery:
         """What candidates `[candidates, rank]` add, polished and tested; `attended` where they come from the attention."""
         return with_tokens(found, candidates, self.activations, self.places, self.embedding, attended=attended)
 
+    def with_pictures(self, found: FoundTokens, pictures: Tensor) -> FoundTokens:
+        """What the tokens of pictures `[images, 3, height, width]` add that may be those of the batch."""
+        directions = [self.activations.directions(self.model, one[None], self.masked) for one in pictures.clamp(0, 1)]
+        return self.with_candidates(found, torch.cat(directions).to(found.directions), attended=True)
+
     def searched(self, found: FoundTokens, starts: int, round_: int, generator: torch.Generator) -> FoundTokens:
         """One round of searches at all places that lack tokens."""
         return self.with_candidates(found, self.search.candidates(found, starts, round_ % 3 == 0, generator))
@@ -149,11 +167,14 @@ class BatchRecovery:
         tokens = self._tokens(torch.cat([found.patches, self._around(found, lacking)]), there)
         others = self._tokens(self._around(found, found.places), found.places)
         cast = votes(self.attention, tokens, found.outputs, there, self.each, others, self.images)
-        image = images_of(cast, found.places, self.each, self.images)
+        clear = clearer(self.activations.missed(found.directions), found.places, self.each) if self.images == 2 else None
+        image, sure = images_of(cast, found.places, self.each, self.images), None
+        if clear is not None:
+            image, sure = images_by(clear, cast, found.places, self.each, image)
         if not len(lacking):
             image = exchanged(self.attention, tokens, found.outputs, found.places, image)
         member = nn.functional.one_hot(image, self.images).to(cast.agreement)
-        sure = (member * (cast.agreement @ member)).sum(dim=1)
+        sure = (member * (cast.agreement @ member)).sum(dim=1) if sure is None else sure
         numbers = torch.full((self.images, len(self.place)), -1, device=self.place.device)
         patches = found.patches.new_zeros(self.images, len(self.place), found.patches.shape[1])
         for one in range(self.images):
@@ -186,7 +207,8 @@ class BatchRecovery:
             with torch.no_grad():
                 after = self.attention.after(self._tokens(patches[one], self.place))
             candidates.append(centred(after[~known]) @ self.activations.basis)
-        dealt = self._redealt(found, DealtTokens(patches, dealt.tokens, dealt.sure), lacks)
+        dealt = self._taken_back(found, DealtTokens(patches, dealt.tokens, dealt.sure))
+        dealt = self._redealt(found, dealt, lacks)
         return (self.with_candidates(found, torch.cat(candidates), attended=True) if candidates else found), dealt
 
     def _attended(self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor:
@@ -224,22 +246,73 @@ class BatchRecovery:
             patches[torch.as_tensor(images), stands] = found.patches[here[torch.as_tensor(chosen)]]
         return DealtTokens(patches, tokens, dealt.sure)
 
+    def _taken_back(self, found: FoundTokens, dealt: DealtTokens) -> DealtTokens:
+        """Gives a token to the image whose attention has the very same patch at its place, where another image has it."""
+        patches, tokens = dealt.patches.clone(), dealt.tokens.clone()
+        for one in range(self.images):
+            with torch.no_grad():
+                after = self.attention.after(self._tokens(patches[one], self.place))
+            directions = nn.functional.normalize(centred(after) @ self.activations.basis, dim=1)
+            for stands in (tokens[one] < 0).nonzero().flatten().tolist():
+                for other in (tokens[:, stands] >= 0).nonzero().flatten().tolist():
+                    token = int(tokens[other, stands])
+                    if (found.directions[token] - directions[stands]).norm() < _SAME:
+                        tokens[one, stands], patches[one, stands] = token, found.patches[token]
+                        tokens[other, stands] = -1
+                        break
+        return DealtTokens(patches, tokens, dealt.sure)
+
+    def with_the_larger_whole(self, found: FoundTokens, dealt: DealtTokens) -> DealtTokens:
+        """Of two images, the one whose tokens miss less gets the better token of each place, if that makes it whole and exact.
+
+        Once all its tokens are found they need neither odds nor votes. Else the tokens stay as dealt.
+        """
+        alone = bool((self.each == 1).all()) and self.images == 2 and bool((found.missing(self.places) < 2).all())
+        if not alone:
+            return dealt
+        missed = self.activations.missed(found.directions)
+        tokens, patches = torch.full_like(dealt.tokens, -1), dealt.patches.clone()
+        for stands, place in enumerate(self.place.tolist()):
+            here = (found.places == place).nonzero().flatten()
+            here = here[missed[here].argsort()]
+            tokens[: len(here), stands] = here
+            patches[: len(here), stands] = found.patches[here]
+        other = DealtTokens(patches, tokens, dealt.sure)
+        return other if bool(self.settled(found, other).each_agreed[0]) else dealt
+
+    def with_the_last(self, found: FoundTokens, dealt: DealtTokens, known: Tensor, pictures: Tensor) -> DealtTokens:
+        """Gives all tokens that are not of the images `[images]` bool that are known to the one that is not.
+
+        Args:
+            found: With what the picture of that image adds; tokens that were found before come first, as they were.
+            dealt: Before that.
+            known: All images but one.
+            pictures: `[1, 3, height, width]`, of that one; its patches stand in where it has no token.
+        """
+        tokens, patches, last = dealt.tokens.clone(), dealt.patches.clone(), int((~known).nonzero())
+        free = torch.ones(len(found), dtype=torch.bool, device=tokens.device)
+        free[tokens[known][tokens[known] >= 0]] = False
+        normalised = (pictures.to(patches) - self.model.mean.to(patches)) / self.model.std.to(patches)
+        tokens[last], patches[last] = -1, to_patches(normalised, self.embedding.patch_size)[0].flatten(1)
+        for token in free.nonzero().flatten().tolist():
+            stands = ((self.place == found.places[token]) & (tokens[last] < 0)).nonzero().flatten()[:1]
+            tokens[last, stands], patches[last, stands] = token, found.patches[token]
+        return DealtTokens(patches, tokens, dealt.sure)
+
     def settled(self, found: FoundTokens, dealt: DealtTokens) -> SettledPatches:
         """All patches of every image solved together, those that lack a precise token by the attention."""
-        exact, patches, agreed = deepcopy(self.model).double(), dealt.patches.clone(), True
+        exact, patches = deepcopy(self.model).double(), dealt.patches.clone()
+        agreed = torch.zeros(self.images, dtype=torch.bool, device=patches.device)
         missed = self.activations.missed(found.directions)
         # -1 is the last entry.
         missed = torch.cat([missed, missed.new_full((1,), torch.inf)])[dealt.tokens]
         known = missed < _PRECISE
         for one in range(self.images):
             if int((~known[one]).sum()) > _LACKING * len(known[one]):
-                agreed = False
                 continue
             solved = self._settled(exact, found, dealt.tokens[one], known[one], self.embedding.clipped(patches[one]))
-            if solved is None:
-                agreed = False
-            else:
-                patches[one] = solved
+            if solved is not None:
+                patches[one], agreed[one] = solved, True
         return SettledPatches(patches, known, torch.where(known, missed + _ROUNDING, _ATTENDED), agreed)
 
     def _settled(self, exact: Victim, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor | None:

@@ -134,6 +134,31 @@ def test_a_token_dealt_to_the_wrong_photo_goes_back_where_its_place_lacks_one(ba
     assert int(again.tokens[1 - owner, stands]) == -1
 
 
+def test_the_larger_image_takes_the_better_token_of_each_place_and_the_last_one_all_others(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missed(self: Activations, directions: Tensor) -> Tensor:
+        """As if the second photo's gradients were small."""
+        near = torch.stack([torch.cdist(directions, photo).min(dim=1).values for photo in batch.directions]).argmin(dim=0)
+        return torch.where(near == 1, 1e-4, 1e-6).to(directions)
+
+    monkeypatch.setattr(Activations, "missed", missed)
+    lost = (batch.owner == 1).nonzero().flatten()[::11]
+    kept = torch.tensor([one not in set(lost.tolist()) for one in range(len(batch.found))]).nonzero().flatten()
+    found, whole = (
+        FoundTokens(**{name: getattr(batch.found, name)[order] for name in FoundTokens.__dataclass_fields__})
+        for order in (kept, torch.cat([kept, lost]))
+    )
+    dealt = batch.recovery.dealt(found)
+    wrong = DealtTokens(dealt.patches.flip(0), torch.full_like(dealt.tokens, -1), dealt.sure)
+    again = batch.recovery.with_the_larger_whole(found, wrong)
+    assert (batch.owner[kept][again.tokens[0]] == 0).all()
+    assert (again.tokens[1] < 0).sum() == len(lost)
+    last = batch.recovery.with_the_last(whole, again, torch.tensor([True, False]), batch.secret.images[1:])
+    assert torch.equal(last.tokens[0], again.tokens[0])
+    assert sorted(last.tokens.flatten().tolist()) == list(range(2 * PATCHES))
+
+
 def _worst(batch: Batch, found: FoundTokens, dealt: DealtTokens) -> float:
     """The lower PSNR of the two photos, all patches solved together."""
     settled = batch.recovery.settled(found, dealt)
