@@ -110,6 +110,9 @@ class TokenSearch(Attack):
             counts = {"found": float(len(found)), "missing": float(recovery.total - len(found))}
             return _grey(simulation, observation, counts)
         settled = recovery.settled(found, dealt)
+        if not settled.agreed and settled.all_but_one_agreed:
+            found = recovery.sharpened(found, dealt, settled)
+            settled = recovery.settled(found, dealt)
         pictures = _pictures(recovery, settled.patches)
         last = None if model.has_unknown_position else _last_one(simulation, observation, settled, pictures)
         if last is not None:

@@ -1,6 +1,6 @@
 """Two images in one update: each step of the token search from what the steps before it lead to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -157,6 +157,21 @@ def test_the_larger_image_takes_the_better_token_of_each_place_and_the_last_one_
     last = batch.recovery.with_the_last(whole, again, torch.tensor([True, False]), batch.secret.images[1:])
     assert torch.equal(last.tokens[0], again.tokens[0])
     assert sorted(last.tokens.flatten().tolist()) == list(range(2 * PATCHES))
+
+
+def test_a_token_that_is_known_badly_is_polished_again_from_the_image_that_agrees(batch: Batch) -> None:
+    recovery, bad = batch.recovery, 7
+    dealt = recovery.dealt(batch.found)
+    settled = recovery.settled(batch.found, dealt)
+    assert settled.agreed
+    directions = batch.found.directions.clone()
+    noise = torch.randn(directions.shape[1], generator=torch.Generator().manual_seed(0)).to(directions)
+    directions[bad] = nn.functional.normalize(directions[bad] + 0.01 * nn.functional.normalize(noise, dim=0), dim=0)
+    again = recovery.sharpened(replace(batch.found, directions=directions), dealt, settled)
+    missed = recovery.activations.missed
+    assert missed(again.directions)[bad] < 0.1 * missed(directions)[bad]
+    assert (again.patches[bad] - batch.found.patches[bad]).abs().max() < 1e-3
+    assert (missed(again.directions) <= missed(directions) * 1.01).all()
 
 
 def _worst(batch: Batch, found: FoundTokens, dealt: DealtTokens) -> float:
