@@ -128,7 +128,7 @@ def rest_of(simulation: Simulation, observation: Observation, fed: Tensor, label
         labels: `[images - 1]` int64, theirs.
 
     Returns:
-        An update of one image; None where the client moves or mixes its images.
+        An update of one image, its label unknown; None where the client moves or mixes its images.
     """
     if not _are_fed_as_they_are(simulation, fed):
         return None
@@ -139,8 +139,7 @@ def rest_of(simulation: Simulation, observation: Observation, fed: Tensor, label
         name: (total * gradient.double() - (total - 1) * theirs[name]).to(gradient) if name in theirs else total * gradient
         for name, gradient in gradients.items()
     }
-    labelled = None if observation.labels is None else observation.labels[:1]
-    return replace(observation.with_gradients(rest), batch_size=1, labels=labelled)
+    return replace(observation.with_gradients(rest), batch_size=1, labels=None)
 
 
 def refined(simulation: Simulation, observation: Observation, fed: Tensor, labels: Tensor, spread: Tensor) -> Tensor:

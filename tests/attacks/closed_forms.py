@@ -1,5 +1,7 @@
 """What the tests of the closed forms share: client updates of trained or random victims, and scores in decibels."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from privbench.core import (
 )
 from privbench.core.patches import to_patches
 from privbench.data import open_images
-from privbench.models import load_victim, resolve_victim
+from privbench.models import Victim, load_victim, resolve_victim
 
 __all__ = ["attacked", "patch_errors", "psnr", "update"]
 
@@ -30,12 +32,15 @@ def update(
     adversary: str = "unaware",
     mode: str = "eval",
     image_size: int | None = None,
+    changed: Callable[[Victim], None] | None = None,
 ) -> tuple[Observation, Secret]:
-    """A client update on embedded photos under a defense."""
+    """A client update on embedded photos under a defense, of a victim whose weights were `changed`."""
     specs = resolve_defense(defense)
     built = build_defense(specs)
     spec = resolve_victim(model, weights, built, image_size=image_size)
     victim = load_victim(spec, built, generator=torch.Generator().manual_seed(0))
+    if changed is not None:
+        changed(victim)
     images, labels = open_images("photos").load(list(range(photo, photo + batch)), spec.model.image_size)
     return observe(
         victim,

@@ -5,13 +5,11 @@ import torch
 
 from privbench.adversary import simulate
 from privbench.attacks.subspace import Subspace
-from privbench.client import observe
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import FirstBlock
 from privbench.closed_form.tokens import Tokens
-from privbench.core import Observation, ThreatModel, UserError, build_defense, resolve_defense
-from privbench.data import open_images
-from privbench.models import load_victim, resolve_victim
+from privbench.core import Observation, UserError
+from privbench.models import Victim
 from privbench.scoring.patches import best_placement
 from tests.attacks.closed_forms import attacked, patch_errors, psnr, update
 
@@ -43,27 +41,16 @@ def test_the_first_block_alone_gives_the_photo_away(photo: int) -> None:
         assert result.flags == ()
 
 
-def test_a_pixel_direction_that_the_embedding_hardly_shows_is_found_by_the_tokens_that_need_it() -> None:
-    specs = resolve_defense("none")
-    built = build_defense(specs)
-    spec = resolve_victim("vit_mini_patch4_32", "embedded", built)
-    victim = load_victim(spec, built, generator=torch.Generator().manual_seed(0))
+def _with_a_weak_direction(victim: Victim) -> None:
     weight = victim.get_parameter("network.patch_embed.proj.weight")
     with torch.no_grad():
         left, sizes, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
         sizes[-1] = 3e-4 * sizes[0]
         weight.copy_((left * sizes @ right).view_as(weight))
-    images, labels = open_images("photos").load([1], 32)
-    observation, secret = observe(
-        victim,
-        spec.model,
-        built,
-        images,
-        labels,
-        declared=specs,
-        threat_model=ThreatModel(),
-        generator=torch.Generator().manual_seed(5),
-    )
+
+
+def test_a_pixel_direction_that_the_embedding_hardly_shows_is_found_by_the_tokens_that_need_it() -> None:
+    observation, secret = update(photo=1, changed=_with_a_weak_direction)
     found = attacked(Subspace.from_preset("row-space-only", {}), observation)
     assert found.losses["ambiguity"] == 0
     assert psnr(found.images, secret.images) > 60
