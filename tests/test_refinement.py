@@ -35,7 +35,7 @@ def _disturbed(images: Tensor, spread: Tensor) -> Tensor:
 def test_a_patch_comes_back(sent: tuple[Observation, Secret]) -> None:
     observation, secret = sent
     spread = torch.full((2, 64), _LITTLE)
-    spread[1, 27] = 0.02
+    spread[1, 27] = 0.005
     near = _disturbed(secret.images, spread)
     found = refined(simulate(observation), observation, near, secret.labels, spread)
     assert psnr(found, secret.images) > psnr(near, secret.images) + 10

@@ -283,10 +283,10 @@ def test_the_matching_weighs_half_as_much_in_the_second_half() -> None:
 
 
 def test_matching_alone_brings_the_gradient_nearer() -> None:
-    images, labels = open_images("photos").load([3], 32)
+    images, labels = open_images("photos").load([5], 32)
     observation, _ = observe_client(images=images, labels=labels.tolist())
     trace = Trace()
-    found = GradViT(steps=59, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
+    found = GradViT(steps=80, bn_prior=0.0)(observation, generator=_generator(), progress=trace)
     assert found.losses["gradient"] < 0.5 * trace.rows[0][2]["gradient"]
 
 

@@ -85,7 +85,8 @@ def test_trajectories_and_galleries_use_what_lies_beside_the_records(privbench: 
 def test_positions_need_weights_and_no_records(privbench: Privbench) -> None:
     answer = privbench("figure", "positions", "-o", "a.pdf")
     assert answer.exit_code == 0, answer.output
-    assert "mjp (embedded): error 0." in answer.output
+    assert "none (embedded): error 0." in answer.output
+    assert "mjp (embedded): error 1." in answer.output
 
 
 @pytest.mark.parametrize(

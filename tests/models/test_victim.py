@@ -207,7 +207,7 @@ def test_embedded_weights_load_and_their_card_says_how_they_came_to_be(model: st
 def test_the_position_victim_reaches_its_bar() -> None:
     card = read_card("vit_mini_patch4_32", "none")
     assert card is not None
-    assert card.accuracy >= 0.65
+    assert card.accuracy >= 0.75
 
 
 def test_the_victims_share_one_recipe() -> None:
