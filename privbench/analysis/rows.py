@@ -9,6 +9,7 @@ from privbench.core import (
     FailedCase,
     Record,
     is_ensemble,
+    mean_explained,
 )
 from privbench.core.case import base_name
 
@@ -26,7 +27,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "trials": case.attack.parameters.get("trials"),
         **_scores(record),
         "label_accuracy": _label_accuracy(record),
-        "explained": _explained(record),
+        "explained": mean_explained(record.images),
         "mask_accuracy": _accuracy(record, [image.mask_accuracy for image in record.images]),
         "order_accuracy": _accuracy(record, [image.order_accuracy for image in record.images]),
         "won_by": _won_by(record),
@@ -106,13 +107,6 @@ def _label_accuracy(record: Record) -> float | None:
     if record.case.threat_model.labels == "known" or not used:
         return None
     return sum(image.recovered_label == image.label for image in used) / len(record.images)
-
-
-def _explained(record: Record) -> float | None:
-    """Mean share of the update that the reconstructions explain; a failed attack explains nothing."""
-    shares = [0.0 if image.failure else image.explained for image in record.images]
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if len(known) == len(shares) else None
 
 
 def _accuracy(record: Record, values: list[float | None]) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from privbench.core import ImageResult, Interval
+from privbench.core import ImageResult, Interval, mean_explained
 
 __all__ = [
     "ABSENT",
@@ -58,9 +58,9 @@ def caption(image: ImageResult) -> str:
 
 
 def share_text(images: Sequence[ImageResult]) -> str:
-    """The mean share of the update that the reconstructions of some images explain."""
-    shares = [image.explained for image in images if image.explained is not None]
-    return f"{sum(shares) / len(shares):.3f}" if shares else ABSENT
+    """The share of the update that one reconstruction explains, or the mean over several, of which each counts 0 at least."""
+    share = images[0].explained if len(images) == 1 else mean_explained(images)
+    return ABSENT if share is None else f"{share:.3f}"
 
 
 def found_text(images: Sequence[ImageResult]) -> str:

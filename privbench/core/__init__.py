@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from privbench.core.observation import Observation, Secret, UpdateKind
     from privbench.core.parameter_names import canonical_names, short_name, without_wrapper
     from privbench.core.reconstruction import Failure, Progress, Reconstruction
-    from privbench.core.record import FailedCase, ImageResult, Interval, MemberResult, PluginOrigin, Provenance, Record
+    from privbench.core.record import (
+        FailedCase,
+        ImageResult,
+        Interval,
+        MemberResult,
+        PluginOrigin,
+        Provenance,
+        Record,
+        mean_explained,
+    )
     from privbench.core.reference_scores import Calibration, Identification
     from privbench.core.registry import ATTACKS, DATASETS, DEFENSES, ENSEMBLES, LOGGERS, METRICS, MODELS, SERVERS, Registry
     from privbench.core.server import Server, build_server
@@ -109,6 +118,7 @@ __all__ = [
     "generator_for",
     "gradient_of_delta",
     "is_ensemble",
+    "mean_explained",
     "parse_spec",
     "parse_specs",
     "resolve_defense",
@@ -138,7 +148,16 @@ _NAMES = {
     "parameter_names": ("canonical_names", "short_name", "without_wrapper"),
     "utility_report": ("Training", "UtilityReport"),
     "reconstruction": ("Failure", "Progress", "Reconstruction"),
-    "record": ("FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"),
+    "record": (
+        "FailedCase",
+        "ImageResult",
+        "Interval",
+        "MemberResult",
+        "PluginOrigin",
+        "Provenance",
+        "Record",
+        "mean_explained",
+    ),
     "registry": ("ATTACKS", "DATASETS", "DEFENSES", "ENSEMBLES", "LOGGERS", "METRICS", "MODELS", "SERVERS", "Registry"),
     "server": ("Server", "build_server"),
     "spec": ("ComponentSpec", "Spec", "parse_spec", "parse_specs"),

@@ -11,7 +11,17 @@ from privbench.core.flags import EXPLAINED_LIMIT
 from privbench.core.stored import Stored, StrictPart
 from privbench.core.threat_model import Adversary
 
-__all__ = ["RECORD_SCHEMA", "FailedCase", "ImageResult", "Interval", "MemberResult", "PluginOrigin", "Provenance", "Record"]
+__all__ = [
+    "RECORD_SCHEMA",
+    "FailedCase",
+    "ImageResult",
+    "Interval",
+    "MemberResult",
+    "PluginOrigin",
+    "Provenance",
+    "Record",
+    "mean_explained",
+]
 
 RECORD_SCHEMA: Literal[1] = 1
 """Version of the record's fields; a file of another version is refused by name. It rises where a field changes its meaning or
@@ -77,6 +87,21 @@ class ImageResult(StrictPart):
     def found(self) -> bool | None:
         """Of an image in a batch: whether `explained_alone` reaches the limit of the flag `update-not-explained`."""
         return None if self.explained_alone is None else self.explained_alone >= EXPLAINED_LIMIT
+
+
+def mean_explained(images: Sequence[ImageResult]) -> float | None:
+    """The mean share of the update that reconstructions explain, in [0, 1].
+
+    Args:
+        images: At least one. A failed attack explains nothing, nor does a reconstruction whose own share is below 0: a single
+            one, which can be at -8000, would hide all others.
+
+    Returns:
+        None where the share of an image is not known.
+    """
+    shares = [0.0 if image.failure else image.explained for image in images]
+    known = [max(share, 0.0) for share in shares if share is not None]
+    return sum(known) / len(known) if len(known) == len(shares) else None
 
 
 class MemberResult(StrictPart):

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from privbench.core import LOGGERS, Case, Logger, Record, UserError
+from privbench.core import LOGGERS, Case, Logger, Record, UserError, mean_explained
 from privbench.runner.listener import Listener, StepReport
 from privbench.store.layout import LOGS
 
@@ -123,9 +123,9 @@ class LogListener(Listener):
     def finished(self, record: Record) -> None:
         """Reports the scores."""
         if (logs := self._cases.pop(record.case_id, None)) is not None:
-            shares = [image.explained for image in record.images if image.explained is not None]
-            mean = {"explained": sum(shares) / len(shares)} if shares else {}
-            logs.end({name: interval.mean for name, interval in record.summary.items()} | mean)
+            share = mean_explained(record.images)
+            explained = {} if share is None else {"explained": share}
+            logs.end({name: interval.mean for name, interval in record.summary.items()} | explained)
 
     def close(self) -> None:
         """Ends what was interrupted or has failed."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from privbench import api
-from privbench.core import LOGGERS, Case, ComputeOptions, Logger, Record, UserError
+from privbench.core import LOGGERS, Case, ComputeOptions, Logger, Record, UserError, mean_explained
 from privbench.runner.listener import Broadcast
 from privbench.store.layout import LOGS, TRACE, find_records
 from privbench.store.local import FolderStore
@@ -101,7 +101,7 @@ def test_a_logger_gets_settings_losses_guesses_and_scores(small_case: Small, com
     kind, summary = entries[-1]
     assert kind == "end"
     assert summary["psnr"] == record.summary["psnr"].mean
-    assert summary["explained"] == sum(image.explained or 0.0 for image in record.images) / 2
+    assert summary["explained"] == mean_explained(record.images)
     assert notes[0] == "logged to diary: in the test"
 
 
