@@ -3,7 +3,8 @@
     python -m benchmarks.result_tables results/README.md
 
 A table stands between `<!-- results/NAME -->` and `<!-- end -->` and is the overview of `results/NAME.jsonl.gz`, which
-`privbench leaderboard results/NAME.jsonl.gz -o NAME.md` writes. What stands outside the marks stays as it is.
+`privbench leaderboard results/NAME.jsonl.gz -o NAME.md` writes; of `<!-- results/ONE+OTHER -->` it has the sizes of images
+side by side. What stands outside the marks stays as it is.
 """
 
 import re
@@ -13,11 +14,12 @@ import click
 
 from benchmarks.command import Benchmark
 from privbench.analysis.overview import overview
+from privbench.analysis.side_by_side import side_by_side
 from privbench.store.places import local_folder
 
 __all__ = ["main", "renewed"]
 
-_TABLE = re.compile(r"(?P<mark><!-- results/(?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(?P<mark><!-- results/(?P<name>[\w+-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 def renewed(page: str, results: Path) -> tuple[str, list[str]]:
@@ -33,7 +35,8 @@ def renewed(page: str, results: Path) -> tuple[str, list[str]]:
     changed: list[str] = []
 
     def table(found: re.Match[str]) -> str:
-        text = found["mark"] + overview(local_folder(results / f"{found['name']}.jsonl.gz")) + found["end"]
+        packs = [local_folder(results / f"{name}.jsonl.gz") for name in found["name"].split("+")]
+        text = found["mark"] + (overview(packs[0]) if len(packs) == 1 else side_by_side(packs)) + found["end"]
         if text != found[0]:
             changed.append(found["name"])
         return text

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from privbench.core.flags import EMPTY_MASK, ENSEMBLE_FLAGS, LOWER_BOUND, NOT_EXPLAINED
 
-__all__ = ["FLAG_MEANINGS", "is_lower_bound", "marked"]
+__all__ = ["AT_LEAST", "FLAG_MEANINGS", "is_lower_bound", "marked"]
+
+AT_LEAST = "≥ "
+"""Before a score that is a lower bound."""
 
 FLAG_MEANINGS: Mapping[str, str] = {
     **ENSEMBLE_FLAGS,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from privbench.analysis.cases import case_table
-from privbench.analysis.flags import is_lower_bound
+from privbench.analysis.flags import AT_LEAST, is_lower_bound
 from privbench.core import ADVERSARIES
 from privbench.core.labels import defense_labels, update_words
 from privbench.store.files import atomic_write, refuse_folder
@@ -21,8 +21,6 @@ __all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "secti
 
 _GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode", "local", "trains", "server")
 """Columns in which the rows of one table are alike."""
-_AT_LEAST = "≥ "
-"""Before a score that is a lower bound."""
 _HIGHEST = "highest leakage"
 
 
@@ -206,7 +204,7 @@ def _retrained(rows: pd.DataFrame) -> str:
 def _text(cell: str | Score, *, intervals: bool) -> str:
     if isinstance(cell, str):
         return cell
-    bound = _AT_LEAST if cell.is_lower_bound else ""
+    bound = AT_LEAST if cell.is_lower_bound else ""
     return f"{bound}{cell.mean:.1f}" + (f" [{cell.low:.1f}, {cell.high:.1f}]" if intervals and cell.low is not None else "")
 
 
