@@ -179,6 +179,7 @@ def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Fin
     runs = {seed: found for seed, found in seeds.items() if seed is not None and found}
     if len(runs) > 1:
         return _of_runs(comparison, sides, list(runs.values()))
+    pairs = next(iter(runs.values()), pairs)
     for place, side in enumerate(sides):
         _require_one_victim([pair[place].utility for pair in pairs], side, comparison)
     one, other = max(pairs, key=lambda pair: min(measured.utility.images for measured in pair))

@@ -133,3 +133,7 @@ def test_victims_of_several_seeds_are_paired_by_seed_and_two_seeds_decide_nothin
     assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs).verdict == "holds"
     assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs[:4]).reason == "only 2 of at least 3 seeds"
     assert judged(hypothesis({**claim, "margin": -0.01}), reports=runs[:2]).verdict == "inconclusive"
+    # One seed of one side is compared with the same seed of the other alone.
+    (single,) = judged(hypothesis(claim), reports=runs[:3]).findings
+    assert single.difference is not None
+    assert single.difference.mean == pytest.approx(0.01)
