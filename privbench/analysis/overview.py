@@ -19,8 +19,10 @@ from privbench.store.files import atomic_write, refuse_folder
 
 __all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "sections", "write_overview"]
 
-_GROUP = ("model", "dataset", "split", "images", "batch_size", "labels", "model_mode", "local", "trains", "server")
+_GROUP = ("model", "dataset", "split", "images", "labels", "model_mode")
 """Columns in which the rows of one table are alike."""
+_UPDATE = ["batch_size", "local", "trains", "server"]
+"""Columns that say what kind of update is sent."""
 _HIGHEST = "highest leakage"
 
 
@@ -65,14 +67,14 @@ def overview(folder: Path) -> str:
         folder: Where to look, subfolders included.
 
     Returns:
-        For each group of cases with the same model, images, batches and labels a table. A row is a defense on a victim, with
-        the parameters in which the table's rows differ, before one adversary; defenses stand best first by their highest
-        leakage over all attacks and adversaries. Each row begins with its highest leakage over all attacks: the highest mean
-        PSNR in dB, the least mean LPIPS, the highest mean PSNR-patch in dB and the highest mean share of the update that a
-        reconstruction explains. Then the attacks, `gradvit` first, other optimisation next, closed forms last: the mean PSNR
-        with its 95 % interval, of several settings of an attack that with the highest mean. Then, where measured, the accuracy
-        of the attacked victim, and that of a victim trained under the defense beside an undefended one's by the same recipe.
-        A mark stands where a cell is a lower bound.
+        For each group of cases with the same model, images and labels a table. A row is a kind of update, where the table has
+        several; a defense on a victim, with the parameters in which the table's rows differ; and an adversary. For each kind
+        of update defenses stand best first by their highest leakage over all attacks and adversaries. That is what a row has
+        first: the highest mean PSNR in dB, the least mean LPIPS, the highest mean PSNR-patch in dB and the highest mean share
+        of the update that a reconstruction explains. Then the attacks, `gradvit` first, other optimisation next, closed forms
+        last: the mean PSNR with its 95 % interval, of several settings of an attack that with the highest mean. Then, where
+        measured, the accuracy of the attacked victim, and that of a victim trained under the defense beside an undefended
+        one's by the same recipe. A mark stands where a cell is a lower bound.
 
     Raises:
         UserError: As `case_table`.
@@ -110,11 +112,10 @@ def _section(rows: pd.DataFrame) -> Section:
     usual = rows["weights"].mode()[0]
     names = pd.Series(defense_labels(rows["defense_parts"]), index=rows.index)
     attacks = _attacks(rows)
-    defenses = sorted(
-        (part for _, part in rows.groupby([names, "weights"], sort=True)), key=lambda part: round(part["psnr_mean"].max(), 1)
-    )
+    several = rows[_UPDATE].drop_duplicates().shape[0] > 1
     table: list[dict[str, str | Score]] = [
         {
+            "update": _update(kind),
             "defense": f"`{names[part.index[0]]}`"
             + ("" if part["weights"].iloc[0] == usual else f" on `{part['weights'].iloc[0]}`"),
             "adversary": adversary,
@@ -123,20 +124,31 @@ def _section(rows: pd.DataFrame) -> Section:
             "accuracy": _accuracy(part),
             "trained under it / without (epochs)": _retrained(part),
         }
-        for part in defenses
+        for _, kind in rows.groupby(_UPDATE, sort=True)
+        for part in sorted((part for _, part in kind.groupby([names, "weights"], sort=True)), key=_leakage)
         for adversary in ADVERSARIES
         if not (there := part[part["adversary"] == adversary]).empty
     ]
     return Section(
         cases=(
             f"`{first['model']}`, {first['dataset']} ({first['split']}), {len(images)} image{'s' if len(images) > 1 else ''} "
-            f"({shown}), batches of {first['batch_size']}, labels {first['labels']}, model in {first['model_mode']} mode"
-        )
-        + "".join(f", {word}" for word in update_words(first["local"], _code(first["trains"]), _code(first["server"]))),
+            f"({shown}){'' if several else f', {_update(rows)}'}, labels {first['labels']}, model in {first['model_mode']} mode"
+        ),
         weights=f"`{usual}`" + ("" if (rows["weights"] == usual).all() else " where no others are named"),
-        heads=tuple(head for head in table[0] if any(row[head] for row in table)),
+        heads=tuple(head for head in table[0] if (several or head != "update") and any(row[head] for row in table)),
         rows=tuple(table),
     )
+
+
+def _update(rows: pd.DataFrame) -> str:
+    """The kind of update that some rows share, in words."""
+    first = rows.iloc[0]
+    words = update_words(first["local"], _code(first["trains"]), _code(first["server"]))
+    return ", ".join((f"batches of {first['batch_size']}", *words))
+
+
+def _leakage(rows: pd.DataFrame) -> float:
+    return round(rows["psnr_mean"].max(), 1)
 
 
 def _code(text: str) -> str:

@@ -42,14 +42,14 @@ def tables(page: str) -> list[list[dict[str, str]]]:
     return found
 
 
-def test_updates_of_different_kinds_stand_in_tables_that_say_so(template: Record, tmp_path: Path) -> None:
+def test_updates_of_different_kinds_stand_below_each_other_and_say_so(template: Record, tmp_path: Path) -> None:
     imprint = ComponentSpec(name="imprint", parameters={"bins": 8})
     for change in ({}, {"local": LocalTraining(steps=5)}, {"trains": "blocks.0.*"}, {"server": imprint}):
         store(tmp_path / "runs", variant(template, 20.0, **change))
-    lines = [line for line in overview(tmp_path / "runs").splitlines() if line.startswith("`")]
-    ends = sorted(line.partition("eval mode")[2].partition(";")[0] for line in lines)
+    (rows,) = tables(overview(tmp_path / "runs"))
     client = ", client trains by sgd, lr 0.01, 5 steps, training known"
-    assert ends == ["", client, ", sent: `blocks.0.*`", ", server `imprint:bins=8`"]
+    ends = ["", ", server `imprint:bins=8`", ", sent: `blocks.0.*`", client]
+    assert [row["update"] for row in rows] == [f"batches of 1{end}" for end in ends]
 
 
 def test_defenses_stand_by_worst_case_with_each_adversary_below(template: Record, tmp_path: Path) -> None:
@@ -113,7 +113,12 @@ def test_an_image_far_off_does_not_hide_what_the_others_explain(template: Record
 def test_what_does_not_compare_stands_in_tables_of_its_own(template: Record, tmp_path: Path) -> None:
     for record in (variant(template, 30.0), variant(template, 20.0, labels="known"), variant(template, 10.0, batch_size=2)):
         store(tmp_path / "runs", record)
-    assert [row["highest leakage"] for rows in tables(overview(tmp_path / "runs")) for row in rows] == ["20.0", "30.0", "10.0"]
+    known, recovered = tables(overview(tmp_path / "runs"))
+    assert [row["highest leakage"] for row in known] == ["20.0"]
+    assert [(row["update"], row["highest leakage"]) for row in recovered] == [
+        ("batches of 1", "30.0"),
+        ("batches of 2", "10.0"),
+    ]
     assert "where no others" not in overview(tmp_path / "runs")
 
 
