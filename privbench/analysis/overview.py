@@ -148,7 +148,7 @@ def _update(rows: pd.DataFrame) -> str:
 
 
 def _leakage(rows: pd.DataFrame) -> float:
-    return round(rows["psnr_mean"].max(), 1)
+    return round(float(rows["psnr_mean"].max()), 1)
 
 
 def _code(text: str) -> str:

@@ -14,6 +14,7 @@ from privbench.core.labels import defense_labels
 __all__ = ["side_by_side"]
 
 _SETTING = ("model", "dataset", "image_size")
+_ADVERSARIES: Sequence[str] = ADVERSARIES
 
 
 def side_by_side(folders: Sequence[Path]) -> str:
@@ -24,8 +25,9 @@ def side_by_side(folders: Sequence[Path]) -> str:
 
     Returns:
         One row for each defense and adversary that was measured at two sizes at least: the highest mean PSNR in dB over all
-        attacks, and the least mean LPIPS. A size at which one defense alone was measured is left out. Of several models and data sets of one size that with most defenses speaks, with
-        the weights of most of its cases for each defense. A mark stands before a lower bound.
+        attacks, and the least mean LPIPS. A size at which one defense alone was measured is left out. Of several models and
+        data sets of one size that with most defenses speaks, with the weights of most of its cases for each defense. A mark
+        stands before a lower bound.
 
     Raises:
         UserError: As `case_table`.
@@ -33,16 +35,16 @@ def side_by_side(folders: Sequence[Path]) -> str:
     rows = pd.concat([case_table(folder) for folder in folders], ignore_index=True)
     rows = rows[(rows["batch_size"] == 1) & (rows[["local", "trains", "server"]] == "").all(axis=1)]
     rows = rows.assign(label=defense_labels(rows["defense_parts"]))
-    chosen = [_widest(part) for _, part in rows.groupby("image_size", sort=True) if part["label"].nunique() > 1]
+    chosen = [_widest(part) for _, part in rows.groupby("image_size", sort=True) if len(set(part["label"])) > 1]
     heads = [f"{part['dataset'].iloc[0]}, {part['image_size'].iloc[0]} px" for part in chosen]
-    keys = {(row.label, row.adversary) for part in chosen for row in part.itertuples()}
-    cells = {key: [_cells(part[(part["label"] == key[0]) & (part["adversary"] == key[1])]) for part in chosen] for key in keys}
-    shown = [key for key in cells if sum(cell != ("", "") for cell in cells[key]) > 1]
-    shown.sort(key=lambda key: (_leakage(chosen[0], key[0]), key[0], ADVERSARIES.index(key[1])))
+    keys: set[tuple[str, str]] = set().union(*(zip(part["label"], part["adversary"], strict=True) for part in chosen))
+    rows_of = {key: [part[(part["label"] == key[0]) & (part["adversary"] == key[1])] for part in chosen] for key in keys}
+    shown = [key for key in keys if sum(not part.empty for part in rows_of[key]) > 1]
+    shown.sort(key=lambda key: (_leakage(chosen[0], key[0]), key[0], _ADVERSARIES.index(key[1])))
     lines = [
         ["defense", "adversary", *(f"{measure}, {head}" for head in heads for measure in ("PSNR", "LPIPS"))],
         ["---"] * (2 + 2 * len(heads)),
-        *([f"`{key[0]}`", key[1], *(text for cell in cells[key] for text in cell)] for key in shown),
+        *([f"`{key[0]}`", key[1], *(text for part in rows_of[key] for text in _cells(part))] for key in shown),
     ]
     models = "; ".join(f"{head}: `{part['model'].iloc[0]}`" for head, part in zip(heads, chosen, strict=True))
     return f"{models}; PSNR in dB.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
