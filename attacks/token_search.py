@@ -26,9 +26,10 @@ from privbench.jigsaw import reassembled
 from privbench.models import Victim
 from privbench.refinement import refined, rest_of, unexplained
 from privbench.sample_features import labels_of_images
+from privbench.token_search.ending import Ending, SettledPatches
 from privbench.token_search.found_tokens import FoundTokens
 from privbench.token_search.own_gradients import OwnGradients, is_wide_enough
-from privbench.token_search.recovery import BatchRecovery, DealtTokens, SettledPatches
+from privbench.token_search.recovery import BatchRecovery, DealtTokens
 
 __all__ = ["TokenSearch"]
 
@@ -105,19 +106,20 @@ class TokenSearch(Attack):
             if own.patches is not None or not _has_places(model, images):
                 return _of_own_gradients(simulation, observation, own, masked, generator)
         recovery = BatchRecovery(model, activations, masked, images)
-        found, dealt = self._found(recovery, observation, generator, progress)
-        if len(found) < _HOPELESS * recovery.total:
+        ending = Ending(recovery)
+        found, searched = self._found(recovery, ending, observation, generator, progress)
+        if searched is None:
             counts = {"found": float(len(found)), "missing": float(recovery.total - len(found))}
             return _grey(simulation, observation, counts)
-        settled = recovery.settled(found, dealt)
+        dealt, settled = searched
         if not settled.agreed and settled.all_but_one_agreed:
-            found = recovery.sharpened(found, dealt, settled)
-            settled = recovery.settled(found, dealt)
+            found = ending.sharpened(found, dealt, settled)
+            settled = ending.settled(found, dealt)
         pictures = _pictures(recovery, settled.patches)
         last = None if model.has_unknown_position else _last_one(simulation, observation, settled, pictures)
         if last is not None:
             found = recovery.with_pictures(found, last)
-            settled = recovery.settled(found, recovery.with_the_last(found, dealt, settled.each_agreed, last))
+            settled = ending.settled(found, ending.with_the_last(found, dealt, settled.each_agreed, last))
             pictures = _pictures(recovery, settled.patches)
         labels = labels_of_images(simulation, observation, pictures)
         spread = settled.spread
@@ -135,9 +137,14 @@ class TokenSearch(Attack):
         return replace(result, labels=labels)
 
     def _found(
-        self, recovery: BatchRecovery, observation: Observation, generator: torch.Generator, progress: Progress
-    ) -> tuple[FoundTokens, DealtTokens]:
-        """Rounds of searches, and between them as many of the attention as find something."""
+        self,
+        recovery: BatchRecovery,
+        ending: Ending,
+        observation: Observation,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> tuple[FoundTokens, tuple[DealtTokens, SettledPatches] | None]:
+        """Rounds of searches, and between them as many of the attention as find something; None where it is hopeless."""
         kept = progress.restore()
         found, first = recovery.restored(kept, generator) if kept else (recovery.from_moments(observation), 0)
         for number in range(first, self.rounds):
@@ -147,22 +154,29 @@ class TokenSearch(Attack):
             found = recovery.searched(found, self.starts, number, generator)
             slow = number > 0 and len(found) - had < _SLOW * recovery.total
             least = (_SLOWLY_FROM if slow else self.attention_from) * recovery.total
-            before = 0
+            before, dealt = 0, None
             while before < len(found) < recovery.total and len(found) >= least:
                 before = len(found)
                 found, dealt = recovery.completed(found)
                 progress.picture(number + 1, _pictures(recovery, dealt.patches))
-            if before and not recovery.settled(found, dealt).all_but_one_agreed:
-                dealt = recovery.with_the_larger_whole(found, dealt)
+            ended = None if dealt is None or len(found) == recovery.total else _ended(ending, found, dealt)
             progress.report(number + 1, self.rounds, "search", {"missing": float(recovery.total - len(found))})
             progress.save(recovery.checkpoint(found, number + 1, generator))
-            if len(found) < _HOPELESS * recovery.total or (before and recovery.settled(found, dealt).all_but_one_agreed):
+            if len(found) < _HOPELESS * recovery.total:
                 break
+            if ended is not None and ended[1].all_but_one_agreed:
+                return found, ended
         if len(found) < _HOPELESS * recovery.total:
-            return found, DealtTokens.none()
+            return found, None
         if len(found) == recovery.total:
-            return found, recovery.dealt(found)
-        return found, recovery.with_the_larger_whole(found, recovery.completed(found)[1])
+            dealt = recovery.dealt(found)
+            return found, (dealt, ending.settled(found, dealt))
+        return found, _ended(ending, found, recovery.completed(found)[1])
+
+
+def _ended(ending: Ending, found: FoundTokens, dealt: DealtTokens) -> tuple[DealtTokens, SettledPatches]:
+    settled = ending.settled(found, dealt)
+    return (dealt, settled) if settled.agreed else ending.with_the_larger_whole(found, dealt, settled)
 
 
 def _tokens(model: Victim, images: int) -> int:

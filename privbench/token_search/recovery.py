@@ -4,21 +4,19 @@ Ours; derivation and limits in docs/research/token-search.md.
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from privbench.closed_form.activations import Activations, Settling
+from privbench.closed_form.activations import Activations
 from privbench.closed_form.embedding import PatchEmbedding
 from privbench.closed_form.first_block import centred
 from privbench.closed_form.moments import later_moments
-from privbench.closed_form.without_positions import PLAUSIBLE, tokens_of_moments
+from privbench.closed_form.without_positions import tokens_of_moments
 from privbench.core import Observation
-from privbench.core.patches import to_patches
 from privbench.models import Victim
 from privbench.token_search.attention import FirstAttention
 from privbench.token_search.found_tokens import FoundTokens, TokenSearch, with_tokens
@@ -27,26 +25,18 @@ from privbench.token_search.missing_tokens import missing_patches
 from privbench.token_search.places import Places
 from privbench.token_search.token_prior import TokenPrior, place_of_patches
 
-__all__ = ["BatchRecovery", "DealtTokens", "SettledPatches"]
+__all__ = ["LACKING", "ROUNDING", "SAME", "BatchRecovery", "DealtTokens"]
 
-_AGREES = 1e-2
-"""Distance of directions of length one up to which settled patches agree with their tokens."""
-_PRECISE = 1.5e-3
-"""Share of its activations that a token misses from which its patch is better known by the attention."""
-_LACKING = 0.15
+LACKING = 0.15
 """Share of an image's patches that the attention is trusted to give alone."""
-_ATTENDED = 1e-2
-"""About how far pixels of a patch are off that the attention alone gave; others by what their token misses. Measured."""
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 """Added to the share of its activations that a token misses, for its weight."""
 _TIGHT = 1e-6
 """A step's share of the squared error at which the attention's patches are done."""
 _STALLED = 2e-2
 """The same where the polish of the tokens goes further."""
-_SAME = 0.1
+SAME = 0.1
 """Distance of directions of length one below which the attention's patch is the one that a token shows."""
-_LESS = 0.5
-"""Share of what a token missed below which another polish of it is worth taking."""
 _SURE = 0.2
 """Share of the median vote below which it is left open whose a token is."""
 _SWEEPS = 3
@@ -71,33 +61,6 @@ class DealtTokens:
     def none(cls) -> "DealtTokens":
         """Of no token."""
         return cls(torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.long), torch.zeros(0))
-
-
-@dataclass(frozen=True)
-class SettledPatches:
-    """The patches of a batch in the end.
-
-    Attributes:
-        patches: `[images, patches, pixels]`, normalised.
-        precise: `[images, patches]` bool, those that have a token of their own which is known precisely.
-        spread: `[images, patches]`, about how far pixels of each patch are off.
-        each_agreed: `[images]` bool, which images came to agree with their tokens.
-    """
-
-    patches: Tensor
-    precise: Tensor
-    spread: Tensor
-    each_agreed: Tensor
-
-    @property
-    def agreed(self) -> bool:
-        """Whether all images came to agree with their tokens."""
-        return bool(self.each_agreed.all())
-
-    @property
-    def all_but_one_agreed(self) -> bool:
-        """Whether one image at most is left."""
-        return int((~self.each_agreed).sum()) <= 1
 
 
 class BatchRecovery:
@@ -197,14 +160,14 @@ class BatchRecovery:
         patches, candidates = dealt.patches.clone(), []
         # Where a place lacks a token the votes can err on the others; once few do, the attention is asked for all of them.
         lacks = (found.missing(self.places) > 0) & (self.each == 1)
-        lacks &= lacks.sum() <= _LACKING * len(self.place)
+        lacks &= lacks.sum() <= LACKING * len(self.place)
         sure = torch.cat([dealt.sure > _SURE * dealt.sure.median(), torch.zeros_like(dealt.tokens[0, :1], dtype=torch.bool)])
         for one in range(self.images):
             # A token in the wrong image spoils all equations, one that is left out costs a few; -1 is the last entry.
             known = sure[dealt.tokens[one]] & ~lacks[self.place]
             if known.all() or not known.any():
                 continue
-            solved = self._attended(found, dealt.tokens[one], known, patches[one])
+            solved = self.attended(found, dealt.tokens[one], known, patches[one])
             patches[one, ~known] = self.embedding.clipped(solved)
             with torch.no_grad():
                 after = self.attention.after(self._tokens(patches[one], self.place))
@@ -213,13 +176,23 @@ class BatchRecovery:
         dealt = self._redealt(found, dealt, lacks)
         return (self.with_candidates(found, torch.cat(candidates), attended=True) if candidates else found), dealt
 
-    def _attended(self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor:
-        """The patches of one image that are not known, by the attention; from two starts where they are few."""
+    def attended(self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor:
+        """The patches of one image that are not known, by the attention; from two starts where they are few.
+
+        Args:
+            found: All tokens.
+            numbers: `[patches]` int64, which of them are this image's; -1 where one is missing.
+            known: `[patches]` bool, whose tokens are taken as known.
+            patches: `[patches, pixels]`, normalised, where to start.
+
+        Returns:
+            `[not known, pixels]`, normalised.
+        """
         rows, mine = self.places.rows[self.place], numbers[known]
         tokens, outputs = self._tokens(found.patches[mine], self.place[known]), found.outputs[mine]
-        few = int((~known).sum()) <= _LACKING * len(known)
+        few = int((~known).sum()) <= LACKING * len(known)
         # What is known of a token is as precise as its activations.
-        weights = 1 / (self.activations.missed(found.directions[mine]) + _ROUNDING)
+        weights = 1 / (self.activations.missed(found.directions[mine]) + ROUNDING)
         weights = weights / weights.square().mean().sqrt()
         starts = [patches[~known], patches[known].mean(dim=0).expand_as(patches[~known])][: 2 if few else 1]
         ends = [
@@ -258,96 +231,11 @@ class BatchRecovery:
             for stands in (tokens[one] < 0).nonzero().flatten().tolist():
                 for other in (tokens[:, stands] >= 0).nonzero().flatten().tolist():
                     token = int(tokens[other, stands])
-                    if (found.directions[token] - directions[stands]).norm() < _SAME:
+                    if (found.directions[token] - directions[stands]).norm() < SAME:
                         tokens[one, stands], patches[one, stands] = token, found.patches[token]
                         tokens[other, stands] = -1
                         break
         return DealtTokens(patches, tokens, dealt.sure)
-
-    def with_the_larger_whole(self, found: FoundTokens, dealt: DealtTokens) -> DealtTokens:
-        """Of two images, the one whose tokens miss less gets the better token of each place, if that makes it whole and exact.
-
-        Once all its tokens are found they need neither odds nor votes. Else the tokens stay as dealt.
-        """
-        alone = bool((self.each == 1).all()) and self.images == 2 and bool((found.missing(self.places) < 2).all())
-        if not alone:
-            return dealt
-        missed = self.activations.missed(found.directions)
-        tokens, patches = torch.full_like(dealt.tokens, -1), dealt.patches.clone()
-        for stands, place in enumerate(self.place.tolist()):
-            here = (found.places == place).nonzero().flatten()
-            here = here[missed[here].argsort()]
-            tokens[: len(here), stands] = here
-            patches[: len(here), stands] = found.patches[here]
-        other = DealtTokens(patches, tokens, dealt.sure)
-        return other if bool(self.settled(found, other).each_agreed[0]) else dealt
-
-    def sharpened(self, found: FoundTokens, dealt: DealtTokens, settled: SettledPatches) -> FoundTokens:
-        """The tokens of images that came to agree, polished once more from there, where they miss less after it."""
-        directions, patches, outputs = found.directions.clone(), found.patches.clone(), found.outputs.clone()
-        for one in settled.each_agreed.nonzero().flatten().tolist():
-            there = dealt.tokens[one] >= 0
-            mine = dealt.tokens[one][there]
-            starts = self.activations.directions(self.model, self.embedding.images(settled.patches[one]), self.masked)[there]
-            polished, missed = self.activations.polished(starts.to(directions))
-            stayed = (polished - directions[mine]).norm(dim=1) < _SAME
-            better = (stayed & (missed < _LESS * self.activations.missed(directions[mine]))).nonzero().flatten()
-            for number in better.tolist():
-                token = mine[number]
-                directions[token] = polished[number]
-                row = self.places.rows[found.places[token]]
-                patch, _, mixed = self.activations.places(polished[number : number + 1], row, self.embedding.weight)
-                patches[token], outputs[token] = patch[0], mixed[0]
-        return replace(found, directions=directions, patches=patches, outputs=outputs)
-
-    def with_the_last(self, found: FoundTokens, dealt: DealtTokens, known: Tensor, pictures: Tensor) -> DealtTokens:
-        """Gives all tokens that are not of the images `[images]` bool that are known to the one that is not.
-
-        Args:
-            found: With what the picture of that image adds; tokens that were found before come first, as they were.
-            dealt: Before that.
-            known: All images but one.
-            pictures: `[1, 3, height, width]`, of that one; its patches stand in where it has no token.
-        """
-        tokens, patches, last = dealt.tokens.clone(), dealt.patches.clone(), int((~known).nonzero())
-        free = torch.ones(len(found), dtype=torch.bool, device=tokens.device)
-        free[tokens[known][tokens[known] >= 0]] = False
-        normalised = (pictures.to(patches) - self.model.mean.to(patches)) / self.model.std.to(patches)
-        tokens[last], patches[last] = -1, to_patches(normalised, self.embedding.patch_size)[0].flatten(1)
-        for token in free.nonzero().flatten().tolist():
-            stands = ((self.place == found.places[token]) & (tokens[last] < 0)).nonzero().flatten()[:1]
-            tokens[last, stands], patches[last, stands] = token, found.patches[token]
-        return DealtTokens(patches, tokens, dealt.sure)
-
-    def settled(self, found: FoundTokens, dealt: DealtTokens) -> SettledPatches:
-        """All patches of every image solved together, those that lack a precise token by the attention."""
-        exact, patches = deepcopy(self.model).double(), dealt.patches.clone()
-        agreed = torch.zeros(self.images, dtype=torch.bool, device=patches.device)
-        missed = self.activations.missed(found.directions)
-        # -1 is the last entry.
-        missed = torch.cat([missed, missed.new_full((1,), torch.inf)])[dealt.tokens]
-        known = missed < _PRECISE
-        for one in range(self.images):
-            if int((~known[one]).sum()) > _LACKING * len(known[one]):
-                continue
-            solved = self._settled(exact, found, dealt.tokens[one], known[one], self.embedding.clipped(patches[one]))
-            if solved is not None:
-                patches[one], agreed[one] = solved, True
-        return SettledPatches(patches, known, torch.where(known, missed + _ROUNDING, _ATTENDED), agreed)
-
-    def _settled(self, exact: Victim, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor | None:
-        """The patches of one image, or None where they do not come to agree with its tokens."""
-        rows, mine = self.places.rows[self.place], numbers[known]
-        directions = found.directions.new_zeros(len(known), found.directions.shape[1])
-        directions[known] = found.directions[mine]
-        problem = Settling(self.embedding.weight, rows, self.masked, known, directions)
-        if not known.all():
-            patches[~known] = self._attended(found, numbers, known, patches)
-        patches = self.activations.settled(exact, self.embedding.pixels, patches, problem)
-        if not torch.isfinite(patches).all() or not (self.embedding.excess(patches) < PLAUSIBLE).all():
-            return None
-        reached = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[known]
-        return patches if ((reached - directions[known]).norm(dim=1) < _AGREES).all() else None
 
     def checkpoint(self, found: FoundTokens, round_: int, generator: torch.Generator) -> dict[str, Any]:
         """What a later run needs to go on."""
