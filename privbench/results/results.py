@@ -173,12 +173,13 @@ class Results(CaseSet):
             page, cases = report_page(place, presentation(), baseline=baseline, damaged=damaged, verified=verified)
         return page, cases, tuple(damaged or ())
 
-    def pack(self, path: Path | str, *, pictures: bool = True) -> Written:
+    def pack(self, path: Path | str, *, pictures: bool = True, traces: bool = True) -> Written:
         """Packs these cases into one file of compressed JSON lines, which `load_results` takes in place of a folder.
 
         Args:
             path: The file; its name ends in `.jsonl.gz`.
             pictures: Comparison pictures and reconstructions too.
+            traces: Losses in the course of an attack too.
 
         Raises:
             UserError: A record cannot be read, or the file cannot be written.
@@ -186,9 +187,9 @@ class Results(CaseSet):
         from privbench.store.pack import pack
 
         if self.chosen is None:
-            return Written(Path(path), pack(self.place, Path(path), pictures=pictures))
+            return Written(Path(path), pack(self.place, Path(path), pictures=pictures, traces=traces))
         with self._folder(everything=True) as folder:
-            return Written(Path(path), pack(store_at(folder), Path(path), pictures=pictures))
+            return Written(Path(path), pack(store_at(folder), Path(path), pictures=pictures, traces=traces))
 
     def calibrate(
         self,

@@ -217,13 +217,14 @@ def _write(path: Path, lines: Mapping[str, str]) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def pack(source: Store, target: Path, *, pictures: bool = True) -> int:
+def pack(source: Store, target: Path, *, pictures: bool = True, traces: bool = True) -> int:
     """Packs the results of a store into one file, whole or not at all; equal results give equal bytes.
 
     Args:
         source: A folder, a URL or another pack.
         target: The file; its name ends in `.jsonl.gz`.
         pictures: Comparison pictures and reconstructions too.
+        traces: Losses in the course of an attack too.
 
     Returns:
         How many finished and failed cases are in it.
@@ -236,7 +237,7 @@ def pack(source: Store, target: Path, *, pictures: bool = True) -> int:
     refuse_folder(target)
     with source.open() as folder:
         found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        names = {name for name in found if _belongs(name, pictures=pictures)}
+        names = {name for name in found if _belongs(name, pictures=pictures, traces=traces)}
         lines = {name: _packed(name, _content(name, found[name], names)) for name in sorted(names)}
     cases = sum(PurePosixPath(name).name in {RECORD, FAILURE} and MEMBERS not in name.split("/") for name in names)
     if not cases:
@@ -245,7 +246,7 @@ def pack(source: Store, target: Path, *, pictures: bool = True) -> int:
     return cases
 
 
-def _belongs(name: str, *, pictures: bool) -> bool:
+def _belongs(name: str, *, pictures: bool, traces: bool) -> bool:
     """Whether a file goes into a pack."""
     parts = PurePosixPath(name).parts
     if any(part.startswith(".") for part in parts):
@@ -254,7 +255,7 @@ def _belongs(name: str, *, pictures: bool) -> bool:
         return parts[-1] == RECORD
     if name.endswith(".png"):
         return pictures and (parts[-1] == COMPARISON or RECONSTRUCTIONS in parts)
-    return parts[-1] == TRACE or name.endswith((".json", ".safetensors"))
+    return (traces and parts[-1] == TRACE) or name.endswith((".json", ".safetensors"))
 
 
 def _content(name: str, path: Path, packed: set[str]) -> bytes:

@@ -14,7 +14,7 @@ from privbench.analysis.damaged import sound_view
 from privbench.analysis.leaderboard import leaderboard, leaderboard_csv
 from privbench.core import Case, FailedCase, Interval, Record, StoreError, UserError, UtilityReport
 from privbench.store.base import Store
-from privbench.store.layout import CASE, FAILURE, RECORD
+from privbench.store.layout import CASE, FAILURE, RECORD, TRACE
 from privbench.store.local import FolderStore
 from privbench.store.pack import PackStore, pack
 from privbench.store.places import case_names, local_folder, locate_case, place_of, store_at
@@ -67,6 +67,12 @@ def test_a_pack_holds_all_files_of_a_case_but_those_of_one_machine(computed: Rec
     without = tmp_path / "small.jsonl.gz"
     pack(FolderStore(tmp_path / "runs"), without, pictures=False)
     assert not [name for name in PackStore(without).list() if name.endswith(".png")]
+    pack(FolderStore(tmp_path / "runs"), without, traces=False)
+    assert {Path(name).name for name in names if name not in {RECORD, TRACE}} <= {
+        Path(name).name for name in PackStore(without).list()
+    }
+    assert TRACE in names
+    assert not [name for name in PackStore(without).list() if name.endswith(TRACE)]
 
 
 def test_a_record_names_its_data_without_the_path(computed: Record, packed: PackStore, tmp_path: Path) -> None:
