@@ -10,7 +10,7 @@ from privbench.core.flags import LOWER_BOUND
 from privbench.store.base import Store
 from privbench.store.layout import FAILURE, RECORD, walk_results
 
-__all__ = ["Evidence", "MeasuredVictim", "SideScores", "measured_victims", "side_scores"]
+__all__ = ["Evidence", "MeasuredVictim", "SideScores", "measured_victims", "paired_scores"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,46 @@ class SideScores:
     is_bound: bool = False
 
 
-def side_scores(side: Side, metric: Metric, ceiling: float | None, evidence: Evidence) -> SideScores:
-    """Collects one side's cases.
+def paired_scores(
+    sides: tuple[Side, Side], metric: Metric, ceiling: float | None, evidence: Evidence
+) -> tuple[SideScores, SideScores]:
+    """Collects the cases of both sides of a comparison.
+
+    All attacks of a side are judged on the images of one of its cases: on both sides those that have most in common, and of
+    these the largest.
 
     Args:
-        side: Whose.
+        sides: Whose.
         metric: Which score.
         ceiling: Values above count as this one; None for no such limit.
         evidence: Where to look.
     """
+    one, other = ([*_image_sets(side, evidence), frozenset[str]()] for side in sides)
+    images = max(
+        ((mine, theirs) for mine in one for theirs in other),
+        key=lambda pair: (len(pair[0] & pair[1]), len(pair[0]), len(pair[1]), sorted(pair[0]), sorted(pair[1])),
+    )
+    first, second = (_scores(side, chosen, metric, ceiling, evidence) for side, chosen in zip(sides, images, strict=True))
+    return first, second
+
+
+def _image_sets(side: Side, evidence: Evidence) -> set[frozenset[str]]:
+    """The images of each of a side's cases."""
+    wanted = ResolvedSide.of(side)
+    return {
+        frozenset(_images(record))
+        for _, record in evidence.records
+        if any(wanted.is_case_of(record, attack) for attack in wanted.attacks)
+    }
+
+
+def _scores(side: Side, images: frozenset[str], metric: Metric, ceiling: float | None, evidence: Evidence) -> SideScores:
+    """What the attacks of one side got of some images."""
     wanted = ResolvedSide.of(side)
     found = {
         attack: [(path, record) for path, record in evidence.records if wanted.is_case_of(record, attack)]
         for attack in wanted.attacks
     }
-    # All attacks are judged on the same images, those of the largest case.
-    cases = (frozenset(_images(record)) for records in found.values() for _, record in records)
-    images = max(cases, key=len, default=frozenset())
     leakiest: dict[str, float] = {}
     used: list[str] = []
     missing: list[str] = []

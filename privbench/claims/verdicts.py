@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from privbench.claims.benchmark_tables import SEEDS, TableComparison, table_difference
-from privbench.claims.evidence import Evidence, MeasuredVictim, measured_victims, side_scores
+from privbench.claims.evidence import Evidence, MeasuredVictim, measured_victims, paired_scores
 from privbench.claims.hypotheses import Comparison, Hypothesis, Side
 from privbench.core import METRICS, Interval, Metric, UserError, UtilityReport
 from privbench.scoring import paired_difference, student_interval
@@ -144,7 +144,7 @@ def _of_table(comparison: TableComparison, folder: Path) -> Finding:
 
 def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
     metric: Metric = METRICS.get(comparison.metric)
-    higher, lower = (side_scores(side, metric, comparison.ceiling, evidence) for side in (comparison.higher, comparison.lower))
+    higher, lower = paired_scores((comparison.higher, comparison.lower), metric, comparison.ceiling, evidence)
     missing = (*higher.missing, *lower.missing)
     images = [image for image in higher.values if image in lower.values]
     detail = "; ".join(dict.fromkeys(missing))

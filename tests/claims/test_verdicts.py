@@ -10,6 +10,7 @@ from privbench.core import (
     FailedCase,
     Interval,
     LocalTraining,
+    Record,
     UtilityReport,
     resolve_defense,
 )
@@ -49,6 +50,22 @@ def test_images_are_paired_so_that_what_they_share_takes_no_part(make: Make) -> 
     (finding,) = judged(hypothesis({"margin": 0.9}), make(higher), make(lower, defense="naive-shuffle")).findings
     assert finding.verdict == "holds"
     assert finding.difference == Interval(mean=1.0, low=1.0, high=1.0, n=16)
+
+
+def test_both_sides_are_judged_on_the_images_that_they_share(make: Make) -> None:
+    def elsewhere(found: tuple[str, Record]) -> tuple[str, Record]:
+        name, record = found
+        images = tuple(image.model_copy(update={"image": f"zz-{image.image}"}) for image in record.images)
+        return f"{name}-elsewhere", record.model_copy(update={"images": images})
+
+    undefended = (elsewhere(make(spread(38))), make(spread(30)))
+    shuffled = make(spread(20), defense="naive-shuffle")
+    for records in (undefended, undefended[::-1]):
+        (finding,) = judged(hypothesis({}), *records, shuffled).findings
+        assert finding.difference is not None
+        assert finding.difference.mean == pytest.approx(10)
+    apart = judged(hypothesis({}), undefended[0], shuffled)
+    assert (apart.verdict, apart.reason) == ("not measured", "the two sides have no image in common")
 
 
 def test_fewer_than_sixteen_images_decide_nothing(make: Make) -> None:
