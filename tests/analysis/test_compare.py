@@ -17,10 +17,11 @@ REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.json
 
 
 def test_a_baseline_on_other_images_hides_none_on_the_same_ones() -> None:
-    records = [Record.load(path) for path in find_records(REFERENCE) if "--relocation-matching--unaware--" in str(path)]
-    photos = [record for record in records if Path(record.case.data.source).name == "photos"]
-    (other,) = [record for record in photos if record.case.data.indices == (4, 5, 6, 7)]
-    rest = [record for record in photos if record is not other]
+    rest = _matched()
+    (none,) = [record for record in rest if record.case.defense_name == "none"]
+    other = _changed(none, "data", indices=tuple(range(40, 48)))
+    images = tuple(image.model_copy(update={"image": f"test-{40 + place:05d}"}) for place, image in enumerate(other.images))
+    other = other.model_copy(update={"images": images})
     expected = compare_records(rest, metric="psnr", baseline="none")
     assert {one.record.case.defense_name for one in expected} == {"mjp", "naive-shuffle", "no-pe"}
     for order in ([other, *rest], [*rest, other]):
@@ -39,7 +40,7 @@ def test_without_a_baseline_nothing_compares() -> None:
 def test_a_case_that_lies_in_two_folders_is_compared_once(tmp_path: Path) -> None:
     for place in ("a", "b"):
         for name in ("none", "mjp"):
-            for path in REFERENCE.glob(f"{name}--relocation-matching--unaware--*--photos--*"):
+            for path in REFERENCE.glob(f"{name}--adjoint-matching--unaware--*"):
                 shutil.copytree(path, tmp_path / place / path.name)
     once, twice = (privbench.load_results(folder).comparisons() for folder in (tmp_path / "a", tmp_path))
     assert [one.record.case_id for one in twice] == [one.record.case_id for one in once]
@@ -60,6 +61,12 @@ def test_p_values_are_corrected_for_their_number() -> None:
     assert smallest.p_corrected == pytest.approx(min(1.0, smallest.difference.p * len(found)))
 
 
+def _matched() -> list[Record]:
+    """Four defenses before the default attack, without its control."""
+    records = [Record.load(path) for path in REFERENCE.glob("*--adjoint-matching--unaware--*/record.json")]
+    return [record for record in records if record.case.attack.parameters["gradient"]]
+
+
 def _changed(record: Record, part: str, **fields: object) -> Record:
     """The record of another case, which differs in fields of one part of it; for the case itself `part` is empty."""
     case = record.case.model_copy(update={part: getattr(record.case, part).model_copy(update=fields)} if part else fields)
@@ -67,9 +74,8 @@ def _changed(record: Record, part: str, **fields: object) -> Record:
 
 
 def _pair() -> tuple[Record, Record]:
-    """Records of no defense and of MJP by one attack on the same photos."""
-    records = [Record.load(path) for path in REFERENCE.glob("*--relocation-matching--unaware--*--photos--*/record.json")]
-    found = compare_records(records, metric="psnr", baseline="none")
+    """Records of no defense and of MJP by one attack on the same images."""
+    found = compare_records(_matched(), metric="psnr", baseline="none")
     return next((one.baseline, one.record) for one in found if one.record.case.defense_name == "mjp")
 
 

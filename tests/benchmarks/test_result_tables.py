@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 @pytest.mark.integration
 def test_a_spoiled_table_comes_back_and_the_text_around_stays() -> None:
     whole = (RESULTS / "README.md").read_text(encoding="utf-8")
-    page = "before\n" + whole[whole.index("<!-- results/mixtures -->") : whole.index("## Servers that cheat")]
+    page = "before\n" + whole[whole.index("<!-- results/mixtures -->") : whole.index("## What the claims' study")]
     assert renewed(page, RESULTS) == (page, [])
     spoiled = page.replace("| `mixup` |", "| `mixed-up` |", 1)
     assert spoiled != page

@@ -78,7 +78,7 @@ def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     assert answer.exit_code == 0, answer.output
     page = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert "holds**" not in page
-    # All but what needs victims of front-trained.yaml, who are trained first.
+    # All but what needs victims that `make victims` trains.
     missing = re.findall(r"no record of gradvit:steps=2 on ([^;)|]*)", page)
     assert [side for side in missing if ".safetensors" not in side] == []
     assert "no record of inverting-gradients" not in page

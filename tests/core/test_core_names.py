@@ -14,8 +14,8 @@ from privbench.core import ATTACKS, DEFENSES, METRICS, MODELS, SERVERS, Defense,
 from privbench.core.declared import Declared, declared
 
 ROOT = Path(__file__).parents[2]
-PACK = "results/mixing.jsonl.gz"
-CASE = "eaec0305d697"
+PACK = "results/mixtures.jsonl.gz"
+CASE = "cc5e2f24fa1c"
 
 
 @pytest.mark.parametrize("room", ["core", "data", "models", "scoring"])

@@ -16,7 +16,9 @@ from privbench.store.files import atomic_write
 from privbench.store.places import local_folder
 from tests.cli.browser import chromium, printed
 
-REFERENCE = local_folder(Path(__file__).parents[2] / "results" / "reference.jsonl.gz")
+RESULTS = Path(__file__).parents[2] / "results"
+REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")
+PHOTOS = local_folder(RESULTS / "photos.jsonl.gz")
 
 pytestmark = pytest.mark.nightly
 
@@ -25,8 +27,8 @@ pytestmark = pytest.mark.nightly
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of six reference cases of two data sets and a failed one."""
     folder = tmp_path_factory.mktemp("report")
-    kept = sorted(path for path in REFERENCE.iterdir() if path.is_dir() and "--relocation-matching--" in path.name)[:6]
-    kept += sorted(REFERENCE.glob("none--*--photos--*"))[:1]
+    kept = sorted(path for path in REFERENCE.iterdir() if path.is_dir() and "--adjoint-matching--" in path.name)[:6]
+    kept += sorted(PHOTOS.glob("none--*--photos--*"))[:1]
     for path in kept:
         shutil.copytree(path, folder / "results" / path.name)
     case = Record.load(kept[0] / "record.json").case.model_copy(update={"seed": 7})

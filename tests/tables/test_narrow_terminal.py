@@ -33,12 +33,12 @@ def words(shown: Sequence[str]) -> set[str]:
     return {word for line in shown for word in line.split()}
 
 
-def photos(reference: Results) -> list[Record]:
-    return [record for record in reference.records if record.case.data.source == "photos" and not record.members]
+def single(reference: Results) -> list[Record]:
+    return [record for record in reference.records if not record.members]
 
 
 def test_a_case_shows_whole_headings_and_numbers(reference: Results) -> None:
-    record = photos(reference)[0]
+    record = single(reference)[0]
     shown = lines(case_table(record, "none"))
     assert {"PSNR-patch", "dB", "explained", "seconds", "interval"} <= words(shown)
     assert f"{record.summary['psnr'].mean:.2f}" in words(shown)
@@ -47,7 +47,7 @@ def test_a_case_shows_whole_headings_and_numbers(reference: Results) -> None:
 
 
 def test_defenses_beside_each_other_keep_their_intervals(reference: Results) -> None:
-    records = photos(reference)[:3]
+    records = single(reference)[:3]
     shown = lines(defenses_table(records, ["none", "naive-shuffle", "mjp:mask_ratio=0.27"], width=80))
     assert "…" not in "".join(shown)
     assert {"naive-shuffle", "mjp:", "mask_ratio=0.27", "explained", "accuracy", "%"} <= words(shown)
@@ -63,7 +63,7 @@ def test_a_comparison_shows_data_n_and_the_corrected_p_at_any_width(width: int, 
     shown = lines(comparisons_table(found, "psnr", "none", width=width), width)
     assert "…" not in "".join(shown)
     assert any("adversary  data" in line for line in shown) is apart
-    assert {"relocation-matching", "(Holm)", "cifar10"} <= words(shown)
+    assert {"adjoint-matching", "(Holm)", "cifar10"} <= words(shown)
     for one in found:
         interval = one.difference.interval
         assert {f"{interval.mean:+.3f}", f"[{interval.low:+.3f},", f"{interval.high:+.3f}]"} <= words(shown)
