@@ -83,7 +83,7 @@ pages: packs
 	$(PYTHON) -m benchmarks.result_tables results/README.md
 	$(PRIVBENCH) leaderboard results/reference.jsonl.gz -o results/leaderboard.csv
 	$(PRIVBENCH) leaderboard results/front.jsonl.gz -o results/front.csv
-	$(PRIVBENCH) claims results/claims.yaml $(PACKS) -o results/claims.md
+	$(PRIVBENCH) claims results/claims.yaml $(PACKS) results/papers.jsonl.gz -o results/claims.md
 	$(PRIVBENCH) figure front results/front.jsonl.gz -o results/front.png
 	$(PRIVBENCH) figure ablation results/claims.jsonl.gz -o results/ablation.png
 	$(PRIVBENCH) figure mask-ratio results -o results/mask-ratio.png

@@ -17,13 +17,25 @@ from privbench.core import ADVERSARIES
 from privbench.core.labels import defense_labels, update_words
 from privbench.store.files import atomic_write, refuse_folder
 
-__all__ = ["Score", "Section", "latex_page", "markdown_page", "overview", "sections", "write_overview"]
+__all__ = [
+    "HIGHEST",
+    "Score",
+    "Section",
+    "highest_leakage",
+    "latex_page",
+    "markdown_page",
+    "overview",
+    "score_text",
+    "sections",
+    "write_overview",
+]
 
 _GROUP = ("model", "dataset", "split", "images", "labels", "model_mode")
 """Columns in which the rows of one table are alike."""
 _UPDATE = ["batch_size", "local", "trains", "server"]
 """Columns that say what kind of update is sent."""
-_HIGHEST = "highest leakage"
+HIGHEST = "highest leakage"
+"""Heading of the highest mean PSNR of a row."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ def _section(rows: pd.DataFrame) -> Section:
             "defense": f"`{names[part.index[0]]}`"
             + ("" if part["weights"].iloc[0] == usual else f" on `{part['weights'].iloc[0]}`"),
             "adversary": adversary,
-            **_highest(there),
+            **highest_leakage(there),
             **{f"`{attack}`": _cell(there, attack) for attack in attacks},
             "accuracy": _accuracy(part),
             "trained under it / without (epochs)": _retrained(part),
@@ -165,12 +177,12 @@ def _attacks(rows: pd.DataFrame) -> list[str]:
     return sorted(iterates.index, key=lambda name: (name != "gradvit", not iterates[name], name))
 
 
-def _highest(rows: pd.DataFrame) -> dict[str, str | Score]:
-    """The highest leakage over all attacks, by each measure."""
+def highest_leakage(rows: pd.DataFrame) -> dict[str, str | Score]:
+    """The highest leakage over all attacks of some rows of a table of cases, by each measure under its heading."""
     leakiest = _leakiest(rows)
     explained = rows["explained"].dropna() if "explained" in rows else pd.Series(dtype=float)
     return {
-        _HIGHEST: Score(leakiest["psnr_mean"], is_lower_bound=_is_bound(leakiest)),
+        HIGHEST: Score(leakiest["psnr_mean"], is_lower_bound=_is_bound(leakiest)),
         "LPIPS": _over(rows, "lpips_mean", "min", 3),
         "PSNR-patch": _over(rows, "psnr_patch_mean", "max", 1),
         "explained": "" if explained.empty else f"{max(explained.max(), 0.0):.0%}",
@@ -213,7 +225,8 @@ def _retrained(rows: pd.DataFrame) -> str:
     return f"{row['retrained_accuracy']:.3f}{seeds} / {row['retrained_undefended']:.3f} ({row['retrained_epochs']})"
 
 
-def _text(cell: str | Score, *, intervals: bool) -> str:
+def score_text(cell: str | Score, *, intervals: bool) -> str:
+    """A cell as it is printed, its mark and, if asked for, its interval with it."""
     if isinstance(cell, str):
         return cell
     bound = AT_LEAST if cell.is_lower_bound else ""
@@ -229,7 +242,7 @@ def markdown_page(tables: Sequence[Section], *, intervals: bool = True) -> str:
 
 
 def _markdown(table: Section, *, intervals: bool) -> str:
-    cells = [[_text(row[head], intervals=intervals) for head in table.heads] for row in table.rows]
+    cells = [[score_text(row[head], intervals=intervals) for head in table.heads] for row in table.rows]
     lines = [list(table.heads), ["---"] * len(table.heads), *cells]
     return f"{table.cases}; PSNR in dB. Weights: {table.weights}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from privbench.analysis.cases import case_table
-from privbench.analysis.flags import AT_LEAST, is_lower_bound
+from privbench.analysis.overview import HIGHEST, highest_leakage, score_text
 from privbench.core import ADVERSARIES
 from privbench.core.labels import defense_labels
 
@@ -65,7 +64,5 @@ def _leakage(rows: pd.DataFrame, label: str) -> float:
 def _cells(rows: pd.DataFrame) -> tuple[str, str]:
     if rows.empty:
         return "", ""
-    leakiest: Any = rows.sort_values("psnr_mean", kind="stable").iloc[-1]
-    bound = AT_LEAST if is_lower_bound(str(leakiest.get("flags") or "").split()) else ""
-    lpips = rows["lpips_mean"].dropna() if "lpips_mean" in rows else pd.Series(dtype=float)
-    return f"{bound}{leakiest['psnr_mean']:.1f}", "" if lpips.empty else f"{lpips.min():.3f}"
+    highest = highest_leakage(rows)
+    return score_text(highest[HIGHEST], intervals=False), score_text(highest["LPIPS"], intervals=False)
