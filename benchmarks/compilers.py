@@ -1,6 +1,7 @@
-"""Ways of running one step: as it stands, recorded (ours), recorded and compiled, and torch's own compiler on the whole step.
+"""Ways of running one step: double backward, as it stands, recorded (ours), recorded and compiled, torch's own compiler on all.
 
 python -m benchmarks.compilers --group 1 --group 8
+python -m benchmarks.compilers --model deit_tiny_patch16_224 --group 1 --only "double backward" --only recorded
 """
 
 import time
@@ -16,16 +17,18 @@ from benchmarks.command import Benchmark
 from benchmarks.ours import plain_inversion
 from benchmarks.timing import LEAST_REPETITIONS, Timing, alternate, append_rows
 from benchmarks.victims import problems_of
-from privbench.core import ComputeOptions, Progress
+from privbench.core import ComputeOptions, Progress, UserError
 from privbench.inversion import Target
 from privbench.inversion.graph import compile_recorded, record
 from privbench.inversion.loop import OptimisationLoop
+from privbench.inversion.plain import plain_step
 from privbench.inversion.runner import flat_step
 
 __all__ = ["main", "ways_of"]
 
 _Way = Callable[[], Sequence[Tensor]]
 _RATE, _VARIATION = 0.03, 0.2
+_REFERENCE = "double backward"
 
 
 @click.command(cls=Benchmark)
@@ -34,11 +37,14 @@ _RATE, _VARIATION = 0.03, 0.2
 @click.option("--steps", type=int, default=5, show_default=True, help="Timed steps of each round.")
 @click.option("--repetitions", type=int, default=LEAST_REPETITIONS, show_default=True, help="Rounds.")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+@click.option("--only", multiple=True, help="Only these ways, beside double backward.")
 @click.option("--output", type=click.Path(path_type=Path), help="CSV to write; rows are appended.")
-def main(model: str, groups: Sequence[int], steps: int, repetitions: int, threads: int, output: Path | None) -> None:
+def main(
+    model: str, groups: Sequence[int], steps: int, repetitions: int, threads: int, only: Sequence[str], output: Path | None
+) -> None:
     """Measure set-up and step of each way, in seconds of the process's own time, in turns."""
     torch.set_num_threads(threads)
-    rows = [row for group in groups for row in _measure(model, group, steps, repetitions)]
+    rows = [row for group in groups for row in _measure(model, group, steps, repetitions, only)]
     for row in rows:
         click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
     append_rows(output, rows, threads)
@@ -62,6 +68,14 @@ def ways_of(model: str, group: int) -> dict[str, Callable[[], _Way]]:
     )
     variables = [*moving.tensors, row]
 
+    def double_backward() -> _Way:
+        def take() -> Sequence[Tensor]:
+            known = loop.observed, loop.context, dict(inversion.parameters)
+            following, losses = plain_step(inversion.active(0), moving, layout.settings(row), *known)
+            return *following.tensors, losses
+
+        return take
+
     def recorded() -> _Way:
         graph = record(function, constants, variables)
         return lambda: graph(*variables)
@@ -76,7 +90,8 @@ def ways_of(model: str, group: int) -> dict[str, Callable[[], _Way]]:
         return lambda: compiled(*constants, *variables)
 
     return {
-        "plain": lambda: lambda: function(*constants, *variables),
+        _REFERENCE: double_backward,
+        "as it stands": lambda: lambda: function(*constants, *variables),
         "recorded": recorded,
         "recorded, compiled": recorded_compiled,
         "torch.compile(fullgraph=True)": partial(by_torch, "inductor"),
@@ -84,10 +99,15 @@ def ways_of(model: str, group: int) -> dict[str, Callable[[], _Way]]:
     }
 
 
-def _measure(model: str, group: int, steps: int, repetitions: int) -> list[dict[str, str]]:
+def _measure(model: str, group: int, steps: int, repetitions: int, only: Sequence[str]) -> list[dict[str, str]]:
     ready: dict[str, _Way] = {}
     set_up: dict[str, float] = {}
     preparations = ways_of(model, group)
+    for name in only:
+        if name not in preparations:
+            raise UserError(f"unknown way {name!r}; choose one of {', '.join(preparations)}")
+    if only:
+        preparations = {name: one for name, one in preparations.items() if name in {_REFERENCE, *only}}
     with torch.no_grad():
         for name, prepare in preparations.items():
             began = time.process_time()
@@ -104,7 +124,7 @@ def _measure(model: str, group: int, steps: int, repetitions: int) -> list[dict[
 
             return seconds
 
-        timings = alternate({name: measured(way) for name, way in ready.items()}, reference="plain", repetitions=repetitions)
+        timings = alternate({name: measured(way) for name, way in ready.items()}, reference=_REFERENCE, repetitions=repetitions)
     return [_row(model, group, set_up[name], timing) for name, timing in timings.items()]
 
 
@@ -115,7 +135,7 @@ def _row(model: str, group: int, set_up: float, timing: Timing) -> dict[str, str
         "way": timing.name,
         "set-up s": f"{set_up:.1f}",
         "ms per step": f"{1e3 * timing.median:.1f}",
-        "times plain": f"{timing.ratio:.2f}",
+        "times double backward": f"{timing.ratio:.2f}",
         "spread": f"{timing.spread:.2f}",
     }
 

@@ -7,6 +7,7 @@ which can then be run without autograd, compiled, or replayed as a CUDA graph.
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ __all__ = ["Recorded", "compile_recorded", "is_compiled", "record"]
 
 _SMALLEST_PRODUCT = 1_000_000
 """Multiply-adds from which a product is worth another kernel."""
+_WIDE_FAMILY = 26
+"""Of AMD's processors: the first with multipliers of 512 bits."""
 
 _aten = torch.ops.aten
 
@@ -108,12 +111,22 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 @cache
 def _slow_products(device: torch.device) -> bool:
-    """Whether torch's float32 product is slow here: MKL keeps to AVX2 on CPUs that are not Intel's, oneDNN does not."""
+    """Whether torch's float32 matrix product has half of the processor's rate.
+
+    MKL, which computes it, keeps to AVX2 on processors that are not Intel's; oneDNN does not. AMD's add 512 bits in one cycle
+    from family 26 (Zen 5) on; before that AVX512 is no faster than AVX2 (docs/research/benchmarks.md).
+    """
     onednn = cast(Any, torch.backends.mkldnn).is_available()
     if device.type != "cpu" or not onednn or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     described = Path("/proc/cpuinfo")
-    return described.exists() and "GenuineIntel" not in described.read_text(encoding="utf-8", errors="replace")
+    return described.exists() and _is_wide_amd(described.read_text(encoding="utf-8", errors="replace"))
+
+
+def _is_wide_amd(described: str) -> bool:
+    """Whether the text of `/proc/cpuinfo` is of a processor of AMD's, family 26 or later."""
+    family = re.search(r"^cpu family\s*:\s*(\d+)", described, re.MULTILINE)
+    return "AuthenticAMD" in described and family is not None and int(family[1]) >= _WIDE_FAMILY
 
 
 def _by_stride(matrix: Tensor) -> Tensor:
@@ -127,42 +140,31 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return result
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
-    for index in range(len(left)):
-        result[index] = _product(left[index], right[index])
-    return result
-
-
 def _product_shape(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(*left.shape[:-1], right.shape[-1])
+    return left.new_empty(left.shape[0], right.shape[1])
 
 
-# Operators of our own, so that neither the recorder nor the compiler looks inside.
+# An operator of our own, so that neither the recorder nor the compiler looks inside.
 _LIBRARY = cast(Any, torch.library).Library("privbench", "DEF")
-for _name, _function in (("product", _product), ("products", _products)):
-    _LIBRARY.define(f"{_name}(Tensor left, Tensor right) -> Tensor")
-    _LIBRARY.impl(_name, _function, "CPU")
-    _LIBRARY.impl(_name, _product_shape, "Meta")
+_LIBRARY.define("product(Tensor left, Tensor right) -> Tensor")
+_LIBRARY.impl("product", _product, "CPU")
+_LIBRARY.impl("product", _product_shape, "Meta")
 
 
 def _exchange_products(graph: fx.Graph) -> None:
-    """Sends float32 products of some size to oneDNN: the same numbers to rounding, in about half the time."""
-    kernels = {
-        _aten.mm.default: torch.ops.privbench.product.default,
-        _aten.addmm.default: torch.ops.privbench.product.default,
-        _aten.bmm.default: torch.ops.privbench.products.default,
-    }
+    """Sends float32 matrix products of some size to oneDNN: the same numbers to rounding, in about half the time.
+
+    Stacks of products stay: one call of MKL takes all, where oneDNN would take them one by one.
+    """
     for node in list(graph.nodes):
-        kernel = kernels.get(node.target)
-        if kernel is None or node.kwargs or node.meta["val"].dtype != torch.float32:
+        if node.target not in (_aten.mm.default, _aten.addmm.default) or node.kwargs:
             continue
         *bias, left, right = node.args
-        rows, inner = _shape(left)[-2:]
-        if rows * inner * _shape(right)[-1] < _SMALLEST_PRODUCT:
+        rows, inner = _shape(left)
+        if node.meta["val"].dtype != torch.float32 or rows * inner * _shape(right)[1] < _SMALLEST_PRODUCT:
             continue
         with graph.inserting_before(node):
-            exchanged = graph.call_function(kernel, (left, right))
+            exchanged = graph.call_function(torch.ops.privbench.product.default, (left, right))
             exchanged.meta["val"] = node.meta["val"]
             if bias:
                 exchanged = graph.call_function(_aten.add.Tensor, (exchanged, bias[0]))

@@ -78,14 +78,10 @@ def test_random_numbers_are_drawn_anew_at_every_call() -> None:
     assert not torch.equal(recorded(torch.zeros(5))[0], recorded(torch.zeros(5))[0])
 
 
-@pytest.mark.parametrize("shape", ["matrix", "stack"])
-def test_exchanged_products_are_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator, shape: str
-) -> None:
+def test_exchanged_products_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     if not cast(Any, torch.backends.mkldnn).is_available():
         pytest.skip("this torch has no oneDNN")
-    lead = (3,) if shape == "stack" else ()
-    left, right = torch.randn(*lead, 96, 130, generator=generator), torch.randn(*lead, 130, 128, generator=generator)
+    left, right = torch.randn(96, 130, generator=generator), torch.randn(130, 128, generator=generator)
     # Strides of a matrix, of its transpose, and neither.
     variants: list[Callable[[Tensor], Tensor]] = [
         lambda x: x,
@@ -106,6 +102,25 @@ def test_an_added_bias_and_small_products_are_kept(monkeypatch: pytest.MonkeyPat
     recorded = record(lambda bias, a, b: (torch.addmm(bias, a, b), a[:2, :2] @ b[:2, :2]), [], [bias, a, b])
     assert torch.allclose(recorded(bias, a, b)[0], torch.addmm(bias, a, b), rtol=1e-4, atol=1e-4)
     assert sum("privbench.product" in target for target in targets(recorded)) == 1
+
+
+def test_stacks_of_products_stay_in_one_call(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    monkeypatch.setattr(graph, "_slow_products", lambda _: True)
+    left, right = torch.randn(3, 96, 130, generator=generator), torch.randn(3, 130, 128, generator=generator)
+    assert "aten.bmm.default" in targets(record(lambda a, b: (a @ b,), [], [left, right]))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "expected"),
+    [("AuthenticAMD", 26, True), ("AuthenticAMD", 25, False), ("GenuineIntel", 6, False), ("GenuineIntel", 26, False)],
+)
+def test_products_are_exchanged_on_wide_processors_of_amd_alone(vendor: str, family: int, expected: bool) -> None:
+    described = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\n"
+    assert graph._is_wide_amd(described) is expected
+
+
+def test_a_machine_that_does_not_say_its_family_keeps_its_products() -> None:
+    assert not graph._is_wide_amd("Processor\t: ARMv8\n")
 
 
 # The decision to compile
