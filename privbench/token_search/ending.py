@@ -97,27 +97,6 @@ class Ending:
         reached = self.activations.directions(self.model, self.embedding.images(patches), self.masked)[known]
         return patches if ((reached - directions[known]).norm(dim=1) < _AGREES).all() else None
 
-    def with_the_larger_whole(
-        self, found: FoundTokens, dealt: DealtTokens, settled: SettledPatches
-    ) -> tuple[DealtTokens, SettledPatches]:
-        """Of two images, the one whose tokens miss less gets the better token of each place, if that makes it whole and exact.
-
-        Once all its tokens are found they need neither odds nor votes. Else the tokens stay as dealt.
-        """
-        alone = bool((self.recovery.each == 1).all()) and self.images == 2
-        if not alone or bool((found.missing(self.places) > 1).any()):
-            return dealt, settled
-        missed = self.activations.missed(found.directions)
-        tokens, patches = torch.full_like(dealt.tokens, -1), dealt.patches.clone()
-        for stands, place in enumerate(self.place.tolist()):
-            here = (found.places == place).nonzero().flatten()
-            here = here[missed[here].argsort()]
-            tokens[: len(here), stands] = here
-            patches[: len(here), stands] = found.patches[here]
-        other = DealtTokens(patches, tokens, dealt.sure)
-        again = self.settled(found, other)
-        return (other, again) if bool(again.each_agreed[0]) else (dealt, settled)
-
     def sharpened(self, found: FoundTokens, dealt: DealtTokens, settled: SettledPatches) -> FoundTokens:
         """The tokens of images that came to agree, polished once more from there, where they miss less after it."""
         directions, patches, outputs = found.directions.clone(), found.patches.clone(), found.outputs.clone()
@@ -153,4 +132,4 @@ class Ending:
         for token in free.nonzero().flatten().tolist():
             stands = ((self.place == found.places[token]) & (tokens[last] < 0)).nonzero().flatten()[:1]
             tokens[last, stands], patches[last, stands] = token, found.patches[token]
-        return DealtTokens(patches, tokens, dealt.sure)
+        return DealtTokens(patches, tokens)

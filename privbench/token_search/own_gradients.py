@@ -22,13 +22,15 @@ from privbench.closed_form.without_positions import tokens_of_moments
 from privbench.core import Observation
 from privbench.models import Victim
 from privbench.token_search.attention import FirstAttention
-from privbench.token_search.membership import exchanged, images_of, votes
+from privbench.token_search.membership import dealt_by, misfits
 
 __all__ = ["OwnGradients", "is_wide_enough"]
 
 _CUTOFF = 1e-13
 _SAME = 1e-2
 """Sine of the angle up to which a token is one of those before the patches."""
+_TURNS = 20
+"""Turns of dealing tokens to images; three or four are needed."""
 _FITS = 5e-2
 """Share of a position row's gradient that its tokens may leave unexplained; measured: 1.5e-4 at most, 0.26 of bad tokens."""
 _LEAST_BLOCKS = 3
@@ -142,5 +144,15 @@ def _images(model: Victim, activations: Activations, tokens: Tensor, after: Tens
     attention, each = FirstAttention.of(model), torch.ones(model.patch_count, dtype=torch.long, device=places.device)
     added = after - tokens - centred(activations.bias[None])
     outputs = least_squares(activations.added, added.T, cutoff=_CUTOFF).T @ activations.outputs.T
-    cast_votes = votes(attention, tokens, outputs, places, each, tokens, images)
-    return exchanged(attention, tokens, outputs, places, images_of(cast_votes, places, each, images))
+    image = torch.empty_like(places)
+    for place in range(len(each)):
+        image[places == place] = torch.arange(images, device=places.device)
+    for _ in range(_TURNS):
+        order = torch.stack([(image == one).nonzero().flatten() for one in range(images)])
+        order = order.gather(1, places[order].argsort(dim=1))
+        stands = places[:, None].expand(-1, images)
+        again = dealt_by(misfits(attention, tokens, outputs, tokens[order], stands), places, each)
+        if torch.equal(again, image):
+            break
+        image = again
+    return image

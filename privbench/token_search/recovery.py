@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from privbench.closed_form.activations import Activations
@@ -20,7 +19,7 @@ from privbench.core import Observation
 from privbench.models import Victim
 from privbench.token_search.attention import FirstAttention
 from privbench.token_search.found_tokens import FoundTokens, TokenSearch, with_tokens
-from privbench.token_search.membership import clearer, exchanged, images_by, images_of, votes
+from privbench.token_search.membership import dealt_by, first_deal, misfits
 from privbench.token_search.missing_tokens import missing_patches
 from privbench.token_search.places import Places
 from privbench.token_search.token_prior import TokenPrior, place_of_patches
@@ -35,10 +34,12 @@ _TIGHT = 1e-6
 """A step's share of the squared error at which the attention's patches are done."""
 _STALLED = 2e-2
 """The same where the polish of the tokens goes further."""
+_ROUGHLY = 0.3
+"""The same where tokens may still stand in the wrong image."""
 SAME = 0.1
 """Distance of directions of length one below which the attention's patch is the one that a token shows."""
-_SURE = 0.2
-"""Share of the median vote below which it is left open whose a token is."""
+_TURNS = 10
+"""Turns of dealing tokens and solving for what is missing; two or three are needed."""
 _SWEEPS = 3
 """Passes in which stand-ins are carried on from neighbour to neighbour."""
 
@@ -48,19 +49,17 @@ class DealtTokens:
     """The patches of a batch, image by image.
 
     Attributes:
-        patches: `[images, patches, pixels]`, normalised; stand-ins where a token is missing.
+        patches: `[images, patches, pixels]`, normalised; where a token is missing, as the attention has them.
         tokens: `[images, patches]` int64, which token found it is; -1 where it is missing.
-        sure: `[found]`, by how many votes each token found stands with its image.
     """
 
     patches: Tensor
     tokens: Tensor
-    sure: Tensor
 
     @classmethod
     def none(cls) -> "DealtTokens":
         """Of no token."""
-        return cls(torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.long), torch.zeros(0))
+        return cls(torch.zeros(0, 0, 0), torch.zeros(0, 0, dtype=torch.long))
 
 
 class BatchRecovery:
@@ -125,58 +124,83 @@ class BatchRecovery:
         """One round of searches at all places that lack tokens."""
         return self.with_candidates(found, self.search.candidates(found, starts, round_ % 3 == 0, generator))
 
-    def dealt(self, found: FoundTokens) -> DealtTokens:
-        """Deals the tokens found to images; neighbours of the same image stand in for those missing."""
-        lacking = found.missing(self.places).nonzero().flatten()
-        there = torch.cat([found.places, lacking])
-        tokens = self._tokens(torch.cat([found.patches, self._around(found, lacking)]), there)
-        others = self._tokens(self._around(found, found.places), found.places)
-        cast = votes(self.attention, tokens, found.outputs, there, self.each, others, self.images)
-        clear = clearer(self.activations.missed(found.directions), found.places, self.each) if self.images == 2 else None
-        image, sure = images_of(cast, found.places, self.each, self.images), None
-        if clear is not None:
-            image, sure = images_by(clear, cast, found.places, self.each, image)
-        if not len(lacking):
-            image = exchanged(self.attention, tokens, found.outputs, found.places, image)
-        member = nn.functional.one_hot(image, self.images).to(cast.agreement)
-        sure = (member * (cast.agreement @ member)).sum(dim=1) if sure is None else sure
+    def dealt(self, found: FoundTokens, before: DealtTokens | None = None) -> DealtTokens:
+        """Deals the tokens found to images and solves for the patches that these lack, in turns until nothing changes.
+
+        Args:
+            found: All tokens.
+            before: What an earlier deal made of some of them, to start from.
+        """
+        if before is None:
+            missed = self.activations.missed(found.directions)
+            image = first_deal(missed, found.places, self.each, self.images)
+        else:
+            image = self._image_of(found, before)
+        for turn in range(_TURNS):
+            tokens, roughly = self._numbers(found, image), before is None and turn == 0
+            dealt = DealtTokens(self._solved(found, tokens, _ROUGHLY if roughly else _STALLED), tokens)
+            again = self._image_of(found, dealt)
+            if torch.equal(again, image) and not roughly:
+                break
+            image = again
+        return dealt
+
+    def _numbers(self, found: FoundTokens, image: Tensor) -> Tensor:
+        """`[images, patches]` int64, which token found each patch is, of a deal `[found]`; -1 where one is missing."""
         numbers = torch.full((self.images, len(self.place)), -1, device=self.place.device)
-        patches = found.patches.new_zeros(self.images, len(self.place), found.patches.shape[1])
         for one in range(self.images):
             for place in range(len(self.each)):
                 mine = ((image == one) & (found.places == place)).nonzero().flatten()
                 numbers[one, (self.place == place).nonzero().flatten()[: len(mine)]] = mine
-        known = numbers >= 0
-        patches[known] = found.patches[numbers[known]]
-        return DealtTokens(self._filled(patches, known), numbers, sure)
+        return numbers
 
-    def completed(self, found: FoundTokens) -> tuple[FoundTokens, DealtTokens]:
+    def _solved(self, found: FoundTokens, tokens: Tensor, stalled: float) -> Tensor:
+        """`[images, patches, pixels]`: those of the tokens found, and what the attention has where one is missing."""
+        known = tokens >= 0
+        patches = found.patches.new_zeros(*tokens.shape, found.patches.shape[1])
+        patches[known] = found.patches[tokens[known]]
+        patches = self._filled(patches, known)
+        for one in range(self.images):
+            missing = int((~known[one]).sum())
+            # Else they have more unknowns than the tokens found have equations.
+            if 0 < missing * patches.shape[2] <= int(known[one].sum()) * found.outputs.shape[1]:
+                solved = self.attended(found, tokens[one], known[one], patches[one], stalled)
+                patches[one, ~known[one]] = self.embedding.clipped(solved)
+        return patches
+
+    def _image_of(self, found: FoundTokens, dealt: DealtTokens) -> Tensor:
+        """`[found]` int64, the image that explains best what the attention made of each token."""
+        stands = torch.empty(len(found), self.images, dtype=torch.long, device=self.place.device)
+        for token, place in enumerate(found.places.tolist()):
+            there = (self.place == place).nonzero().flatten()
+            # Patches that share a place stand anyhow: its own one, or else the one most like it.
+            apart = (dealt.patches[:, there] - found.patches[token]).norm(dim=-1)
+            stands[token] = there[apart.argmin(dim=1)]
+        images = self._tokens(dealt.patches, self.place)
+        tokens = self._tokens(found.patches, found.places)
+        return dealt_by(misfits(self.attention, tokens, found.outputs, images, stands), found.places, self.each)
+
+    def completed(self, found: FoundTokens, before: DealtTokens | None = None) -> tuple[FoundTokens, DealtTokens]:
         """The missing patches of each image from its attention, as far as they pass the test of a token.
+
+        Args:
+            found: All tokens.
+            before: What an earlier deal made of some of them, to start from.
 
         Returns:
             What is found with them, and the patches as dealt before, those missing as the attention has them.
         """
-        dealt = self.dealt(found)
-        patches, candidates = dealt.patches.clone(), []
-        # Where a place lacks a token the votes can err on the others; once few do, the attention is asked for all of them.
-        lacks = (found.missing(self.places) > 0) & (self.each == 1)
-        lacks &= lacks.sum() <= LACKING * len(self.place)
-        sure = torch.cat([dealt.sure > _SURE * dealt.sure.median(), torch.zeros_like(dealt.tokens[0, :1], dtype=torch.bool)])
-        for one in range(self.images):
-            # A token in the wrong image spoils all equations, one that is left out costs a few; -1 is the last entry.
-            known = sure[dealt.tokens[one]] & ~lacks[self.place]
-            if known.all() or not known.any():
-                continue
-            solved = self.attended(found, dealt.tokens[one], known, patches[one])
-            patches[one, ~known] = self.embedding.clipped(solved)
+        dealt = self.dealt(found, before)
+        missing, candidates = dealt.tokens < 0, []
+        for one in missing.any(dim=1).nonzero().flatten().tolist():
             with torch.no_grad():
-                after = self.attention.after(self._tokens(patches[one], self.place))
-            candidates.append(centred(after[~known]) @ self.activations.basis)
-        dealt = self._taken_back(found, DealtTokens(patches, dealt.tokens, dealt.sure))
-        dealt = self._redealt(found, dealt, lacks)
+                after = self.attention.after(self._tokens(dealt.patches[one], self.place))
+            candidates.append(centred(after[missing[one]]) @ self.activations.basis)
         return (self.with_candidates(found, torch.cat(candidates), attended=True) if candidates else found), dealt
 
-    def attended(self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor) -> Tensor:
+    def attended(
+        self, found: FoundTokens, numbers: Tensor, known: Tensor, patches: Tensor, stalled: float = _STALLED
+    ) -> Tensor:
         """The patches of one image that are not known, by the attention; from two starts where they are few.
 
         Args:
@@ -184,6 +208,7 @@ class BatchRecovery:
             numbers: `[patches]` int64, which of them are this image's; -1 where one is missing.
             known: `[patches]` bool, whose tokens are taken as known.
             patches: `[patches, pixels]`, normalised, where to start.
+            stalled: Share of the squared error below which a step's gain ends it, unless patches are few.
 
         Returns:
             `[not known, pixels]`, normalised.
@@ -204,38 +229,11 @@ class BatchRecovery:
                 rows[~known],
                 start,
                 weights=weights if few else None,
-                stalled=_TIGHT if few else _STALLED,
+                stalled=_TIGHT if few else stalled,
             )
             for start in starts
         ]
         return min(ends, key=lambda end: float(end[1]))[0]
-
-    def _redealt(self, found: FoundTokens, dealt: DealtTokens, lacks: Tensor) -> DealtTokens:
-        """Gives the tokens of places `[places]` bool to the images whose attention has patches like theirs there."""
-        patches, tokens = dealt.patches.clone(), dealt.tokens.clone()
-        for place in lacks.nonzero().flatten().tolist():
-            here, stands = (found.places == place).nonzero().flatten(), int((self.place == place).nonzero())
-            chosen, images = linear_sum_assignment(torch.cdist(found.patches[here], patches[:, stands]).cpu().numpy())
-            tokens[:, stands] = -1
-            tokens[torch.as_tensor(images), stands] = here[torch.as_tensor(chosen)]
-            patches[torch.as_tensor(images), stands] = found.patches[here[torch.as_tensor(chosen)]]
-        return DealtTokens(patches, tokens, dealt.sure)
-
-    def _taken_back(self, found: FoundTokens, dealt: DealtTokens) -> DealtTokens:
-        """Gives a token to the image whose attention has the very same patch at its place, where another image has it."""
-        patches, tokens = dealt.patches.clone(), dealt.tokens.clone()
-        for one in range(self.images):
-            with torch.no_grad():
-                after = self.attention.after(self._tokens(patches[one], self.place))
-            directions = nn.functional.normalize(centred(after) @ self.activations.basis, dim=1)
-            for stands in (tokens[one] < 0).nonzero().flatten().tolist():
-                for other in (tokens[:, stands] >= 0).nonzero().flatten().tolist():
-                    token = int(tokens[other, stands])
-                    if (found.directions[token] - directions[stands]).norm() < SAME:
-                        tokens[one, stands], patches[one, stands] = token, found.patches[token]
-                        tokens[other, stands] = -1
-                        break
-        return DealtTokens(patches, tokens, dealt.sure)
 
     def checkpoint(self, found: FoundTokens, round_: int, generator: torch.Generator) -> dict[str, Any]:
         """What a later run needs to go on."""

@@ -1,54 +1,49 @@
-"""Two images of unlike gradients: what a token misses of its activations tells whose it is."""
+"""Whose a token is, by what the attention of each image would make of it."""
 
 import pytest
 import torch
-from torch import Tensor
 
-from privbench.token_search.membership import Votes, clearer, images_by
+from privbench.adversary import simulate
+from privbench.closed_form.embedding import PatchEmbedding
+from privbench.core.patches import to_patches
+from privbench.token_search.attention import FirstAttention
+from privbench.token_search.membership import dealt_by, first_deal, misfits
+from tests.attacks.closed_forms import update
 
-PLACES = 20
-
-
-def _missed(less: float, more: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tokens of two images miss, of places 5 on of one of them alone: `[tokens]` each of missed, places, image."""
-    noise = torch.randn(2 * PLACES, generator=torch.Generator().manual_seed(0))
-    missed = torch.tensor([less, more]).repeat_interleave(PLACES) * (0.5 * noise).exp()
-    kept = torch.ones(2 * PLACES, dtype=torch.bool)
-    kept[[15, 16, PLACES + 17, PLACES + 18, PLACES + 19]] = False
-    places, image = torch.arange(PLACES).repeat(2), torch.arange(2).repeat_interleave(PLACES)
-    return missed[kept], places[kept], image[kept]
+ONE_EACH = torch.ones(4)
 
 
-EACH = torch.ones(PLACES)
+def test_a_place_gives_each_image_what_it_has_there_for_the_least_sum() -> None:
+    costs = torch.tensor([[0.0, 1.0], [0.0, 5.0], [3.0, 2.0], [2.0, 9.0], [1.0, 4.0]])
+    places = torch.tensor([0, 0, 1, 2, 2])
+    # Both tokens of place 0 are nearer to the first image; the one that loses least by it goes to the second.
+    assert dealt_by(costs, places, torch.tensor([1, 1, 2])).tolist() == [1, 0, 1, 0, 0]
 
 
-def test_tokens_are_dealt_by_what_they_miss_also_where_a_place_has_one() -> None:
-    missed, places, image = _missed(1e-5, 1e-3)
-    odds = clearer(missed, places, EACH)
-    assert odds is not None
-    dealt, sure = images_by(odds, Votes(torch.zeros(len(image), len(image)) + 1e-9), places, EACH)
-    assert torch.equal(dealt, image)
-    assert (sure > 0).all()
+def test_the_first_deal_parts_tokens_of_unlike_gradients() -> None:
+    missed = torch.tensor([1e-6, 1e-3, 2e-3, 2e-6, 3e-6, 4e-3])
+    places = torch.tensor([0, 0, 1, 1, 2, 3])
+    assert first_deal(missed, places, ONE_EACH, 2).tolist() == [0, 1, 1, 0, 0, 1]
 
 
-def test_votes_decide_where_a_token_misses_as_much_as_either_image_s() -> None:
-    missed, places, image = _missed(1e-5, 1e-3)
-    lone = int(((places == 18) & (image == 0)).nonzero())
-    missed[lone] = 1.05e-4
-    agreement = 2.0 * (image[:, None] == image) - 1
-    odds = clearer(missed, places, EACH)
-    assert odds is not None
-    assert odds[lone] < 0
-    assert torch.equal(images_by(odds, Votes(agreement), places, EACH)[0], image)
+def test_of_three_images_no_one_gets_two_tokens_of_a_place() -> None:
+    image = first_deal(torch.full((12,), 1e-5), torch.arange(4).repeat(3), ONE_EACH, 3)
+    assert all(sorted(image[place::4].tolist()) == [0, 1, 2] for place in range(4))
 
 
-@pytest.mark.parametrize("pair", [(1e-5, 1e-5), (1e-5, 1.5e-5)])
-def test_images_that_are_alike_in_this_are_left_to_the_votes(pair: tuple[float, float]) -> None:
-    missed, places, _ = _missed(*pair)
-    assert clearer(missed, places, EACH) is None
-
-
-def test_too_few_places_with_both_tokens_tell_nothing() -> None:
-    missed, places, image = _missed(1e-5, 1e-3)
-    kept = (image == 0) | (places < 5)
-    assert clearer(missed[kept], places[kept], EACH) is None
+@pytest.mark.integration
+def test_the_attention_of_its_own_image_explains_a_token_and_that_of_another_does_not() -> None:
+    observation, secret = update(batch=2)
+    model = simulate(observation).model
+    attention, embedding = FirstAttention.of(model), PatchEmbedding.of(model)
+    patches = to_patches((secret.images.double() - model.mean) / model.std, 4).flatten(2)
+    images = patches @ embedding.weight.T + embedding.bias + embedding.positions
+    first = len(attention.prefix)
+    with torch.no_grad():
+        outputs = [attention.outputs(torch.cat([attention.prefix, image]))[first:] for image in images]
+    stands = torch.arange(64).repeat(2)[:, None].expand(-1, 2)
+    found = misfits(attention, images.flatten(0, 1), torch.cat(outputs), images, stands)
+    owner = torch.arange(2).repeat_interleave(64)
+    own, other = found.gather(1, owner[:, None]), found.gather(1, 1 - owner[:, None])
+    assert own.max() < -40
+    assert other.min() > -10
