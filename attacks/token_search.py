@@ -37,6 +37,10 @@ _PLACED_BY = 4
 """Equations that tell at least at which place a token stands."""
 _HOPELESS = 0.1
 """Share of all tokens below which a first round says that the update is too noisy; without noise it finds most."""
+_SLOW = 0.1
+"""Share of all tokens below which a round of searches has found little."""
+_SLOWLY_FROM = 0.45
+"""The share of all tokens from which the attention is asked after such a round."""
 _FROM_THE_REST = 1e-2
 """About how far pixels are off that the rest of an update gave."""
 _LAYERS = ("attn.proj.weight", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight")
@@ -52,8 +56,8 @@ class TokenSearch(Attack):
     """Rounds of searches at most; a round asks every place that still lacks a token."""
     starts: Annotated[int, Field(gt=0)] = 6
     """Starts for each token of an image in the first round and every third one."""
-    attention_from: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of all tokens from which the attention is asked for the rest."""
+    attention_from: Annotated[float, Field(gt=0, le=1)] = 0.66
+    """Share of all tokens from which the attention is asked for the rest; where searches find little, it is asked earlier."""
 
     def require(self, observation: Observation) -> None:
         """Refuses single images, models without what it reads, and batches with more tokens than the model's width allows."""
@@ -146,9 +150,12 @@ class TokenSearch(Attack):
         for number in range(first, self.rounds):
             if len(found) == recovery.total:
                 break
+            had = len(found)
             found = recovery.searched(found, self.starts, number, generator)
+            slow = number > 0 and len(found) - had < _SLOW * recovery.total
+            least = (_SLOWLY_FROM if slow else self.attention_from) * recovery.total
             before, dealt = 0, None
-            while max(before, self.attention_from * recovery.total - 1) < len(found) < recovery.total:
+            while before < len(found) < recovery.total and len(found) >= least:
                 before = len(found)
                 found, dealt = recovery.completed(found, dealt)
                 progress.picture(number + 1, _pictures(recovery, dealt.patches))

@@ -256,13 +256,6 @@ class BatchRecovery:
         grid = torch.cartesian_prod(line, line).double()
         return (torch.cdist(grid, grid, p=1) == 1).double()
 
-    def _around(self, found: FoundTokens, places: Tensor) -> Tensor:
-        """`[places, pixels]`, the mean of the patches found around a place, of all where there are none."""
-        weight = self.neighbours[places][:, found.places].to(found.patches)
-        weight = torch.where(weight.any(dim=1, keepdim=True), weight, torch.ones_like(weight))
-        mean: Tensor = weight @ found.patches / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        return mean
-
     def _filled(self, patches: Tensor, known: Tensor) -> Tensor:
         """Patches of each image with the mean of their neighbours where they are not known."""
         beside = self._beside().to(patches)
