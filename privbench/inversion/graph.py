@@ -22,6 +22,8 @@ __all__ = ["Recorded", "compile_recorded", "is_compiled", "record"]
 
 _SMALLEST_PRODUCT = 1_000_000
 """Multiply-adds from which a product is worth another kernel."""
+_SMALLEST_OF_A_STACK = 4_000_000
+"""The same of each product of a stack: the products of several victims with a weight are larger, those of attention smaller."""
 _WIDE_FAMILY = 26
 """Of AMD's processors: the first with multipliers of 512 bits."""
 
@@ -140,31 +142,45 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return result
 
 
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+    for index in range(len(left)):
+        result[index] = _product(left[index], right[index])
+    return result
+
+
 def _product_shape(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
+    return left.new_empty(*left.shape[:-1], right.shape[-1])
 
 
-# An operator of our own, so that neither the recorder nor the compiler looks inside.
+# Operators of our own, so that neither the recorder nor the compiler looks inside.
 _LIBRARY = cast(Any, torch.library).Library("privbench", "DEF")
-_LIBRARY.define("product(Tensor left, Tensor right) -> Tensor")
-_LIBRARY.impl("product", _product, "CPU")
-_LIBRARY.impl("product", _product_shape, "Meta")
+for _name, _function in (("product", _product), ("products", _products)):
+    _LIBRARY.define(f"{_name}(Tensor left, Tensor right) -> Tensor")
+    _LIBRARY.impl(_name, _function, "CPU")
+    _LIBRARY.impl(_name, _product_shape, "Meta")
 
 
 def _exchange_products(graph: fx.Graph) -> None:
-    """Sends float32 matrix products of some size to oneDNN: the same numbers to rounding, in about half the time.
+    """Sends float32 products of some size to oneDNN: the same numbers to rounding, in about half the time.
 
-    Stacks of products stay: one call of MKL takes all, where oneDNN would take them one by one.
+    Stacks of small products stay: one call of MKL takes all, where oneDNN takes them one by one.
     """
+    kernels = {
+        _aten.mm.default: (torch.ops.privbench.product.default, _SMALLEST_PRODUCT),
+        _aten.addmm.default: (torch.ops.privbench.product.default, _SMALLEST_PRODUCT),
+        _aten.bmm.default: (torch.ops.privbench.products.default, _SMALLEST_OF_A_STACK),
+    }
     for node in list(graph.nodes):
-        if node.target not in (_aten.mm.default, _aten.addmm.default) or node.kwargs:
+        kernel, smallest = kernels.get(node.target, (None, 0))
+        if kernel is None or node.kwargs or node.meta["val"].dtype != torch.float32:
             continue
         *bias, left, right = node.args
-        rows, inner = _shape(left)
-        if node.meta["val"].dtype != torch.float32 or rows * inner * _shape(right)[1] < _SMALLEST_PRODUCT:
+        rows, inner = _shape(left)[-2:]
+        if rows * inner * _shape(right)[-1] < smallest:
             continue
         with graph.inserting_before(node):
-            exchanged = graph.call_function(torch.ops.privbench.product.default, (left, right))
+            exchanged = graph.call_function(kernel, (left, right))
             exchanged.meta["val"] = node.meta["val"]
             if bias:
                 exchanged = graph.call_function(_aten.add.Tensor, (exchanged, bias[0]))

@@ -14,7 +14,7 @@ from privbench.closed_form.without_positions import PLAUSIBLE
 from privbench.core.patches import to_patches
 from privbench.models import Victim
 from privbench.token_search.found_tokens import FoundTokens
-from privbench.token_search.recovery import LACKING, ROUNDING, SAME, BatchRecovery, DealtTokens
+from privbench.token_search.recovery import LACKING, ROUNDING, BatchRecovery, DealtTokens
 
 __all__ = ["Ending", "SettledPatches"]
 
@@ -24,6 +24,8 @@ _PRECISE = 1.5e-3
 """Share of its activations that a token misses from which its patch is better known by the attention."""
 _ATTENDED = 1e-2
 """About how far pixels of a patch are off that the attention alone gave; others by what their token misses. Measured."""
+_SAME = 0.1
+"""Distance of directions of length one up to which another polish has left a token the one that it was."""
 _LESS = 0.5
 """Share of what a token missed below which another polish of it is worth taking."""
 
@@ -105,7 +107,7 @@ class Ending:
             mine = dealt.tokens[one][there]
             starts = self.activations.directions(self.model, self.embedding.images(settled.patches[one]), self.masked)[there]
             polished, missed = self.activations.polished(starts.to(directions))
-            stayed = (polished - directions[mine]).norm(dim=1) < SAME
+            stayed = (polished - directions[mine]).norm(dim=1) < _SAME
             better = (stayed & (missed < _LESS * self.activations.missed(directions[mine]))).nonzero().flatten()
             for number in better.tolist():
                 token = mine[number]

@@ -24,7 +24,7 @@ from privbench.token_search.missing_tokens import missing_patches
 from privbench.token_search.places import Places
 from privbench.token_search.token_prior import TokenPrior, place_of_patches
 
-__all__ = ["LACKING", "ROUNDING", "SAME", "BatchRecovery", "DealtTokens"]
+__all__ = ["LACKING", "ROUNDING", "BatchRecovery", "DealtTokens"]
 
 LACKING = 0.15
 """Share of an image's patches that the attention is trusted to give alone."""
@@ -36,8 +36,6 @@ _STALLED = 2e-2
 """The same where the polish of the tokens goes further."""
 _ROUGHLY = 0.3
 """The same where tokens may still stand in the wrong image."""
-SAME = 0.1
-"""Distance of directions of length one below which the attention's patch is the one that a token shows."""
 _TURNS = 10
 """Turns of dealing tokens and solving for what is missing; two or three are needed."""
 _SWEEPS = 3

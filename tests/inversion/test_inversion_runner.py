@@ -78,10 +78,13 @@ def test_random_numbers_are_drawn_anew_at_every_call() -> None:
     assert not torch.equal(recorded(torch.zeros(5))[0], recorded(torch.zeros(5))[0])
 
 
-def test_exchanged_products_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["matrix", "stack"])
+def test_exchanged_products_are_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator, lead: tuple[int, ...]
+) -> None:
     if not cast(Any, torch.backends.mkldnn).is_available():
         pytest.skip("this torch has no oneDNN")
-    left, right = torch.randn(96, 130, generator=generator), torch.randn(130, 128, generator=generator)
+    left, right = torch.randn(*lead, 96, 330, generator=generator), torch.randn(*lead, 330, 128, generator=generator)
     # Strides of a matrix, of its transpose, and neither.
     variants: list[Callable[[Tensor], Tensor]] = [
         lambda x: x,
@@ -104,7 +107,7 @@ def test_an_added_bias_and_small_products_are_kept(monkeypatch: pytest.MonkeyPat
     assert sum("privbench.product" in target for target in targets(recorded)) == 1
 
 
-def test_stacks_of_products_stay_in_one_call(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_stacks_of_small_products_stay_in_one_call(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     monkeypatch.setattr(graph, "_slow_products", lambda _: True)
     left, right = torch.randn(3, 96, 130, generator=generator), torch.randn(3, 130, 128, generator=generator)
     assert "aten.bmm.default" in targets(record(lambda a, b: (a @ b,), [], [left, right]))
