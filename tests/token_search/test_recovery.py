@@ -93,7 +93,7 @@ def test_a_search_that_starts_near_a_token_ends_there_and_a_mixture_is_no_token(
     assert (recovery.activations.missed(mixed) > 10 * recovery.activations.missed(batch.directions[0])).all()
 
 
-@pytest.mark.parametrize("missing", [0, 12, 30])
+@pytest.mark.parametrize("missing", [0, 24])
 def test_the_attention_tells_whose_a_token_is(batch: Batch, missing: int) -> None:
     found = batch.without(missing)
     dealt = batch.recovery.dealt(found)
