@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
+from benchmarks import compilers
 from benchmarks.baseline import PeerRun, run_plain, total_variation
 from benchmarks.flops import step_flops
 from benchmarks.ours import WARM_UP, Problem, run_ours
@@ -98,3 +100,10 @@ def test_competitors_take_turns_and_the_first_call_does_not_count() -> None:
 def test_a_median_of_few_rounds_or_an_unknown_reference_is_refused(reference: str, repetitions: int) -> None:
     with pytest.raises(UserError):
         alternate({"slow": lambda: 1.0}, reference=reference, repetitions=repetitions)
+
+
+def test_an_unknown_way_of_running_a_step_is_one_line() -> None:
+    result = CliRunner().invoke(compilers.main, ["--group", "1", "--only", "recorded", "--only", "fast"])
+    assert result.exit_code == 2
+    assert "unknown way 'fast'; choose one of double backward, as it stands, recorded," in result.output
+    assert "ms per step" not in result.output

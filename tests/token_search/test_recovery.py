@@ -12,6 +12,7 @@ from privbench.closed_form.activations import Activations
 from privbench.closed_form.first_block import centred
 from privbench.core import Secret
 from privbench.core.patches import to_patches
+from privbench.defenses.mjp import masked_rows
 from privbench.token_search.attention import FirstAttention
 from privbench.token_search.ending import Ending
 from privbench.token_search.found_tokens import FoundTokens
@@ -48,21 +49,26 @@ class Batch:
         return FoundTokens(**{name: getattr(self.found, name)[kept] for name in FoundTokens.__dataclass_fields__})
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    observation, secret = update(batch=2)
+def _batch(defense: str = "none") -> Batch:
+    observation, secret = update(defense, batch=2, adversary="aware")
     model = simulate(observation).model
     activations = Activations.of(model, observation, 2 * (PATCHES + 1))
     assert activations is not None
-    recovery = BatchRecovery(model, activations, torch.zeros(PATCHES, dtype=torch.bool), 2)
-    normalised = to_patches((secret.images.double() - model.mean) / model.std, 4).flatten(2)
-    embedding = recovery.embedding
+    masked = masked_rows(model, observation) if model.has_unknown_position else torch.zeros(PATCHES, dtype=torch.bool)
+    recovery = BatchRecovery(model, activations, masked, 2)
+    patches = to_patches((secret.fed.double() - model.mean) / model.std, 4).flatten(2)
     with torch.no_grad():
-        after = recovery.attention.after(normalised @ embedding.weight.T + embedding.bias + embedding.positions)
+        tokens = patches @ recovery.embedding.weight.T + recovery.places.rows[recovery.place]
+        after = recovery.attention.after(tokens)
     directions = nn.functional.normalize(centred(after) @ activations.basis, dim=2)
     found = recovery.with_candidates(recovery.none(), directions.flatten(0, 1))
     near = torch.stack([torch.cdist(found.directions, photo) for photo in directions]).min(dim=2).values
     return Batch(secret, recovery, directions, found, near.argmin(dim=0))
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return _batch()
 
 
 def test_the_equations_of_a_place_know_its_tokens(batch: Batch) -> None:
@@ -101,6 +107,16 @@ def test_the_attention_tells_whose_a_token_is(batch: Batch, missing: int) -> Non
     kept = [image[image >= 0] for image in dealt.tokens]
     assert sum(map(len, kept)) == len(found)
     assert all(len(set(near[tokens].tolist())) == 1 for tokens in kept)
+
+
+def test_patches_that_share_the_unknown_row_are_dealt_too() -> None:
+    batch = _batch("mjp:mask_ratio=0.1")
+    masked = batch.recovery.masked
+    assert int(masked.sum()) > 1
+    dealt = batch.recovery.dealt(batch.found)
+    assert len(batch.found) == 2 * PATCHES
+    assert (dealt.tokens >= 0).all()
+    assert all(len(set(batch.owner[tokens].tolist())) == 1 for tokens in dealt.tokens)
 
 
 def test_a_deal_goes_on_from_an_earlier_one(batch: Batch) -> None:
