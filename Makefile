@@ -35,10 +35,11 @@ inputs:
 # Victims by one short recipe: one for every defense that changes training, with its utility report, and three seeds for four.
 victims: inputs
 	$(PYTHON) -m benchmarks.train_all --parts utility --train cifar10/train-*.parquet --test cifar10/test-*.parquet \
-	  --device cpu --workers 2 --utility-epochs 5 --batch-size 128 --cache $(VICTIMS)/data --output $(VICTIMS)
+	  --utility-epochs 4 --batch-size 64 --utility-learning-rate 7e-4 --utility-augmentation none \
+	  --device cpu --workers 2 --cache $(VICTIMS)/data --output $(VICTIMS)
 	for end in safetensors json; do \
 	  cp $(VICTIMS)/utility-early/vit_mini_patch4_32.none.$$end $(VICTIMS)/epoch-1.$$end; \
-	  cp $(VICTIMS)/utility-none-seed0/vit_mini_patch4_32.none.$$end $(VICTIMS)/epochs-5.$$end; \
+	  cp $(VICTIMS)/utility-none-seed0/vit_mini_patch4_32.none.$$end $(VICTIMS)/epochs-4.$$end; \
 	done
 
 EVALUATE = $(PRIVBENCH) evaluate --data ./cifar10

@@ -3,7 +3,7 @@
     python -m benchmarks.train_all --parts victims utility --train train-*.parquet --test test-*.parquet --budget 480
 
 Jobs are ordered by what they are worth and run in several processes that share the device. What a job gives is written as soon
-as it is done: weights in half precision, a card, and the utility report (`privbench evaluate --measure jigsaw,positions`). A
+as it is done: weights in half precision, a card, and the utility report (`privbench evaluate --measure jigsaw --draws 3`). A
 second call with the same output goes on with what is missing. At the end everything is packed in tar files of at most 15 MB.
 """
 
@@ -36,6 +36,8 @@ from privbench.training import EpochReport, LabelledImages, MeasureOptions, Trai
 
 _LARGEST_PACK = 15_000_000
 _JIGSAW = "mjp:mask_ratio=0.5"
+_DRAWS = 3
+"""Of layers that are random at inference, for each image."""
 
 
 # Data
@@ -136,7 +138,7 @@ def do(job: Job, data: tuple[LabelledImages, LabelledImages], device: torch.devi
             *(data[1].images.cpu(), data[1].labels.cpu()),
             dataset="cifar10",
             options=MeasureOptions(
-                build_defense(resolve_defense(_JIGSAW)), _JIGSAW, measures=frozenset({"jigsaw", "positions"})
+                build_defense(resolve_defense(_JIGSAW)), _JIGSAW, measures=frozenset({"jigsaw"}), draws=_DRAWS
             ),
             training=Training(defense=card.defense, dataset="cifar10", epochs=card.epochs, recipe=dict(card.recipe)),
         )
@@ -273,6 +275,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--prior-epochs", type=int, default=150)
     parser.add_argument("--utility-epochs", type=int, default=15)
+    parser.add_argument("--utility-learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--utility-augmentation", default="flip", choices=["none", "flip", "trivial"])
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--only", nargs="+", help="jobs by the beginning of their names")
     parser.add_argument("--limit", type=int, help="training images")
@@ -284,7 +288,9 @@ def main() -> None:
     if "victims" in arguments.parts:
         jobs += victim_jobs(arguments.epochs, arguments.prior_epochs, arguments.batch_size)
     if "utility" in arguments.parts:
-        jobs += utility_jobs(arguments.utility_epochs, arguments.batch_size)
+        recipe = {"epochs": arguments.utility_epochs, "batch_size": arguments.batch_size}
+        recipe |= {"learning_rate": arguments.utility_learning_rate, "augmentation": arguments.utility_augmentation}
+        jobs += utility_jobs(recipe)
     if arguments.only:
         jobs = [job for job in jobs if job.name.startswith(tuple(arguments.only))]
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -70,26 +70,25 @@ _MEASURED = (
 _MORE = (
     # Other strengths of the front, for time that is left.
     "mjp:mask_ratio=0.5",
-    "mjp:mask_ratio=0.27",
     "stochastic-layers:spread=3",
-    "dpsgd:noise_multiplier=0.01",
-    "naive-shuffle:ratio=0.5",
     "naive-shuffle+pixel-shuffle",
     "precode:size=64",
-    "stochastic-layers:spread=0.3",
 )
 
 
-def utility_jobs(epochs: int, batch_size: int) -> list[Job]:
-    """One short recipe for every defense that changes training, without teacher and mixtures; three seeds for four of them."""
-    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": 1.5e-3}
+def utility_jobs(recipe: dict[str, Any]) -> list[Job]:
+    """One short recipe for every defense that changes training, without teacher and mixtures; three seeds for four of them.
+
+    Args:
+        recipe: Settings of `TrainingPlan`.
+    """
 
     def job(defense: str, seed: int) -> Job:
         short = "".join(one if one.isalnum() or one in ".-" else "_" for one in defense)
-        return Job(f"utility-{short}-seed{seed}", defense, settings | {"seed": seed}, compiled=True)
+        return Job(f"utility-{short}-seed{seed}", defense, recipe | {"seed": seed}, compiled=True)
 
     # The slowest goes first: it waits for a CPU, and everything else can be done meanwhile.
     once = [job(one, 0) for one in (_MEASURED[0], *_SEEDED, *_MEASURED[1:])]
     # A victim of one epoch, for leakage in the course of training.
-    early = Job("utility-early", "none", settings | {"epochs": 1, "seed": 0}, compiled=True)
+    early = Job("utility-early", "none", recipe | {"epochs": 1, "seed": 0}, compiled=True)
     return [*once, early, *(job(one, seed) for seed in (1, 2) for one in _SEEDED), *(job(one, 0) for one in _MORE)]

@@ -32,7 +32,7 @@ def train(
     weight_decay: float = 0.05,
     rise: float = 0.2,
     clip: float = 1.0,
-    augmentation: Literal["flip", "trivial"] = "flip",
+    augmentation: Literal["none", "flip", "trivial"] = "flip",
     erasing: float = 0.0,
     mixing: float = 0.0,
     smoothing: float = 0.0,
@@ -59,7 +59,8 @@ def train(
         weight_decay: Of AdamW.
         rise: Share of steps while the rate rises.
         clip: Largest norm of the gradient.
-        augmentation: `flip`: crops and flips; `trivial`: an operation of TrivialAugment too, for long runs.
+        augmentation: `none` for a few epochs; `flip`: crops and flips; `trivial`: an operation of TrivialAugment too, for
+            long runs.
         erasing: Share of images with an erased rectangle.
         mixing: Share of images mixed by mixup or CutMix.
         smoothing: Part of a label that is spread over all classes.

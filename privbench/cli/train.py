@@ -33,8 +33,8 @@ INSIDE = Number(min=0, max=1, min_open=True, max_open=True)
     "--augmentation",
     default="flip",
     show_default=True,
-    type=click.Choice(["flip", "trivial"]),
-    help="Crops and flips; or an operation of TrivialAugment too, for long runs.",
+    type=click.Choice(["none", "flip", "trivial"]),
+    help="None, for a few epochs; crops and flips; or an operation of TrivialAugment too, for long runs.",
 )
 @click.option("--erasing", default=0.0, show_default=True, type=SHARE, help="Share of images with an erased rectangle.")
 @click.option("--mixing", default=0.0, show_default=True, type=SHARE, help="Share of images mixed by mixup or CutMix.")

@@ -1,7 +1,8 @@
 """What decides the outcome of a training run: the plan, the images, and the views of the images that the victim is trained on.
 
-One recipe serves all victims, so that their accuracies compare. Short runs see crops and flips; long ones more augmentation,
-and may learn from a teacher, a network trained before (Hinton et al., arXiv 1503.02531; DeiT, Touvron et al., ICML 2021).
+One recipe serves all victims, so that their accuracies compare. Runs of a few epochs need no augmentation; longer ones see
+crops and flips, or more, and may learn from a teacher, a network trained before (Hinton et al., arXiv 1503.02531; DeiT, Touvron
+et al., ICML 2021).
 """
 
 import hashlib
@@ -71,8 +72,8 @@ class TrainingPlan(BaseModel):
     """Share of the steps during which the learning rate rises; then it falls as a cosine."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
-    augmentation: Literal["flip", "trivial"] = "flip"
-    """`flip`: crops and flips; `trivial`: one operation of TrivialAugment as well."""
+    augmentation: Literal["none", "flip", "trivial"] = "flip"
+    """`none`: images as they are; `flip`: crops and flips; `trivial`: one operation of TrivialAugment as well."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the images of which a rectangle is erased."""
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -136,7 +137,8 @@ class Views:
             `[n, 3, height, width]` in [0, 1], and the targets: `[n]` int64, or `[n, classes]` probabilities.
         """
         plan = self.plan
-        views = random_crop_and_flip(images, _CROP_PADDING, generator).float() / 255
+        views = images if plan.augmentation == "none" else random_crop_and_flip(images, _CROP_PADDING, generator)
+        views = views.float() / 255
         if plan.augmentation == "trivial":
             views = trivial_augment(views, generator)
         if plan.erasing:

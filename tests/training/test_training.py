@@ -351,6 +351,14 @@ def test_a_processor_with_bf16_multiplies_in_it(instruction: str, dtype: torch.d
     assert precision("cpu") == {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
 
 
+def test_without_augmentation_the_victim_sees_the_images_as_they_are(generator: torch.Generator) -> None:
+    data = _easy(6)
+    plain, _ = Views(_plan(augmentation="none")).of(data.images, data.labels, generator)
+    assert torch.equal(plain, data.images.float() / 255)
+    shifted, _ = Views(_plan(augmentation="flip")).of(data.images, data.labels, generator)
+    assert not torch.equal(shifted, plain)
+
+
 def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Generator) -> None:
     data = _easy(6)
     teacher = build_model(default_spec("test-vit", num_classes=2)).eval()
