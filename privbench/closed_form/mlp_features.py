@@ -8,7 +8,7 @@ tell nothing of single tokens. `activations` has the same for fewer tokens than 
 their attention are one function. Ours; DAGER (Petrov et al., NeurIPS 2024) tests text tokens of a vocabulary in a like way.
 """
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any, cast
 
 import torch
@@ -64,8 +64,15 @@ class MlpFeatures:
             return None
         return cls(cast(nn.Module, block), layer.out_features)
 
+    def rounded(self) -> "MlpFeatures":
+        """The same in float32."""
+        other = copy(self)
+        other._block = deepcopy(self._block).float()
+        other._kept = other._block.mlp.fc2
+        return other
+
     def __call__(self, tokens: Tensor) -> Tensor:
-        """`[tokens, width]` float64 to `[tokens, hidden]`; differentiable in both modes."""
+        """`[tokens, width]` to `[tokens, hidden]`; differentiable in both modes."""
         self._block(tokens[None])
         return self._kept.features[0]
 

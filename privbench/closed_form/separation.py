@@ -8,6 +8,7 @@ the true tokens alone. Which patches have these tokens, the smoothest image deci
 """
 
 import warnings
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -74,6 +75,11 @@ class _Mixture:
         lengths: Tensor = torch.cat([self.shares, self.inside])[:, self.known :].norm(dim=0)
         return lengths[:, None].clamp(min=1e-12)
 
+    def rounded(self) -> "_Mixture":
+        """In float32."""
+        tensors = {name: getattr(self, name).float() for name in ("shares", "inside", "span", "beyond")}
+        return replace(self, **tensors)
+
     def turned(self, tilt: Tensor) -> Tensor:
         """The span, its unknown rows tilted."""
         return torch.cat([self.span[: self.known], self.span[self.known :] + (tilt / self.sizes) @ self.beyond])
@@ -106,6 +112,10 @@ class _Equations:
         self.own, self.hidden = torch.where(~masked)[0], torch.where(masked)[0]
         self.rows = torch.where(masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
         self.prefix, self.least = embedding.prefix, least
+        # Derivatives in single precision cost half as much, and steps by them are as good.
+        self.rough = copy(self)
+        self.rough.features = features.rounded()
+        self.rough.rows, self.rough.prefix, self.rough.least = self.rows.float(), self.prefix.float(), least.float()
 
     def tokens(self, shares: Tensor, inside: Tensor, span: Tensor) -> Tensor:
         """All that enter the first block."""
@@ -122,32 +132,36 @@ class _Equations:
 
     def improved(self, mixture: _Mixture, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """The step of Gauss-Newton, the free directions as they are best now."""
-        _, _, directions = torch.linalg.svd(self.outlying(mixture), full_matrices=True)
-        away = self.outside @ directions[self.free :].T
+        outlying = self.outlying(mixture)
+        directions = torch.linalg.svd(outlying, full_matrices=True).Vh[self.free :].T
+        rough, moving, away = self.rough, mixture.rounded(), (self.outside @ directions).float()
 
         def residual(shares: Tensor, inside: Tensor, tilt: Tensor) -> Tensor:
-            features: Tensor = self.features(self.tokens(shares, inside, mixture.turned(tilt)))
-            outlying: Tensor = features @ away
-            return outlying.flatten()
+            features: Tensor = rough.features(rough.tokens(shares, inside, moving.turned(tilt))) @ away
+            return features.flatten()
 
-        variables = mixture.variables
+        variables = moving.variables
         value, back = cast(Any, vjp)(residual, *variables)
         sizes = [one.numel() for one in variables]
 
         def parts(vector: Tensor) -> tuple[Tensor, ...]:
-            pieces = torch.split(torch.as_tensor(vector).flatten(), sizes)
+            pieces = torch.split(torch.as_tensor(vector).to(value).flatten(), sizes)
             return tuple(piece.view_as(one) for piece, one in zip(pieces, variables, strict=True))
+
+        def transposed(vector: Tensor) -> Tensor:
+            return torch.cat([one.flatten() for one in back(torch.as_tensor(vector).to(value).flatten())])
 
         operator = LinearOperator(
             (value.numel(), sum(sizes)),
-            matvec=lambda vector: jvp(residual, variables, parts(vector))[1].numpy(),
-            rmatvec=lambda vector: torch.cat([one.flatten() for one in back(torch.as_tensor(vector).flatten())]).numpy(),
+            matvec=lambda vector: jvp(residual, variables, parts(vector))[1].double().numpy(),
+            rmatvec=lambda vector: transposed(vector).double().numpy(),
             dtype="float64",
         )
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             # torch loads its forward-mode derivatives by a function that it has deprecated.
-            found = lsmr(operator, -value.detach().numpy(), damp=damping**0.5, maxiter=_INNER, atol=1e-3, btol=1e-3)[0]
-        shares, inside, tilt = parts(found)
+            missed = -(outlying @ directions).flatten().numpy()
+            found = lsmr(operator, missed, damp=damping**0.5, maxiter=_INNER, atol=1e-3, btol=1e-3)[0]
+        shares, inside, tilt = (one.double() for one in parts(found))
         return shares, inside, tilt
 
 
