@@ -127,7 +127,7 @@ class TokenSearch(Attack):
             pictures, spread = _better(simulation, observation, settled, pictures, last, labels)
         whole = settled.agreed or last is not None
         if whole and labels is not None and not settled.precise.all() and not model.has_unknown_position:
-            pictures = refined(simulation, observation, pictures, labels, spread)
+            pictures = refined(simulation, observation, pictures, labels, spread, progress)
         losses = {
             "found": float(len(found)),
             "missing": float(recovery.total - len(found)),
