@@ -29,7 +29,7 @@ __all__ = ["refined", "rest_of", "unexplained"]
 
 _ITERATIONS = (40, *7 * (100,))
 """Of LSQR without a sketch, step by step: little is linear, so that many short steps lead further than few long ones."""
-_LINEAR = 5e-4
+_LINEAR = 1e-4
 """Relative error of the update from which the derivative is near enough to that at the true images to be sketched."""
 _BEFORE = 4
 """Steps without a sketch that are taken to come there."""
