@@ -104,7 +104,9 @@ def test_the_images_of_a_shuffled_batch_stand_in_one_order_and_masked_patches_in
 
 @pytest.mark.parametrize("defense", ["naive-shuffle", "mjp:mask_ratio=0.27"])
 @pytest.mark.parametrize(
-    "attack", [FEW, pytest.param(DeepLeakage(steps=1), marks=pytest.mark.nightly), Subspace()], ids=lambda attack: attack.name
+    "attack",
+    [FEW, *(pytest.param(one, marks=pytest.mark.nightly) for one in (DeepLeakage(steps=1), Subspace()))],
+    ids=lambda attack: attack.name,
 )
 def test_who_is_told_or_does_not_know_of_a_choice_infers_none(attack: GradViT, defense: str) -> None:
     for adversary in ("unaware", "oracle"):

@@ -282,6 +282,7 @@ def test_the_matching_weighs_half_as_much_in_the_second_half() -> None:
         assert losses["matching"] == pytest.approx(weight * losses["gradient"], rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_matching_alone_brings_the_gradient_nearer() -> None:
     images, labels = open_images("photos").load([5], 32)
     observation, _ = observe_client(images=images, labels=labels.tolist())

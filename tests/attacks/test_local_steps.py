@@ -30,6 +30,7 @@ class _Stops(Progress):
         return self.kept
 
 
+@pytest.mark.nightly
 def test_both_ways_are_continued_from_their_own_states() -> None:
     _, observation, _ = client_that_trains(LocalTraining(steps=2), some_images(1))
     attack = ATTACKS.get("local-steps")(steps=20)

@@ -99,7 +99,7 @@ def test_a_search_that_starts_near_a_token_ends_there_and_a_mixture_is_no_token(
     assert (recovery.activations.missed(mixed) > 10 * recovery.activations.missed(batch.directions[0])).all()
 
 
-@pytest.mark.parametrize("missing", [0, 24])
+@pytest.mark.parametrize("missing", [0, pytest.param(24, marks=pytest.mark.nightly)])
 def test_the_attention_tells_whose_a_token_is(batch: Batch, missing: int) -> None:
     found = batch.without(missing)
     dealt = batch.recovery.dealt(found)
@@ -125,7 +125,7 @@ def test_a_deal_goes_on_from_an_earlier_one(batch: Batch) -> None:
     assert torch.equal(again, after.tokens) or torch.equal(again.flip(0), after.tokens)
 
 
-@pytest.mark.parametrize("missing", [6, 20])
+@pytest.mark.parametrize("missing", [6, pytest.param(20, marks=pytest.mark.nightly)])
 def test_the_attention_finds_the_tokens_that_are_missing(batch: Batch, missing: int) -> None:
     found, dealt = batch.recovery.completed(batch.without(missing))
     assert len(found) == 2 * PATCHES
