@@ -128,7 +128,7 @@ class _Update:
         return [part.view_as(one) / size for part, one, size in every]
 
     def sketch(self, fed: Tensor, residual: Tensor, told: Callable[[int, int], None]) -> Tensor:
-        """The derivative by all pixels, its entries added up in `rows` sums with random signs: `[rows, pixels]`.
+        """The derivative by all pixels, its entries added up in a few sums with random signs: `[sums, pixels]`.
 
         Args:
             fed: Where, `[images, 3, height, width]`.
@@ -365,10 +365,11 @@ def refined(
         return fed
     units = from_patches(spread[..., None, None, None].expand_as(to_patches(fed, size)), *fed.shape[-2:]).double()
     is_sketched = fed.numel() <= _DENSE and fed.numel() * len(exact.observed) <= _WORK
-    for number, iterations in enumerate(_ITERATIONS[: _BEFORE if is_sketched else None]):
+    plain = _ITERATIONS[: _BEFORE if is_sketched else None]
+    for number, iterations in enumerate(plain):
         if now.share < (_LINEAR if is_sketched else _EXACT):
             break
-        progress.report(number, len(_ITERATIONS), "refinement", {"unexplained": now.share})
+        progress.report(number, len(plain), "refinement", {"unexplained": now.share})
         before, now = now, _stepped(exact, coarse, now, _Variables(units), iterations)
         if now is before:
             break

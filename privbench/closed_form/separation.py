@@ -112,7 +112,7 @@ class _Equations:
         self.own, self.hidden = torch.where(~masked)[0], torch.where(masked)[0]
         self.rows = torch.where(masked[:, None], cast(Tensor, embedding.unknown), embedding.positions) + embedding.bias
         self.prefix, self.least = embedding.prefix, least
-        # Derivatives in single precision cost half as much, and steps by them are as good.
+        # Derivatives in single precision cost less, and steps by them are as good.
         self.rough = copy(self)
         self.rough.features = features.rounded()
         self.rough.rows, self.rough.prefix, self.rough.least = self.rows.float(), self.prefix.float(), least.float()
