@@ -10,7 +10,10 @@ from torch import Tensor
 from privbench.adversary import simulate
 from privbench.core import Observation, Progress, Secret
 from privbench.core.patches import from_patches, to_patches
-from privbench.refinement import _Point, _Slope, _Update, _Variables, refined, rest_of, unexplained
+from privbench.refinement import refined, rest_of, unexplained
+from privbench.refinement.sketch import sketch
+from privbench.refinement.step import Point, Slope, Variables
+from privbench.refinement.update import Update, without
 from tests.attacks.closed_forms import psnr, update
 
 pytestmark = pytest.mark.integration
@@ -21,8 +24,8 @@ _LITTLE = 1e-6
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privbench.refinement._ITERATIONS", (20, 30))
-    monkeypatch.setattr("privbench.refinement._DENSE", 0)
+    monkeypatch.setattr("privbench.refinement.solve._ITERATIONS", (20, 30))
+    monkeypatch.setattr("privbench.refinement.solve._DENSE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_a_patch_comes_back(sent: tuple[Observation, Secret]) -> None:
 def test_all_patches_come_nearer_where_all_are_off(
     sent: tuple[Observation, Secret], monkeypatch: pytest.MonkeyPatch, dense: int, gain: float
 ) -> None:
-    monkeypatch.setattr("privbench.refinement._DENSE", dense)
+    monkeypatch.setattr("privbench.refinement.solve._DENSE", dense)
     observation, secret = sent
     spread = torch.full((2, 64), 1e-4)
     spread[1] = 1e-3
@@ -61,22 +64,22 @@ def test_all_patches_come_nearer_where_all_are_off(
 
 def test_a_sketch_keeps_the_length_of_what_moves_pixels() -> None:
     observation, secret = update(weights="random", image_size=8)
-    small = _Update(simulate(observation), observation, secret.labels, torch.float64)
-    point = _Point.of(small, secret.images.double())
+    small = Update(simulate(observation), observation, secret.labels, torch.float64)
+    point = Point.of(small, secret.images.double())
     told: list[tuple[int, int]] = []
-    sketch = small.sketch(point.fed, point.residual, lambda *parts: told.append(parts))
+    sums = sketch(small, point.fed, point.residual, lambda *parts: told.append(parts))
     pixels = point.fed.numel()
-    assert sketch.shape == (2 * pixels, pixels)
+    assert sums.shape == (2 * pixels, pixels)
     assert told[0] == (0, pixels)
-    slope: Any = _Slope(small, replace(point, left_out=point.left_out[:, :0]), _Variables(torch.ones_like(point.fed)))
+    slope: Any = Slope(small, replace(point, left_out=point.left_out[:, :0]), Variables(torch.ones_like(point.fed)))
     moves = torch.randn(8, pixels, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     exact = [float(torch.from_numpy(slope.matvec(move.numpy())).norm()) for move in moves]
-    assert (moves @ sketch.T).norm(dim=1).tolist() == pytest.approx(exact, rel=0.2)
+    assert (moves @ sums.T).norm(dim=1).tolist() == pytest.approx(exact, rel=0.2)
 
 
 def test_the_rounding_of_the_softmax_is_no_error_of_the_images(sent: tuple[Observation, Secret]) -> None:
     observation, secret = sent
-    whole = _Update(simulate(observation), observation, secret.labels, torch.float64)
+    whole = Update(simulate(observation), observation, secret.labels, torch.float64)
     truth = secret.images.double()
     residual, left_out, error = whole.fitted(truth)
     assert error.norm() < 1e-6 * whole.total
@@ -86,7 +89,7 @@ def test_the_rounding_of_the_softmax_is_no_error_of_the_images(sent: tuple[Obser
     # Another rounding of the client's probabilities, a thousand times as large, is left out as well.
     moved = whole.linear(truth, expected.detach() + 1e-4 * torch.nn.functional.one_hot(secret.labels, 10))
     others = whole.joined(torch.autograd.grad(moved, list(whole.parameters.values())))
-    assert (others - left_out @ (left_out.T @ others)).norm() < 1e-5 * whole.total
+    assert (without(left_out, others)).norm() < 1e-5 * whole.total
 
 
 def test_what_is_far_off_is_left_alone(sent: tuple[Observation, Secret]) -> None:
