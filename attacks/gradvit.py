@@ -8,6 +8,7 @@ the scale of pixels are those of the re-implementation by the authors of MJP. At
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
@@ -113,7 +114,7 @@ class GradViT(GroupAttack):
         model, first = clients.simulation.model, observations[0]
         starts = [_uniform(model, self.trials, *pair) for pair in zip(observations, generators, strict=True)]
         priors = self._prior_terms(model, clients.device)
-        left_out = self.bn_prior > 0 and all(term.name != "bn" for term in priors)
+        has_prior = any(term.name == "bn" for term in priors)
         together = self.trials > 1 and self.registration > 0
         # Adam does not care for the scale of a gradient: in [0, 1] a step is shorter by the deviation of pixels.
         scales = first.normalisation.std if first.normalisation is not None else model.std.flatten().tolist()
@@ -127,7 +128,7 @@ class GradViT(GroupAttack):
             parametrisation=clients.variables(self.parametrisation, Adam(Cosine(rate))),
             free={_CONSENSUS: Variable(None)} if together else {},
             consensus=self._consensus(model) if together else None,
-            phase=self._phase,
+            phase=partial(self._phase, has_prior=has_prior),
         )
         return clients.invert(
             inversion,
@@ -137,7 +138,7 @@ class GradViT(GroupAttack):
             progress=progress,
             compute=compute,
             free=[{_CONSENSUS: start} for start in starts] if together else None,
-            flags=[PRIOR_OFF] if left_out else [],
+            flags=[PRIOR_OFF] if self.bn_prior and not has_prior else [],
         )
 
     def _matched(self, name: str) -> bool:
@@ -167,10 +168,10 @@ class GradViT(GroupAttack):
             _CONSENSUS, frozenset(range(0, self.steps, every)), lambda images: aligned_consensus(images, self.alignment, size)
         )
 
-    def _phase(self, share: float) -> str:
+    def _phase(self, share: float, *, has_prior: bool) -> str:
         if self.gradient == 0:
             return "priors only"
-        return "matching and prior" if share > 0.5 and self.bn_prior else "matching"
+        return "matching and prior" if share > 0.5 and has_prior else "matching"
 
 
 def _uniform(model: Victim, trials: int, observation: Observation, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ on single groups of parameters (`layers=attention` and so on) make a map of what
 """
 
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -145,7 +146,8 @@ class RelocationMatching(GroupAttack):
         relocation = self._relocation(first, observations[0])
         priors = self._prior_terms(first, clients.device)
         flags = ["relocation-does-not-apply"] if self.relocation and relocation is None else []
-        if self.bn_prior and all(term.name != "bn" for term in priors):
+        has_prior = any(term.name == "bn" for term in priors)
+        if self.bn_prior and not has_prior:
             flags.append(PRIOR_OFF)
         inversion = Inversion(
             simulate=self._simulator(first, observations[0]),
@@ -157,7 +159,7 @@ class RelocationMatching(GroupAttack):
                 self.parametrisation, Adam(Cosine(self.learning_rate, self.hold), second_moment=self.second_moment)
             ),
             relocation=relocation,
-            phase=self._phase,
+            phase=partial(self._phase, has_prior=has_prior),
         )
         return clients.invert(
             inversion,
@@ -226,9 +228,8 @@ class RelocationMatching(GroupAttack):
         last = int(self.steps * self.relocation_until)
         return position_relocation(simulation.model, every=self.relocation_every, until=last)
 
-    def _phase(self, share: float) -> str:
+    def _phase(self, share: float, *, has_prior: bool) -> str:
         if self.gradient == self.position_matching == self.position_error == 0:
             return "priors only"
-        if self.schedule == "constant" or not self.bn_prior:
-            return "matching" if not self.bn_prior else "matching and prior"
-        return "matching" if share <= 0.5 else "matching and prior"
+        begun = self.schedule == "constant" or share > 0.5
+        return "matching and prior" if has_prior and begun else "matching"

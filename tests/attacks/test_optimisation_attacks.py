@@ -11,7 +11,7 @@ from torch import nn
 from privbench.attacks.dlg import DeepLeakage
 from privbench.core import ATTACKS, MODELS, Attack, Observation, Progress, Reconstruction, UserError
 from privbench.inversion import BatchNormStatistics
-from privbench.models import load_prior
+from privbench.models import PRIOR_OFF, load_prior
 from privbench.models.zoo import Architecture
 from tests.attacks.closed_forms import psnr, update
 from tests.conformance import client_update
@@ -200,3 +200,27 @@ def test_repeated_labels_can_be_counted(name: str) -> None:
     assert result.labels is not None
     assert result.labels.tolist() == [3, 4, 5]
     assert "labels-recovered" in result.flags
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradvit",
+        "relocation-matching",
+        pytest.param("gradinversion", marks=pytest.mark.nightly),
+        pytest.param("inverting-gradients", marks=pytest.mark.nightly),
+    ],
+)
+def test_a_prior_for_smaller_images_is_left_out_and_no_step_speaks_of_it(name: str) -> None:
+    phases: list[str] = []
+
+    class Phases(Progress):
+        def report(self, step: int, total: int, phase: str, *losses: Any) -> None:
+            assert "bn" not in losses[0]
+            phases.append(phase)
+
+    observation, _ = update(weights="random", image_size=40)
+    found = attacked(built(name, steps=20, bn_prior=0.1), observation, Phases())
+    assert PRIOR_OFF in found.flags
+    assert phases
+    assert not any("prior" in phase for phase in phases)
