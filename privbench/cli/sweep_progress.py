@@ -13,6 +13,8 @@ from privbench.core import Case
 __all__ = ["sweep_progress"]
 
 _PLAIN_INTERVAL = 10.0
+_TELLING = 0.1
+"""Share of a case from which its own pace tells more of the rest than that of other cases: its first step is compiled."""
 
 
 class _Display(SweepListener):
@@ -56,6 +58,10 @@ class _Display(SweepListener):
             self._noted.add(message)
             self.console.print(message, markup=False, soft_wrap=True)
 
+    def _by_their_own_pace(self) -> dict[str, float]:
+        far = {name: one.remaining for name, one in self.positions.items() if one.fraction >= _TELLING}
+        return {name: seconds for name, seconds in far.items() if seconds is not None}
+
     @property
     def text(self) -> str:
         """Where the sweep stands."""
@@ -71,7 +77,7 @@ class _Display(SweepListener):
             )
             if number
         ]
-        remaining = cases.remaining(self.workers)
+        remaining = cases.remaining(self.workers, self._by_their_own_pace())
         if remaining is not None and remaining > 0:
             words.append(f"{clock(remaining)} left")
         return ", ".join(words)

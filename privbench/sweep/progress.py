@@ -1,7 +1,7 @@
 """Where all cases of a sweep stand while it runs, and how long the rest will take."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from privbench.core import Case, FailedCase, Record
@@ -56,16 +56,25 @@ class SweepProgress:
     def _learn(self, case: Case, seconds: float) -> None:
         self._pace.setdefault(case.attack.name, []).append(max(seconds, 0.0) / len(case.data.indices))
 
-    def remaining(self, workers: int) -> float | None:
-        """Seconds until all cases are done, at the mean pace per image of the same attack so far; None before there is one."""
+    def remaining(self, workers: int, running: Mapping[str, float] | None = None) -> float | None:
+        """Seconds until all cases are done, at the mean pace per image of the same attack so far; None before there is one.
+
+        Args:
+            workers: Cases that are computed at a time.
+            running: Seconds that cases which run still take by their own pace, by identity.
+        """
         every = [seconds for paces in self._pace.values() for seconds in paces]
-        if not every:
-            return None
-        open_states = {CaseState.WAITING, CaseState.BEGUN, CaseState.RUNNING}
+        open_states, own = {CaseState.WAITING, CaseState.BEGUN, CaseState.RUNNING}, running or {}
         total = 0.0
         for identity, case in self.cases.items():
-            if self.states[identity] in open_states:
+            if self.states[identity] not in open_states:
+                continue
+            if identity in own:
+                total += own[identity]
+            elif every:
                 paces = self._pace.get(case.attack.name, every)
                 spent = self._clock() - self._began[identity] if identity in self._began else 0.0
                 total += max(sum(paces) / len(paces) * len(case.data.indices) - spent, 0.0)
+            else:
+                return None
         return total / max(workers, 1)

@@ -3,13 +3,17 @@
 import io
 import re
 import time
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from privbench.cli.progress import LiveProgress, PlainProgress, QuietProgress
+from privbench.cli.sweep_progress import sweep_progress
 from privbench.core import Case, ComponentSpec, DataSpec, ModelSpec, VictimSpec
 from privbench.runner.listener import StepReport
+from privbench.sweep.progress import SweepProgress
 from privbench.watch.position import Position, clock
 
 CASE = Case(
@@ -231,3 +235,19 @@ def test_a_note_is_said_once_and_quiet_says_none() -> None:
             display.note("[bold] lpips is missing")
             display.note("[bold] lpips is missing")
         assert console.file.getvalue() == said  # type: ignore[attr-defined]
+
+
+def test_a_sweep_counts_a_case_that_runs_by_its_own_pace_once_it_is_a_tenth_through(now: list[float], tmp_path: Path) -> None:
+    said = io.StringIO()
+    with sweep_progress(Console(file=said, width=200), SweepProgress([CASE], tmp_path), workers=1) as display:
+        display.claimed(CASE)
+        display.started(CASE, 2, [])
+        for seconds, step in ((0, 0), (20, 1), (20, 8)):
+            now[0] += seconds
+            display.step(CASE, StepReport((0,), step, 10, "early", ({},)))
+            display.note(f"step {step}: {cast(Any, display).text}")
+    assert said.getvalue().splitlines() == [
+        "step 0: 0 of 1 done, 1 running",
+        "step 1: 0 of 1 done, 1 running",
+        "step 8: 0 of 1 done, 1 running, 1:00 left",
+    ]

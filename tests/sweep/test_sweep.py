@@ -192,6 +192,7 @@ def test_the_progress_counts_and_estimates(small_case: Small, tmp_path: Path) ->
     progress.claimed(cases[1])
     now[0] = 14.0
     assert progress.remaining(1) == pytest.approx(26.0)
+    assert progress.remaining(1, {cases[1].identity: 40.0}) == pytest.approx(60.0)
     progress.ended(cases[2], CaseState.FAILED, "no")
     assert progress.remaining(1) == pytest.approx(16.0)
     assert (progress.count(CaseState.DONE), progress.count(CaseState.FAILED), progress.count(CaseState.WAITING)) == (1, 1, 1)
