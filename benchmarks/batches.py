@@ -6,7 +6,8 @@ A row is an image of a batch: its PSNR after one assignment for the batch, and i
 norm of its own gradient, beside those of the other images) and how much of that gradient its reconstruction explains, which are
 read off the truth and for scoring alone: from 0.4 on an image counts as found. Seconds are of the processor, for the batch.
 Rows are written batch by batch; what a file has already is not computed again. With `--control` the attack gets the update of
-the batch that many images further on, and is scored against this one.
+the batch that many images further on, and is scored against this one. `--attack breaching:seethroughgradients --set seconds=77`
+runs an attack of `breaching` on the same updates.
 """
 
 import csv
@@ -19,8 +20,11 @@ from typing import Any
 import click
 import torch
 import yaml
+from torch import Tensor
 
 from benchmarks.command import Benchmark
+from benchmarks.peer import attack_with_breaching
+from benchmarks.photos import steps_within
 from privbench.adversary import simulate
 from privbench.client import observe
 from privbench.core import (
@@ -42,6 +46,8 @@ __all__ = ["COLUMNS", "Client", "batch_case", "batch_rows"]
 
 _CASE = ("attack", "settings", "defense", "adversary", "model", "weights", "control", "batch")
 COLUMNS = (*_CASE, "image", "psnr", "energy", "explained", "seconds", "losses", "flags")
+_PEER = "breaching:"
+"""What an attack's name begins with that is `breaching`'s, followed by its configuration."""
 _LOSSES = ("missing", "residual", "matching", "features")
 
 
@@ -104,28 +110,24 @@ def batch_rows(
 
     Args:
         client: Who sends.
-        attack: Its name.
+        attack: Its name, or `breaching:CONFIG` for one of `breaching`, which takes as many `seconds` as the settings say.
         indices: Images of the batch.
         control: By how many images the batch is further on whose update the attack gets; 0 for its own.
         settings: Hyper-parameters of the attack that are not its defaults.
     """
     observation, secret = client.sent(indices)
     given = client.sent([index + control for index in indices])[0] if control else observation
-    built, begun = ATTACKS.get(attack)(**dict(settings or {})), time.process_time()
-    result = built(given, generator=torch.Generator().manual_seed(0))
-    seconds = time.process_time() - begun
-    if isinstance(result, Failure):
-        raise click.ClickException(f"{attack} failed on {indices}: {result.reason}")
-    order = pair(result.images.clamp(0, 1), secret.images)
-    images, simulation = result.images[order].clamp(0, 1), simulate(observation)
+    run = _peer if attack.startswith(_PEER) else _ours
+    found, losses, flags, seconds = run(client, attack, given, dict(settings or {}))
+    images, simulation = found[pair(found, secret.images)], simulate(observation)
     scores = psnr(images, secret.images)
     shares = energy_shares(simulation, observation.update, secret.fed, secret.labels)
     explained = explained_alone(simulation, observation.update, images, secret.images, secret.labels)
     same = {
         **batch_case(client, attack, indices, control, settings),
         "seconds": f"{seconds:.1f}",
-        "losses": " ".join(f"{name}={value:.4g}" for name, value in result.losses.items() if name in _LOSSES),
-        "flags": " ".join(result.flags),
+        "losses": " ".join(f"{name}={value:.4g}" for name, value in losses.items() if name in _LOSSES),
+        "flags": " ".join(flags),
     }
     each = zip(indices, scores.tolist(), shares.tolist(), explained, strict=True)
     return [
@@ -134,8 +136,35 @@ def batch_rows(
     ]
 
 
+_Found = tuple[Tensor, Mapping[str, float], Sequence[str], float]
+"""Images in [0, 1], losses, flags, processor seconds."""
+
+
+def _ours(_client: Client, attack: str, given: Observation, settings: dict[str, Any]) -> _Found:
+    built, begun = ATTACKS.get(attack)(**settings), time.process_time()
+    result = built(given, generator=torch.Generator().manual_seed(0))
+    seconds = time.process_time() - begun
+    if isinstance(result, Failure):
+        raise click.ClickException(f"{attack} failed on this batch: {result.reason}")
+    return result.images.clamp(0, 1), result.losses, result.flags, seconds
+
+
+def _peer(client: Client, attack: str, given: Observation, settings: dict[str, Any]) -> _Found:
+    """As its users run it, with as many steps as fit in the time that is given."""
+    if set(settings) != {"seconds"}:
+        raise UserError(f"{attack} takes one setting, processor seconds for a batch; give --set seconds=NUMBER")
+
+    def run(steps: int) -> Tensor:
+        overrides = [f"optim.max_iterations={steps}", f"optim.callback={steps}"]
+        return attack_with_breaching(attack.removeprefix(_PEER), client.victim, given, overrides=overrides).images
+
+    steps = steps_within(float(settings["seconds"]), run)
+    begun = time.process_time()
+    return run(steps), {}, [f"steps={steps}"], time.process_time() - begun
+
+
 @click.command(cls=Benchmark)
-@click.option("--attack", default="token-search", show_default=True)
+@click.option("--attack", default="token-search", show_default=True, help="Or breaching:CONFIG, with --set seconds=NUMBER.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyper-parameter of the attack; repeatable.")
 @click.option("--defense", default="none", show_default=True)
 @click.option("--adversary", type=click.Choice(["unaware", "aware", "oracle"]), default="unaware", show_default=True)

@@ -1,12 +1,14 @@
 """The benchmark of batches: a row for each image after one assignment, energy, a control, and files that are gone on with."""
 
 import csv
+import importlib.util
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.batches import COLUMNS, Client, batch_rows, main
+from privbench.core import UserError
 from privbench.core.flags import EXPLAINED_LIMIT
 
 pytestmark = pytest.mark.integration
@@ -49,3 +51,17 @@ def test_a_file_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(rows) == 2
     assert tuple(rows[0]) == COLUMNS
     assert again.output == first.output
+
+
+def test_an_attack_of_breaching_needs_its_time(client: Client) -> None:
+    with pytest.raises(UserError, match="give --set seconds=NUMBER"):
+        batch_rows(client, "breaching:invertinggradients", [0, 1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("breaching") is None, reason="breaching is not installed (extra bench)")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_attack_of_breaching_gets_the_same_update(client: Client) -> None:
+    rows = batch_rows(client, "breaching:invertinggradients", [0, 1], settings={"seconds": 0.5})
+    ours = batch_rows(client, "adjoint-matching", [0, 1], settings={"steps": 1, "features": 0.0})
+    assert [row["energy"] for row in rows] == [row["energy"] for row in ours]
+    assert int(rows[0]["flags"].removeprefix("steps=")) >= 1
