@@ -37,6 +37,8 @@ _STALLED = 0.02
 """Share of the misfit below which the gain of a step ends it, once the damping is small."""
 _BELIEVED = 0.05
 """Share of the first misfit up to which the last one is believed."""
+_NO_IMAGE = 0.5
+"""By how much half of the unmasked patches leave [0, 1] where tokens grew without bound: 4.0 of one photo, 0 of others."""
 _ROUNDS = 6
 _SMOOTHING = 200
 """Rounds of reweighting, and conjugate gradients in each, for the smoothest image."""
@@ -186,7 +188,8 @@ def separated(
         progress: Is told of every step.
 
     Returns:
-        `[patches, pixels]`, the masked ones filled in by what surrounds them; None where the features are not explained.
+        `[patches, pixels]`, the masked ones filled in by what surrounds them; None where the features are not explained, or by
+        tokens that are no patches'.
     """
     masked = ~gradients.any(dim=1)
     own = ~masked
@@ -199,7 +202,10 @@ def separated(
     mixture = _start(embedding, least - start[own], start[masked], known)
     equations = _Equations(embedding, features, outside, least @ embedding.weight.T, masked)
     solved = _descend(equations, mixture, progress)
-    return None if solved is None else _lifted(embedding, solved, lifted, least, masked, start)
+    if solved is None:
+        return None
+    patches = _lifted(embedding, solved, lifted, least, masked, start)
+    return patches if float(embedding.excess(patches[own]).median()) < _NO_IMAGE else None
 
 
 def _known_rows(missed: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,3 +72,14 @@ class TestOnMaskedPuzzles:
     def test_a_gradient_with_noise_that_the_attacker_knows_of_is_left_to_smoothness(self) -> None:
         observation, _ = update("mjp:mask_ratio=0.1+gradient-noise:std=0.001", adversary="aware")
         assert "masked-shares-removed" not in attacked(ClosedForm(), observation).flags
+
+    def test_tokens_that_grew_without_bound_are_not_believed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def grown(equations: Any, mixture: _Mixture, progress: Any) -> _Mixture:
+            return replace(mixture, shares=100 * mixture.shares)
+
+        monkeypatch.setattr("privbench.closed_form.separation._descend", grown)
+        observation, _ = update("mjp:mask_ratio=0.1", adversary="aware", photo=1)
+        without = replace(observation, update={name: value for name, value in observation.update.items() if name != MLP_OUTPUT})
+        found, smooth = attacked(ClosedForm(), observation), attacked(ClosedForm(), without)
+        assert "masked-shares-removed" not in found.flags
+        assert torch.equal(found.images, smooth.images)
