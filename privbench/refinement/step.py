@@ -121,7 +121,15 @@ class Slope(LinearOperator):  # type: ignore[misc]  # scipy has no types
 
 
 def stepped(exact: Update, coarse: Update, now: Point, variables: Variables, iterations: int) -> Point:
-    """Where a step of Gauss-Newton leads, or a part of it; the same point where nothing is gained."""
+    """Where a step of Gauss-Newton leads, or a part of it; the same point where nothing is gained.
+
+    Args:
+        exact: The update in float64, by which points are judged.
+        coarse: The same in float32, by which the derivative is computed.
+        now: Where the step begins.
+        variables: What is solved for.
+        iterations: Of LSQR.
+    """
     slope: Any = Slope(coarse, now, variables)
     wanted = np.concatenate([now.error.cpu().numpy(), np.zeros(now.fed.numel())])
     solved = lsqr(slope, wanted, atol=0, btol=0, conlim=0, iter_lim=iterations)[0]

@@ -19,7 +19,14 @@ _PARALLEL = 1e-9
 
 
 class Update:
-    """What was sent as one vector, all parameters with the same weight."""
+    """What was sent as one vector, all parameters with the same weight.
+
+    Args:
+        simulation: What the adversary believes of this client; its model is copied.
+        observation: What it saw.
+        labels: `[images]` int64.
+        dtype: In which gradients are computed.
+    """
 
     def __init__(self, simulation: Simulation, observation: Observation, labels: Tensor, dtype: torch.dtype) -> None:
         self.simulation, self.labels = replace(simulation, model=deepcopy(simulation.model).to(dtype)), labels
