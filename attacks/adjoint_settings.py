@@ -30,6 +30,8 @@ class AdjointSettings:
         patch_prior: Weight of the differences across patch borders.
         chroma: Weight of the channels' distance from their mean.
         squared_norm: Weight of the distance from mid-grey.
+        adjoint_speed: What the adjoint's learning rate is multiplied by.
+        emphasis: What the emphasis of the patch embedding is multiplied by.
     """
 
     steps: int
@@ -39,6 +41,8 @@ class AdjointSettings:
     patch_prior: float = 1.0
     chroma: float = 0.3
     squared_norm: float = 0.1
+    adjoint_speed: float = 1.0
+    emphasis: float = 1.0
 
     def priors(self, patch_size: int | None) -> list[PriorTerm]:
         """The image priors by these weights.
@@ -68,4 +72,5 @@ def settings_for(image_size: int, *, free: bool) -> AdjointSettings:
         return AdjointSettings(700, 0.015)
     if image_size > _SMALL:
         return AdjointSettings(1200, 0.05)
-    return AdjointSettings(1200, 0.05, 0.01, 0.0005, patch_prior=0.1, chroma=0.01, squared_norm=0.003)
+    priors = {"patch_prior": 0.1, "chroma": 0.01, "squared_norm": 0.003}
+    return AdjointSettings(1250, 0.05, 0.01, 0.0005, **priors, adjoint_speed=4.0, emphasis=3.0)

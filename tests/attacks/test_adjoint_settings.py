@@ -12,6 +12,7 @@ def test_small_images_trust_their_priors_less_than_photos() -> None:
     small, large = (settings_for(size, free=True) for size in TUNED)
     for name in ("total_variation", "total_variation_end", "patch_prior", "chroma", "squared_norm"):
         assert getattr(small, name) < getattr(large, name), name
+    assert small.adjoint_speed > large.adjoint_speed and small.emphasis > large.emphasis
 
 
 @pytest.mark.parametrize("free", [True, False])
