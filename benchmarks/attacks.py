@@ -8,7 +8,8 @@ settings" give both sides one start, one step length and one weight of total var
 block without LayerNorm and residual: both sides get the embedded victim with `breaching`'s own.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ from privbench.models.zoo import Architecture
 from privbench.resolving.options import RunOptions
 from privbench.resolving.resolve import resolve_cases
 from privbench.runner.context import load_case
-from privbench.scoring import bootstrap_interval
+from privbench.scoring import bootstrap_interval, score_batch
+from privbench.scoring.suite import MetricSuite
 
 __all__ = ["COMPARISONS", "April", "Comparison", "main"]
 
@@ -151,6 +153,15 @@ def updates(photos: int | None = None, **options: Any) -> list[Update]:
         Update(prepared.victim, *prepared.observe(number), generator_for(case, "attack", number).initial_seed())
         for number in range(len(case.data.indices))
     ]
+
+
+def measured(attack: Callable[[], Tensor], client: Update, suite: MetricSuite) -> list[str]:
+    """Processor seconds, PSNR in dB and LPIPS of an attack that returns images, `[batch, 3, height, width]`."""
+    begun = time.process_time()
+    images = attack()
+    spent = time.process_time() - begun
+    scores = score_batch(images.clamp(0, 1), client.secret.images, suite)[0].scores
+    return [f"{spent:.0f}", f"{scores['psnr']:.2f}", f"{scores['lpips']:.3f}"]
 
 
 @contextmanager

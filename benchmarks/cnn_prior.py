@@ -7,15 +7,16 @@ Seconds are of the processor. A file that is there already is gone on with.
 """
 
 import csv
-import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import click
 import torch
+from torch import Tensor
 
-from benchmarks.attacks import Update, updates
+from benchmarks.attacks import Update, measured, updates
 from benchmarks.command import Benchmark
 from benchmarks.printed import rows_there
 from privbench.attacks.adjoint_matching import AdjointMatching, Weight
@@ -24,10 +25,9 @@ from privbench.core import Attack, UserError
 from privbench.inversion import BatchNormStatistics, Constant, PriorTerm
 from privbench.models import Victim, prior_for
 from privbench.resolving.resolve import parse_indices
-from privbench.scoring.score import score_batch
-from privbench.scoring.suite import MetricSuite, metric_suite
+from privbench.scoring.suite import metric_suite
 
-__all__ = ["HEADER", "WithPrior", "main", "measured"]
+__all__ = ["HEADER", "WithPrior", "main"]
 
 HEADER = ["photo", "trials", "weight", "steps", "seconds", "PSNR", "LPIPS"]
 
@@ -50,13 +50,8 @@ class WithPrior(AdjointMatching):
         return [*terms, PriorTerm("bn", Constant(self.bn_prior), BatchNormStatistics(cnn, cnn.image_size, "mean"))]
 
 
-def measured(attack: Attack, client: Update, suite: MetricSuite) -> list[str]:
-    """Processor seconds, PSNR in dB and LPIPS of what an attack finds of one client."""
-    begun = time.process_time()
-    found = attack(client.observation, generator=client.generator())
-    spent = time.process_time() - begun
-    scores = score_batch(found.images.clamp(0, 1), client.secret.images, suite)[0].scores
-    return [f"{spent:.0f}", f"{scores['psnr']:.2f}", f"{scores['lpips']:.3f}"]
+def _images(attack: Attack, client: Update) -> Tensor:
+    return attack(client.observation, generator=client.generator()).images
 
 
 @click.command(cls=Benchmark)
@@ -97,7 +92,7 @@ def main(
             for photo, client in zip(photos, clients, strict=True):
                 settings = (photo, str(trials), f"{weight:g}", str(steps))
                 if settings not in done:
-                    writer.writerow([*settings, *measured(attack, client, suite)])
+                    writer.writerow([*settings, *measured(partial(_images, attack, client), client, suite)])
                     file.flush()
 
 

@@ -17,12 +17,11 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.attacks import Update, updates
+from benchmarks.attacks import Update, measured, updates
 from benchmarks.command import Benchmark
 from benchmarks.peer import attack_with_breaching
 from benchmarks.printed import print_table
 from privbench.core import ATTACKS, Attack
-from privbench.scoring.score import score_batch
 from privbench.scoring.suite import MetricSuite, metric_suite
 
 __all__ = ["main", "rows", "steps_within"]
@@ -75,11 +74,7 @@ def rows(clients: list[Update], seconds: float, suite: MetricSuite) -> Iterator[
         }
         for name, attack in sides.items():
             steps = steps_within(seconds, attack)
-            begun = time.process_time()
-            found = attack(steps)
-            spent = time.process_time() - begun
-            scores = score_batch(found.clamp(0, 1), client.secret.images, suite)[0].scores
-            yield [str(number), name, str(steps), f"{spent:.0f}", f"{scores['psnr']:.2f}", f"{scores['lpips']:.3f}"]
+            yield [str(number), name, str(steps), *measured(partial(attack, steps), client, suite)]
 
 
 @click.command(cls=Benchmark)
