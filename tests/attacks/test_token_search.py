@@ -64,6 +64,11 @@ def test_patches_larger_than_their_tokens_come_back_from_a_wide_model() -> None:
     assert (result.losses["missing"], result.flags) == (0, ())
 
 
+def test_images_of_four_patches_are_told_apart_though_one_deal_alone_ends_wrong() -> None:
+    observation, secret = update(**LARGE_PATCHES | {"image_size": 32, "batch": 5})
+    assert _each(attacked(TokenSearch(), observation).images, secret.images) > 60
+
+
 def test_shuffled_large_patches_come_back_in_the_order_in_which_they_were_fed() -> None:
     observation, secret = update("naive-shuffle", **LARGE_PATCHES)
     assert _each(attacked(TokenSearch(), observation).images, secret.fed) > 60
