@@ -3,13 +3,14 @@
     argmin_{x, D}  Σ_l cos-distance(∂<z(x), D>/∂W_l, ΔW_l) + position terms + priors(x)
 
 z is the first block's output for the image x, an image pyramid, and D the derivative of the loss by it (`privbench.adjoint`).
-This attack is ours and no paper's; it is what `privbench run` uses by default. Where no adjoint can be started (several images,
-no position table), the whole network is simulated and the gradients up to its first block are matched.
+This attack is ours and no paper's; it is what `privbench run` uses by default. Of several images each has its own
+adjoint, and patches are exchanged between them; where none can be started (no position table), or several images are small, the
+whole network is simulated and the gradients up to its first block are matched.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -44,6 +45,7 @@ from privbench.inversion import (
     Adam,
     Constant,
     Cosine,
+    Exchange,
     From,
     Inversion,
     LayerCosine,
@@ -65,11 +67,16 @@ from privbench.inversion import (
 from privbench.label_recovery import LabelRule
 from privbench.models import Victim
 from privbench.models.layer_groups import is_in_group
+from privbench.refinement.update import are_fed_as_they_are
 from privbench.sample_features import FeatureError, SampleFeatures, features_of_clients
 
 __all__ = ["AdjointMatching"]
 
 Weight = Annotated[float, Field(ge=0)]
+_EXCHANGE_EVERY = 50
+"""Steps between exchanges of patches in a batch."""
+_EXCHANGE_UNTIL = 0.7
+"""Share of the steps after which none are exchanged any more."""
 
 
 class AdjointMatching(GroupAttack):
@@ -178,7 +185,9 @@ class AdjointMatching(GroupAttack):
         features = list[SampleFeatures]()
         if first.batch_size > 1 and self.features:
             clients, features = features_of_clients(clients)
-        sized = self._settings(model, free=free)
+        if free:  # They need the whole network; of them only the labels are kept.
+            features = []
+        sized = self._settings(model, free=free, images=first.batch_size)
         relocation = None if free else self._relocation(model, first, sized.steps)
         starts = self._starts(clients, generators)
         solved = not isinstance(starts, str)
@@ -197,6 +206,7 @@ class AdjointMatching(GroupAttack):
             parametrisation=self._variables(model, sized),
             free={ADJOINT: Variable(self._adam(self.adjoint_rate * sized.adjoint_speed))} if free else {},
             relocation=relocation,
+            exchange=self._exchange(clients, sized.steps) if free and first.batch_size > 1 else None,
         )
         return clients.invert(
             inversion,
@@ -214,7 +224,8 @@ class AdjointMatching(GroupAttack):
         """Which start images, or those of each client, `[trials, 1, 3, height, width]`."""
         if self.start == "auto":
             hidden = [hidden_patches(simulation, clients.device) for simulation, _ in clients.each]
-            solvable = has_free_adjoint(clients.simulation.model, clients.observations[0])
+            first = clients.observations[0]
+            solvable = first.batch_size == 1 and has_free_adjoint(clients.simulation.model, first)
             if not solvable or not all(mask is not None and mask.any() for mask in hidden):
                 return "grey"
         elif self.start != "closed-form":
@@ -222,9 +233,9 @@ class AdjointMatching(GroupAttack):
         pairs = zip(clients.observations, generators, strict=True)
         return [closed_form_start(observation, self.trials, generator) for observation, generator in pairs]
 
-    def _settings(self, model: Victim, *, free: bool) -> AdjointSettings:
+    def _settings(self, model: Victim, *, free: bool, images: int = 1) -> AdjointSettings:
         """What was given, and what goes with the size of the input where nothing was."""
-        settings = settings_for(model.image_size, free=free)
+        settings = settings_for(model.image_size, free=free, images=images)
         given = {one.name: getattr(self, one.name, None) for one in fields(settings)}
         return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
@@ -234,7 +245,7 @@ class AdjointMatching(GroupAttack):
         return flags if model.image_size in TUNED else [*flags, "size-not-tuned"]
 
     def _adjoint(self, simulation: Simulation, observation: Observation, names: Sequence[str]) -> FreeAdjoint:
-        return free_adjoint(simulation, believed_gradients(simulation.view, observation, names))
+        return free_adjoint(simulation, believed_gradients(simulation.view, observation, names), observation.batch_size)
 
     # The whole network, where the adjoint is not free
 
@@ -266,6 +277,15 @@ class AdjointMatching(GroupAttack):
         if not self.relocation or not has_free_adjoint(model, observation):
             return None
         return position_relocation(model, every=self.relocation_every, until=int(steps * self.relocation_until))
+
+    def _exchange(self, clients: Clients, steps: int) -> Exchange | None:
+        """Between the images of a batch; None where patches do not stand where the client's stood, as far as is known."""
+        model, first = clients.simulation.model, clients.observations[0]
+        probe = torch.rand(first.batch_size, *first.image_shape, generator=torch.Generator().manual_seed(0))
+        if model.patch_size is None or not are_fed_as_they_are(clients.simulation, probe.to(first.device)):
+            return None
+        when = frozenset(range(_EXCHANGE_EVERY, int(steps * _EXCHANGE_UNTIL), _EXCHANGE_EVERY))
+        return Exchange(when, model.patch_size, {ADJOINT: cast(Any, model.network).num_prefix_tokens})
 
     # Terms
 

@@ -6,14 +6,13 @@ neighbours than a pixel of a photo, and each of its patches has more equations t
 
 from dataclasses import dataclass
 
+from privbench.adjoint import SMALL
 from privbench.inversion import Chroma, Constant, Decay, PatchBorders, PriorTerm, SquaredNorm, WeightedVariation
 
 __all__ = ["TUNED", "VARIATION", "AdjointSettings", "settings_for"]
 
 TUNED = (32, 224)
 """The sizes at which settings were chosen."""
-_SMALL = 64
-"""Pixels up to which an image counts as small."""
 VARIATION = "variation-weights"
 """Name of the weight of each pixel's variation in the context."""
 
@@ -61,16 +60,17 @@ class AdjointSettings:
         return terms
 
 
-def settings_for(image_size: int, *, free: bool) -> AdjointSettings:
+def settings_for(image_size: int, *, free: bool, images: int = 1) -> AdjointSettings:
     """The settings for images of `image_size` x `image_size` pixels.
 
     Args:
         image_size: Height and width in pixels.
         free: Whether the adjoint is a variable.
+        images: Of the batch.
     """
     if not free:
         return AdjointSettings(700, 0.015)
-    if image_size > _SMALL:
-        return AdjointSettings(1200, 0.05)
+    if image_size > SMALL:
+        return AdjointSettings(1200, 0.05) if images == 1 else AdjointSettings(2000, 0.05, 1.5, 0.06, chroma=0.5)
     priors = {"patch_prior": 0.1, "chroma": 0.01, "squared_norm": 0.003}
     return AdjointSettings(1250, 0.05, 0.01, 0.0005, **priors, adjoint_speed=4.0, emphasis=3.0)

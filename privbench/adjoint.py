@@ -22,6 +22,7 @@ from privbench.models import Victim, tokens_after
 __all__ = [
     "ADJOINT",
     "EQUATION_WEIGHTS",
+    "SMALL",
     "FreeAdjoint",
     "equation_weights",
     "first_block_simulator",
@@ -33,6 +34,8 @@ __all__ = [
     "variation_weights",
 ]
 
+SMALL = 64
+"""Pixels up to which an image counts as small."""
 ADJOINT = "adjoint"
 """Name of the variable: D in units of `FreeAdjoint.scale`."""
 _SCALE = "adjoint-scale"
@@ -59,11 +62,16 @@ class FreeAdjoint:
 
 
 def has_free_adjoint(model: Victim, observation: Observation) -> bool:
-    """Whether it applies: one image, and a vision transformer with a learned position table whose gradient was sent."""
-    if model.patch_size is None or observation.batch_size != 1 or not hasattr(model.network, "forward_intermediates"):
+    """Whether it applies: to a vision transformer with a learned position table whose gradient was sent.
+
+    Of several images only above 64 pixels: below them the whole network is small, and what its last block tells of each image
+    (`sample_features`) tells images apart better.
+    """
+    if model.patch_size is None or not hasattr(model.network, "forward_intermediates"):
         return False
     table = model.parts().position
-    return table is not None and table in observation.gradients
+    has_rows = table is not None and table in observation.gradients
+    return has_rows and (observation.batch_size == 1 or model.image_size > SMALL)
 
 
 def first_block_simulator(simulation: Simulation) -> Simulator:
@@ -77,7 +85,7 @@ def first_block_simulator(simulation: Simulation) -> Simulator:
     return loss
 
 
-def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor]) -> FreeAdjoint:
+def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor], images: int = 1) -> FreeAdjoint:
     """The derivative by the first block's input, which a residual network hands on: as much of it as the gradient tells.
 
     Tokens without a row of their own get a share of the shared "unknown" row; those of which nothing is known start at zero,
@@ -86,6 +94,7 @@ def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Fre
     Args:
         simulation: What the adversary believes of this client.
         gradients: The gradients that it compares with, the position table's among them.
+        images: Of the batch; each starts with an equal share of the sum.
     """
     model = simulation.model
     patches = patch_rows(model, gradients)
@@ -100,7 +109,7 @@ def free_adjoint(simulation: Simulation, gradients: Mapping[str, Tensor]) -> Fre
         present = present & ~torch.nn.functional.pad(hidden, (len(rows) - len(hidden), 0))
     typical = _median_where(present, sizes)
     scale = torch.where(present, sizes, typical)[:, None]
-    return FreeAdjoint(scale, (rows / scale)[None])
+    return FreeAdjoint(scale / images, (rows / scale).expand(images, -1, -1))
 
 
 def patch_rows(model: Victim, gradients: Mapping[str, Tensor]) -> Tensor:

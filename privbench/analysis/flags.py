@@ -30,7 +30,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "patches-not-all-found": "some patches are missing and filled with the mean patch, or occur as often as was guessed",
     "more-patches-than-width": "more tokens than the model is wide: the closed form does not determine all patches",
     "few-combinations": "adapters of a rank below the number of tokens: an image prior fills in what they leave open",
-    "free-adjoint-does-not-apply": "several images, or no position rows: the whole network was simulated instead",
+    "free-adjoint-does-not-apply": "several small images, or no position rows: the whole network was simulated instead",
     "size-not-tuned": "the attack's settings were chosen at 32 and 224 pixels, and this input has another size",
     "started-from-closed-form": "the optimisation started from what closed-form finds",
     "relocation-does-not-apply": "the attack's search for the right place of patches does not apply here and was left out",

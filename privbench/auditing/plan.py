@@ -112,7 +112,7 @@ def _passes(name: str, attack: Attack, victim: Victim, observation: Observation)
 def _passes_of_adjoint(attack: AdjointMatching, model: Victim, observation: Observation) -> float:
     """Its passes are of the first block alone where the adjoint is a variable."""
     free = attack.adjoint == "free" and has_free_adjoint(model, observation)
-    steps = attack.steps or settings_for(model.image_size, free=free).steps
+    steps = attack.steps or settings_for(model.image_size, free=free, images=observation.batch_size).steps
     share = 1 / max(len(list(getattr(model.network, "blocks", ()))), 1) if free else 1.0
     return _PASSES_A_STEP * steps * attack.trials * share * observation.batch_size
 

@@ -2,6 +2,7 @@
 
 from privbench.inversion.engine import Inversion, group_size
 from privbench.inversion.equations import PatchEquations, whitening
+from privbench.inversion.exchange import Exchange
 from privbench.inversion.matching import (
     GradientDistance,
     GuidedDistance,
@@ -57,6 +58,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Decay",
+    "Exchange",
     "From",
     "GradientDistance",
     "GuidedDistance",

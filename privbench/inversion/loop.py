@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from privbench.core import ComputeOptions, Failure, Progress
+from privbench.inversion.exchange import Exchange, exchanged, exchanged_rows, image_of_each_place
 from privbench.inversion.plan import Plan, settings_at
 from privbench.inversion.problem import Outcome, Problem, Target
 from privbench.inversion.registration import Consensus
@@ -96,6 +97,8 @@ class OptimisationLoop:
         state, inversion = self.state, self.inversion
         if inversion.relocation is not None and state.step in inversion.relocation.steps:
             self._relocate(inversion.relocation)
+        if inversion.exchange is not None and state.step in inversion.exchange.steps:
+            self._exchange(inversion.exchange)
         if inversion.consensus is not None and state.step in inversion.consensus.steps:
             self._agree(inversion.consensus)
         active = inversion.active(state.step)
@@ -124,6 +127,22 @@ class OptimisationLoop:
                 if torch.isfinite(candidate).all():
                     order = relocation_order(relocation.rows(candidate), observed).to(images.device)
                     self._move(moving, victim, trial, partial(relocation.rearrange, order=order))
+        self.state.moving = moving
+
+    def _exchange(self, exchange: Exchange) -> None:
+        """Exchanges the patches of every trial between the images of its batch, and what goes with them."""
+        moving = self.state.moving.like([tensor.clone() for tensor in self.state.moving.tensors])
+        size = exchange.patch_size
+        for victim in range(len(self.targets)):
+            for trial, images in enumerate(self._images(victim)):
+                if not torch.isfinite(images).all():
+                    continue
+                order = image_of_each_place(images, size)
+                self._move(moving, victim, trial, partial(exchanged, order=order, patch_size=size))
+                for name, first in exchange.rows.items():
+                    for part in (moving.values, moving.first, moving.second):
+                        if name in part:
+                            part[name][victim, trial] = exchanged_rows(part[name][victim, trial], order, first)
         self.state.moving = moving
 
     def _move(self, moving: Moving, victim: int, trial: int, move: Callable[[Tensor], Tensor]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from privbench.core import GradientTransform
+from privbench.inversion.exchange import Exchange
 from privbench.inversion.registration import Consensus
 from privbench.inversion.relocation import Relocation
 from privbench.inversion.step import Objective, Simulator, Step
@@ -62,6 +63,7 @@ class Problem:
         parametrisation: The variables that make up the images.
         free: Variables besides these, which the simulator finds in its context.
         relocation: Moves of patches, None for none.
+        exchange: Exchanges of patches between the images of a batch, None for none.
         consensus: What the trials agree on, a free variable that the loop renews; None for none.
         phase: The name of the schedule's phase at a progress in [0, 1), for display and trace.
         send: What the attacker does to a simulated gradient before it is compared; None for nothing.
@@ -75,6 +77,7 @@ class Problem:
     parametrisation: Parametrisation
     free: Mapping[str, Variable] = field(default_factory=dict)
     relocation: Relocation | None = None
+    exchange: Exchange | None = None
     consensus: Consensus | None = None
     phase: Callable[[float], str] = lambda _: "matching"
     send: GradientTransform | None = None

@@ -1,5 +1,7 @@
 """Adjoint matching: the simulated first block has the client's gradients, the adjoint starts at what the gradient tells."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from privbench.client import observe
 from privbench.core import ModelInput, Observation, Progress, ThreatModel, build_defense
 from privbench.data import open_images
 from privbench.models import client_loss, load_victim, resolve_victim, tokens_after
+from privbench.resolving.options import RunOptions
+from privbench.resolving.resolve import resolve_cases
+from privbench.runner.context import load_case
 from tests.conformance import client_update
 
 
@@ -79,7 +84,7 @@ def test_hidden_patches_share_the_unknown_rows_gradient_and_move_as_the_median_t
     assert (patch_sizes(simulation, update.observation.gradients)[mask] == 0.5).all()
 
 
-def test_it_applies_to_one_image_with_learned_positions() -> None:
+def test_it_applies_to_one_small_image_with_learned_positions() -> None:
     for defense, batch, applies in (("none", 1, True), ("none", 2, False), ("no-pe", 1, False), ("naive-shuffle", 1, True)):
         observation = client_update(defense, batch=batch).observation
         assert has_free_adjoint(simulate(observation).model, observation) == applies, (defense, batch)
@@ -141,3 +146,26 @@ def test_a_photo_comes_back_recognisably_with_the_default_settings() -> None:
     observation, images = _photo()
     found = AdjointMatching.from_preset(None, {})(observation, generator=torch.Generator().manual_seed(0))
     assert float((found.images - images).square().mean()) < 0.01
+
+
+def test_each_image_of_a_batch_starts_with_an_equal_share_of_the_adjoint() -> None:
+    observation = client_update(batch=2).observation
+    adjoint = free_adjoint(simulate(observation), observation.gradients, 2)
+    table = observation.gradients["network.pos_embed"].flatten(0, -2)
+    assert adjoint.start.shape == (2, *table.shape)
+    assert torch.equal(adjoint.start[0], adjoint.start[1])
+    assert torch.allclose((adjoint.start * adjoint.scale).sum(dim=0), table, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("defense", ["none", "naive-shuffle"])
+def test_photos_of_a_batch_have_adjoints_of_their_own(defense: str) -> None:
+    options = {"model": "vit_tiny_patch16_224", "image_size": 96, "weights": "random", "batch_size": 2, "indices": "0,1"}
+    case = resolve_cases(cast(RunOptions, {"defense": defense, **options}))[0]
+    observation, _ = load_case(case, torch.device("cpu")).observe(0)
+    attack = AdjointMatching(steps=75)
+    found = attack(observation, generator=torch.Generator().manual_seed(0))
+    assert "free-adjoint-does-not-apply" not in found.flags
+    assert found.images.shape == (2, 3, 96, 96)
+    assert torch.isfinite(found.images).all()
+    assert not torch.equal(found.images[0], found.images[1])
+    assert "features" not in found.losses

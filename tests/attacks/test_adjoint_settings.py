@@ -12,7 +12,15 @@ def test_small_images_trust_their_priors_less_than_photos() -> None:
     small, large = (settings_for(size, free=True) for size in TUNED)
     for name in ("total_variation", "total_variation_end", "patch_prior", "chroma", "squared_norm"):
         assert getattr(small, name) < getattr(large, name), name
-    assert small.adjoint_speed > large.adjoint_speed and small.emphasis > large.emphasis
+    assert small.adjoint_speed > large.adjoint_speed
+    assert small.emphasis > large.emphasis
+
+
+def test_photos_in_a_batch_are_told_apart_by_stronger_priors() -> None:
+    one, several = (settings_for(224, free=True, images=images) for images in (1, 4))
+    assert several.total_variation > one.total_variation
+    assert several.chroma > one.chroma
+    assert settings_for(32, free=True, images=4) == settings_for(32, free=True)
 
 
 @pytest.mark.parametrize("free", [True, False])
