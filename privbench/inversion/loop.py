@@ -40,6 +40,11 @@ class _State:
         tensors = {name: {key: one.clone() for key, one in part.items()} for name, part in vars(self.moving).items()}
         return {"step": self.step, "failures": list(self.failures), **tensors}
 
+    def is_like(self, saved: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of the same variables; one of an older version of an attack may be of others."""
+        found = saved["values"]
+        return {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in self.moving.values.items()}
+
     def restore(self, saved: Mapping[str, Any]) -> None:
         self.step, self.failures = int(saved["step"]), list(saved["failures"])
         device = next(iter(self.moving.values.values())).device
@@ -70,8 +75,10 @@ class OptimisationLoop:
     def complete(self) -> list[Outcome | Failure]:
         """Runs the steps that are left; one outcome for each target."""
         saved = self.progress.restore()
-        if saved is not None:
+        if saved is not None and self.state.is_like(saved):
             self.state.restore(saved)
+        elif saved is not None:
+            self.progress.note("the checkpoint is of other variables than this attack has; it starts anew")
         steps, begun = self.inversion.steps, self.state.step
         while self.state.step < steps and not all(self.state.failures):
             before = time.perf_counter()

@@ -258,6 +258,21 @@ def test_an_interrupted_run_goes_on_bit_for_bit(generator: torch.Generator, step
     assert resumed.reports == [report for report in whole.reports if report[0] > 30]
 
 
+def test_a_checkpoint_of_other_variables_is_told_and_not_used(generator: torch.Generator) -> None:
+    problem = problem_for(generator, steps=20)
+    target = target_for(problem, torch.rand(SHAPE, generator=generator))
+    (expected,) = solve(problem, target)
+    broken = Keeper(stop_at=10)
+    with pytest.raises(KeyboardInterrupt):
+        solve(problem, target, progress=broken)
+    assert broken.saved is not None
+    other = {**broken.saved, "values": {"another": torch.zeros(1)}}
+    keeper = Keeper(saved=other)
+    (actual,) = solve(problem, target, progress=keeper)
+    assert torch.equal(actual.images, expected.images)
+    assert any("starts anew" in note for note in keeper.notes)
+
+
 def test_reports_carry_step_phase_and_the_losses_of_every_victim(generator: torch.Generator) -> None:
     keeper = Keeper()
     problem = problem_for(generator, steps=25, phase=lambda share: "early" if share <= 0.5 else "late")
