@@ -67,18 +67,19 @@ def test_the_published_preset_has_the_published_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"),
+    ("name", "photo", "steps"),
     [
-        ("inverting-gradients", 1.5),
-        pytest.param("gradinversion", 1.5, marks=pytest.mark.nightly),
-        pytest.param("april-optimisation", 1.5, marks=pytest.mark.nightly),
+        ("inverting-gradients", 3, 59),
+        # The victim is sure of most photos, whose gradients are small; these two match differences and not directions.
+        pytest.param("gradinversion", 1, 150, marks=pytest.mark.nightly),
+        pytest.param("april-optimisation", 1, 150, marks=pytest.mark.nightly),
     ],
 )
-def test_the_matching_loss_falls_on_the_embedded_victim(name: str, least: float) -> None:
-    observation, _ = update(photo=3)
+def test_the_matching_loss_falls_on_the_embedded_victim(name: str, photo: int, steps: int) -> None:
+    observation, _ = update(photo=photo)
     trace = Trace()
-    result = attacked(built(name, steps=59), observation, trace)
-    assert result.losses["gradient"] * least < trace.rows[0]["gradient"]
+    result = attacked(built(name, steps=steps), observation, trace)
+    assert result.losses["gradient"] * 1.5 < trace.rows[0]["gradient"]
 
 
 def test_signed_steps_do_not_depend_on_the_size_of_the_gradient() -> None:
@@ -106,7 +107,7 @@ def test_april_falls_by_its_position_term_alone_and_needs_a_learned_table() -> N
 def test_gradinversion_pulls_its_trials_together() -> None:
     observation, _ = update(photo=3)
     apart, together = (
-        attacked(built("gradinversion", steps=40, registration=weight, gradient=1e-6), observation).losses
+        attacked(built("gradinversion", steps=40, registration=weight, gradient=1e-6, bn_prior=0.0), observation).losses
         for weight in (1e-9, 1.0)
     )
     assert together["registration"] < 0.2 * apart["registration"]
