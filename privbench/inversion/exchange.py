@@ -19,6 +19,7 @@ from privbench.core.patches import from_patches, to_patches
 __all__ = ["Exchange", "exchanged", "exchanged_rows", "image_of_each_place"]
 
 _SURE = 1e-9
+"""Least cost that a certainty is divided by, in [0, 1] pixels."""
 _TURNS = 20
 """Turns over all places, at most."""
 
@@ -47,11 +48,11 @@ def image_of_each_place(images: Tensor, patch_size: int) -> Tensor:
     every place is dealt anew by all of its neighbours, until nothing changes.
 
     Args:
-        images: `[batch, 3, height, width]`.
+        images: `[batch, 3, height, width]` in [0, 1].
         patch_size: In pixels.
 
     Returns:
-        `[places, batch]` int64: image i takes the patch of image `order[place, i]`. The surest place keeps its own.
+        `[places, batch]` int64: image i takes the patch of image `order[place, i]`. Which image is the first is left open.
     """
     height, width = images.shape[-2] // patch_size, images.shape[-1] // patch_size
     patches = to_patches(images.detach().double(), patch_size)

@@ -21,6 +21,7 @@ from privbench.attacks.adjoint_matching import AdjointMatching
 from privbench.client import observe
 from privbench.core import ModelInput, Observation, Progress, ThreatModel, build_defense
 from privbench.data import open_images
+from privbench.inversion.exchange import image_of_each_place
 from privbench.models import client_loss, load_victim, resolve_victim, tokens_after
 from privbench.resolving.options import RunOptions
 from privbench.resolving.resolve import resolve_cases
@@ -157,13 +158,25 @@ def test_each_image_of_a_batch_starts_with_an_equal_share_of_the_adjoint() -> No
     assert torch.allclose((adjoint.start * adjoint.scale).sum(dim=0), table, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("defense", ["none", "naive-shuffle"])
-def test_photos_of_a_batch_have_adjoints_of_their_own(defense: str) -> None:
+@pytest.mark.parametrize(
+    ("defense", "adversary", "exchanges"),
+    [("none", "unaware", 1), ("naive-shuffle", "unaware", 1), ("naive-shuffle", "oracle", 0)],
+)
+def test_photos_of_a_batch_have_adjoints_of_their_own_and_exchange_patches_where_these_stand_still(
+    defense: str, adversary: str, exchanges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorted_images = []
+
+    def counted(images: Tensor, patch_size: int) -> Tensor:
+        sorted_images.append(images)
+        return image_of_each_place(images, patch_size)
+
+    monkeypatch.setattr("privbench.inversion.loop.image_of_each_place", counted)
     options = {"model": "vit_tiny_patch16_224", "image_size": 96, "weights": "random", "batch_size": 2, "indices": "0,1"}
-    case = resolve_cases(cast(RunOptions, {"defense": defense, **options}))[0]
+    case = resolve_cases(cast(RunOptions, {"defense": defense, "adversary": adversary, **options}))[0]
     observation, _ = load_case(case, torch.device("cpu")).observe(0)
-    attack = AdjointMatching(steps=75)
-    found = attack(observation, generator=torch.Generator().manual_seed(0))
+    found = AdjointMatching(steps=75)(observation, generator=torch.Generator().manual_seed(0))
+    assert len(sorted_images) == exchanges  # before step 50
     assert "free-adjoint-does-not-apply" not in found.flags
     assert found.images.shape == (2, 3, 96, 96)
     assert torch.isfinite(found.images).all()
