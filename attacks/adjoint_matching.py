@@ -97,7 +97,8 @@ class AdjointMatching(GroupAttack):
     }
 
     steps: Annotated[int, Field(gt=0)] | None = None
-    """Optimisation steps of each trial; None: 1200, up to 64 pixels 1250, and 700 where the adjoint is not free."""
+    """Optimisation steps of each trial; None: 1200 (several images 2000), up to 64 pixels 1250, and 700 where the adjoint
+    is not free."""
     trials: Annotated[int, Field(gt=0)] = 1
     """Independent trials, run side by side; the one with the smallest matching loss is returned."""
     adjoint: Literal["free", "network"] = "free"
@@ -236,8 +237,7 @@ class AdjointMatching(GroupAttack):
     def _settings(self, model: Victim, *, free: bool, images: int = 1) -> AdjointSettings:
         """What was given, and what goes with the size of the input where nothing was."""
         settings = settings_for(model.image_size, free=free, images=images)
-        given = {one.name: getattr(self, one.name, None) for one in fields(settings)}
-        return replace(settings, **{name: value for name, value in given.items() if value is not None})
+        return replace(settings, **self.model_dump(include={one.name for one in fields(settings)}, exclude_none=True))
 
     def _flags(self, model: Victim, *, free: bool, solved: bool) -> list[str]:
         flags = [] if free or self.adjoint == "network" else ["free-adjoint-does-not-apply"]

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 
 from privbench.core.patches import from_patches, to_patches
@@ -52,11 +54,14 @@ def image_of_each_place(images: Tensor, patch_size: int) -> Tensor:
         patch_size: In pixels.
 
     Returns:
-        `[places, batch]` int64: image i takes the patch of image `order[place, i]`. Which image is the first is left open.
+        `[places, batch]` int64: image i takes the patch of image `order[place, i]`. Borders do not tell which
+        image is the first: as many patches as can be stay in theirs, and with them what no patch has a row of.
     """
     height, width = images.shape[-2] // patch_size, images.shape[-1] // patch_size
     patches = to_patches(images.detach().double(), patch_size)
     edges = _edges(height, width)
+    if not edges:  # One patch is the whole image.
+        return torch.arange(len(images), device=images.device)[None]
     costs = {edge: _border(patches, *edge, below=edge[1] - edge[0] == width and width > 1).cpu().numpy() for edge in edges}
     order = _by_surest(costs, height * width, len(images))
     near: list[list[tuple[int, _Costs]]] = [[] for _ in range(height * width)]
@@ -72,7 +77,7 @@ def image_of_each_place(images: Tensor, patch_size: int) -> Tensor:
             order[place, image] = patch
         if (order == before).all():
             break
-    return torch.from_numpy(order).to(images.device)
+    return torch.from_numpy(_numbered(order)).to(images.device)
 
 
 def exchanged(images: Tensor, order: Tensor, patch_size: int) -> Tensor:
@@ -108,7 +113,7 @@ def _border(patches: Tensor, one: int, other: int, *, below: bool) -> Tensor:
 
 def _by_surest(costs: Mapping[tuple[int, int], _Costs], places: int, images: int) -> NDArray[np.int64]:
     """`[places, images]`, by a tree of the neighbours that tell most surely which of their patches go together."""
-    ranked = []
+    together, doubts = {}, []
     for edge, cost in costs.items():
         rows, columns = linear_sum_assignment(cost)
         least, second = float(cost[rows, columns].sum()), np.inf
@@ -116,18 +121,21 @@ def _by_surest(costs: Mapping[tuple[int, int], _Costs], places: int, images: int
             without = cost.copy()
             without[row, column] = cost.max() * images + 1
             second = min(second, float(without[linear_sum_assignment(without)].sum()))
-        ranked.append(((second - least) / (least + _SURE), edge, columns))
-    group = list(range(places))
+        # Patch a of the one place goes with patch columns[a] of the other.
+        together[edge], together[edge[::-1]] = columns, np.argsort(columns)
+        doubts.append(-(second - least) / (least + _SURE))
+    ones, others = zip(*costs, strict=True)
+    graph = coo_array((1 + np.argsort(np.argsort(doubts, kind="stable")), (ones, others)), shape=(places, places))
     order = np.tile(np.arange(images), (places, 1))
-    for _, (one, other), columns in sorted(ranked, key=lambda entry: -entry[0]):
-        if group[one] == group[other]:
-            continue
-        # Patch a of the one place goes with patch columns[a] of the other: all of the other's group turn with it.
-        wanted = columns[order[one]]
-        turn = np.argsort(order[other])[wanted]
-        gone = group[other]
-        for place in range(places):
-            if group[place] == gone:
-                order[place] = order[place][turn]
-                group[place] = group[one]
+    reached, parents = breadth_first_order(minimum_spanning_tree(graph), 0, directed=False)
+    for place in reached[1:]:
+        order[place] = together[int(parents[place]), int(place)][order[parents[place]]]
     return order
+
+
+def _numbered(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same images, numbered so that as many patches as can be stay in theirs."""
+    images = order.shape[1]
+    stay = (order[:, :, None] == np.arange(images)).sum(axis=0)
+    old, new = linear_sum_assignment(stay, maximize=True)
+    return order[:, old[np.argsort(new)]]

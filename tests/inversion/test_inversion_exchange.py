@@ -41,6 +41,19 @@ def test_sorted_images_stay_as_they_are(generator: torch.Generator) -> None:
     assert torch.equal(exchanged(truth, image_of_each_place(truth, 4), 4), truth)
 
 
+def test_most_patches_stay_in_their_image(generator: torch.Generator) -> None:
+    """What no patch has a row of, like the classification token, stays, and belongs to most of the patches."""
+    truth = smooth(3, generator)
+    order = torch.arange(3).repeat(64, 1)
+    order[:20] = torch.tensor([1, 2, 0])
+    mixed = exchanged(truth, order, 4)
+    assert torch.equal(exchanged(mixed, image_of_each_place(mixed, 4), 4), truth)
+
+
+def test_an_image_of_one_patch_stays(generator: torch.Generator) -> None:
+    assert image_of_each_place(smooth(2, generator), 32).tolist() == [[0, 1]]
+
+
 def test_equal_images_stay_as_they_are(generator: torch.Generator) -> None:
     truth = smooth(1, generator).expand(3, -1, -1, -1)
     assert torch.equal(exchanged(truth, image_of_each_place(truth, 4), 4), truth)
