@@ -5,6 +5,7 @@ python -m benchmarks.local_steps --data cifar10/ --images 8 [--attack closed-for
 
 import argparse
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -95,7 +96,7 @@ def main() -> None:
                     refused = str(error)[:60]
                     break
                 values.append(float(psnr(found.images, secret.images)))
-            cells.append(refused or f"{sum(values) / len(values):.1f} ({min(values):.1f})")
+            cells.append(refused or f"{fmean(values):.1f} ({min(values):.1f})")
         print(f"| {client} | " + " | ".join(cells) + " |", flush=True)
 
 

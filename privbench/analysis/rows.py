@@ -1,6 +1,7 @@
 """One row of the leaderboard: what was measured, and what a record or a failure says of it."""
 
 from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from privbench.analysis.sok import sok_model
@@ -36,7 +37,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "suspicion": record.suspicion,
         "accuracy": record.victim_accuracy,
         "accuracy_images": record.victim_accuracy_images,
-        "seconds_per_image": sum(image.seconds for image in record.images) / len(record.images),
+        "seconds_per_image": fmean(image.seconds for image in record.images),
         "device": record.provenance.device,
         "seed": case.seed,
         "version": record.provenance.version,
@@ -113,4 +114,4 @@ def _accuracy(record: Record, values: list[float | None]) -> float | None:
     """Mean over the images about which something was inferred; a failed attack inferred nothing right."""
     known = [value for value in values if value is not None]
     failures = sum(image.failure is not None for image in record.images)
-    return sum(known) / (len(known) + failures) if known else None
+    return fmean([*known, *[0.0] * failures]) if known else None

@@ -1,6 +1,7 @@
 """Scores as words: how tables, pictures and pages write them."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from privbench.core import ImageResult, Interval, mean_explained
 
@@ -84,4 +85,4 @@ def mean_score(images: Sequence[ImageResult], metric: str) -> float | None:
     """The mean of a metric over images; None where one has no such score."""
     scores = [image.scores.get(metric) for image in images]
     known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known and len(known) == len(scores) else None
+    return fmean(known) if known and len(known) == len(scores) else None

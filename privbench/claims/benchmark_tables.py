@@ -8,6 +8,7 @@ import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -119,7 +120,7 @@ def table_difference(comparison: TableComparison, folder: Path) -> tuple[Interva
         difference = paired_difference(below, above, seed=0).interval
     else:
         difference = student_interval([one - other for one, other in zip(above, below, strict=True)])
-    return difference, sum(above) / len(pairs), sum(below) / len(pairs)
+    return difference, fmean(above), fmean(below)
 
 
 def _values(comparison: TableComparison, side: TableSide, rows: list[dict[str, str]]) -> dict[str, float]:

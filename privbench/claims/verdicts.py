@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from privbench.claims.benchmark_tables import SEEDS, TableComparison, table_difference
@@ -160,7 +161,7 @@ def _of_records(comparison: Comparison, evidence: Evidence) -> Finding:
     at_most = [_verdict(paired_difference(second, first, seed=0).interval, comparison.margin)[0] for first, second in ends]
     if any(end != verdict for end in at_most) and verdict != "inconclusive":
         verdict, reason = "inconclusive", f"{_MISSING if missing else _BOUND}; so far it {verdict}"
-    sides = [Measured(sum(values) / len(values), side.used) for values, side in ((above, higher), (below, lower))]
+    sides = [Measured(fmean(values), side.used) for values, side in ((above, higher), (below, lower))]
     return Finding(comparison, verdict, reason, detail, difference, True, *sides)
 
 
@@ -209,10 +210,7 @@ def _of_runs(
     chosen = [max(pairs, key=lambda pair: min(measured.utility.images for measured in pair)) for pairs in runs]
     difference = student_interval([one.mean - other.mean for one, other in chosen])
     verdict, reason = _verdict(difference, comparison.margin, SEEDS, "seeds")
-    both = [
-        Measured(sum(one.mean for one in side) / len(side), tuple(one.path for one in side))
-        for side in zip(*chosen, strict=True)
-    ]
+    both = [Measured(fmean(one.mean for one in side), tuple(one.path for one in side)) for side in zip(*chosen, strict=True)]
     return Finding(comparison, verdict, reason, "", difference, True, *both)
 
 

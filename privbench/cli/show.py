@@ -1,5 +1,6 @@
 """`privbench show`: one case."""
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +47,7 @@ def _show(found: "FoundCase", record: "Record") -> None:
         console.print(members_table(record, label))
     losses = {name: [image.losses[name] for image in record.images if name in image.losses] for name in record.images[0].losses}
     if losses:
-        click.echo("final losses, means: " + ", ".join(f"{name} {sum(v) / len(v):.3g}" for name, v in losses.items()))
+        click.echo("final losses, means: " + ", ".join(f"{name} {fmean(v):.3g}" for name, v in losses.items()))
     click.echo("flags: " + (", ".join(record.flags) or "none"))
     for line in footnotes([record], [label]):
         click.echo(line)

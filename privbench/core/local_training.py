@@ -1,6 +1,7 @@
 """What a client does that trains before it sends: `LocalTraining`."""
 
 from collections.abc import Mapping
+from math import fsum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -80,7 +81,7 @@ class LocalTraining(StrictPart):
             return float(self.steps)
         # A gradient counts once at its own step and, decayed, at all later ones.
         decay = self.momentum
-        return sum((1 - decay ** (self.steps - step)) / (1 - decay) for step in range(self.steps))
+        return fsum((1 - decay ** (self.steps - step)) / (1 - decay) for step in range(self.steps))
 
     def __str__(self) -> str:
         parts = [self.optimiser, f"lr {self.learning_rate:g}", f"{self.steps} step{'s' if self.steps > 1 else ''}"]

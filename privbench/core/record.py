@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -101,7 +102,7 @@ def mean_explained(images: Sequence[ImageResult]) -> float | None:
     """
     shares = [0.0 if image.failure else image.explained for image in images]
     known = [max(share, 0.0) for share in shares if share is not None]
-    return sum(known) / len(known) if len(known) == len(shares) else None
+    return fmean(known) if len(known) == len(shares) else None
 
 
 class MemberResult(StrictPart):

@@ -1,5 +1,7 @@
 """What a victim can still do on test images under its defense: by `privbench evaluate`, joined to the leaderboard."""
 
+from math import fsum
+from statistics import fmean
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -97,7 +99,7 @@ class UtilityReport(Stored):
     def mean_corrupted_accuracy(self) -> float | None:
         """Over all corruptions and severities; None where it was not measured."""
         values = [value for row in self.corrupted_accuracy.values() for value in row]
-        return sum(values) / len(values) if values else None
+        return fmean(values) if values else None
 
     def mean_corruption_error(self, reference: "UtilityReport") -> float:
         """mCE: each corruption's error over the severities relative to a reference's, averaged (Hendrycks and Dietterich).
@@ -120,7 +122,7 @@ class UtilityReport(Stored):
                 f"{self.images} images of {self.dataset} against {reference.images} of {reference.dataset}; accepted: the same"
             )
         errors = [
-            (len(row) - sum(row)) / max(len(row) - sum(reference.corrupted_accuracy[name]), 1e-9)
+            (len(row) - fsum(row)) / max(len(row) - fsum(reference.corrupted_accuracy[name]), 1e-9)
             for name, row in self.corrupted_accuracy.items()
         ]
-        return sum(errors) / len(errors)
+        return fmean(errors)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import torch
@@ -147,7 +148,7 @@ def _places(images: str, results: Sequence[Sequence[ImageResult]]) -> tuple[list
         raise UserError(
             f"'{images}' chooses no images; accepted: a number, or of {', '.join(_RANKS)}, such as best,median,worst"
         )
-    means = [sum(result[place].scores.get("psnr") or 0.0 for result in results) / len(results) for place in range(count)]
+    means = [fmean(result[place].scores.get("psnr") or 0.0 for result in results) for place in range(count)]
     order = sorted(range(count), key=lambda place: -means[place])
     at = {"best": order[0], "median": order[count // 2], "worst": order[-1]}
     chosen = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

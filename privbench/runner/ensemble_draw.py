@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -168,7 +169,7 @@ class EnsembleDraw:
                     for attempts in self.attempts
                     if {weaker, stronger} <= (scores := {a.member: a.result.scores["psnr"] for a in attempts}).keys()
                 ]
-                if gaps and sum(gaps) / len(gaps) >= _MARGIN:
+                if gaps and fmean(gaps) >= _MARGIN:
                     self.flags.add("weaker-beat-stronger")
 
     # The highest leakage
@@ -212,7 +213,7 @@ def over_draws(draws: Sequence[Sequence[ImageResult]]) -> tuple[ImageResult, ...
     """Scores as means over draws; steps and seconds as sums; all else as in the first draw."""
 
     def mean(mappings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: sum(mapping[name] for mapping in mappings) / len(mappings) for name in mappings[0]}
+        return {name: fmean(mapping[name] for mapping in mappings) for name in mappings[0]}
 
     return tuple(
         same[0].model_copy(

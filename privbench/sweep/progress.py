@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from privbench.core import Case, FailedCase, Record
 from privbench.store.case_folder import CaseFolder
@@ -74,7 +75,7 @@ class SweepProgress:
             elif every:
                 paces = self._pace.get(case.attack.name, every)
                 spent = self._clock() - self._began[identity] if identity in self._began else 0.0
-                total += max(sum(paces) / len(paces) * len(case.data.indices) - spent, 0.0)
+                total += max(fmean(paces) * len(case.data.indices) - spent, 0.0)
             else:
                 return None
         return total / max(workers, 1)

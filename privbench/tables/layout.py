@@ -1,5 +1,7 @@
 """The style of all tables of a terminal, and what several of them say."""
 
+from statistics import fmean
+
 from rich import box
 from rich.table import Table
 
@@ -46,4 +48,4 @@ def setting_title(record: Record, label: str | None) -> str:
 
 def mean_seconds(record: Record) -> float:
     """Seconds of the attack, the mean over the images."""
-    return sum(image.seconds for image in record.images) / len(record.images)
+    return fmean(image.seconds for image in record.images)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from privbench.core import Case
 from privbench.core.labels import defense_label
@@ -96,7 +97,7 @@ def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for name in dict.fromkeys(name for mapping in losses for name in mapping):
         values = [mapping[name] for mapping in losses if name in mapping]
         finite = [value for value in values if math.isfinite(value)]
-        means[name] = sum(finite) / len(finite) if finite else values[0]
+        means[name] = fmean(finite) if finite else values[0]
     return means
 
 
