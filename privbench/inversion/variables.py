@@ -187,7 +187,7 @@ class Pyramid(Parametrisation):
         total = values[_level(self.sizes[-1])]
         for size in self.sizes[:-1]:
             total = total + self._enlarged(values[_level(size)])
-        return 0.5 + torch.einsum("ck,...khw->...chw", torch.tensor(_COLOUR, dtype=total.dtype, device=total.device), total)
+        return 0.5 + torch.einsum("ck,...khw->...chw", torch.tensor(_COLOUR, dtype=total.dtype).to(total.device), total)
 
     def moved(self, moving: Moving, move: Callable[[Tensor], Tensor]) -> Moving:
         """The finest level takes up the difference, and its moments move with the pixels; coarser levels stay."""

@@ -101,7 +101,7 @@ class Slope(LinearOperator):  # type: ignore[misc]  # scipy has no types
         wanted = list(self.update.parameters.values())
         changes = torch.autograd.grad(self.across, wanted, moved, retain_graph=True, allow_unused=True, materialize_grads=True)
         seen = without(self.left_out, self.update.joined(changes).double())
-        return torch.cat([seen, self.variables.damping * units]).cpu().numpy()
+        return torch.cat([seen, self.variables.damping * units]).detach().cpu().numpy()
 
     def _rmatvec(self, errors: _Vector) -> _Vector:
         seen, below = torch.split(self._tensor(errors), [len(self.update.observed), self.fed.numel()])
@@ -114,7 +114,7 @@ class Slope(LinearOperator):  # type: ignore[misc]  # scipy has no types
         ]
         pulled = torch.autograd.grad([down for down, _ in moving], self.fed, [part for _, part in moving], retain_graph=True)[0]
         units = (pulled * self.spread).flatten().double() + self.variables.damping * below
-        return self.variables.pulled(units).cpu().numpy()
+        return self.variables.pulled(units).detach().cpu().numpy()
 
     def _tensor(self, array: _Vector) -> Tensor:
         return torch.from_numpy(np.ravel(array)).to(self.left_out)

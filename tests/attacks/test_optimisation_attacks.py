@@ -151,12 +151,12 @@ def sigmoid_network() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["dlg", "idlg"])
 def test_deep_leakage_recovers_image_and_label_of_a_small_random_network(name: str, preset: str) -> None:
     observation, secret = update(model="sigmoid", weights="random", photo=1)
-    attack = built(name, preset, steps=30, trials=3)
+    attack = built(name, preset, steps=30, trials=6)  # of single starts about half end elsewhere
     result = attacked(attack, observation)
     assert psnr(result.images, secret.images) > 30
     assert result.labels is not None
     assert result.labels.tolist() == secret.labels.tolist()
-    assert result.steps == 90
+    assert result.steps == 6 * 30
 
 
 @pytest.mark.parametrize("name", ["dlg", "idlg"])

@@ -28,7 +28,7 @@ def client_of(images: torch.Tensor) -> tuple[Observation, Secret]:
 
 
 def test_every_patch_comes_back_and_borders_are_all_that_orders_them() -> None:
-    observation, secret = update("no-pe", photo=1)
+    observation, secret = update("no-pe", photo=0)
     result = attacked(Subspace(), observation)
     assert result.flags == ("order-inferred",)
     assert (result.losses["found"], result.losses["missing"]) == (64, 0)
