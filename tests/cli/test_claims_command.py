@@ -79,9 +79,9 @@ def test_the_committed_study_runs_cut_down_and_leaves_no_claim_of_it_unmeasured(
     page = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert "holds**" not in page
     # All but what needs victims that `make victims` trains.
-    missing = re.findall(r"no record of gradvit:steps=2 on ([^;)|]*)", page)
+    missing = re.findall(r"no record of relocation-matching:steps=2 on ([^;)|]*)", page)
     assert [side for side in missing if ".safetensors" not in side] == []
     assert "no record of inverting-gradients" not in page
     verdicts = dict(line.rsplit(maxsplit=1)[::-1] for line in answer.stdout.splitlines()[:-1])
-    assert verdicts["larger-batches-protect"].strip() == "inconclusive"
+    assert verdicts["the-schedule-beats-constant-weights"].strip() == "inconclusive"
     assert "only 2 of at least 16 images" in page

@@ -83,7 +83,8 @@ def test_what_needs_pictures_or_computes_again_takes_a_url(privbench: Cli, tmp_p
     ok(privbench("report", "out", "-o", "out.html"))
     pages = [(tmp_path / name).read_text() for name in ("url.html", "out.html")]
     assert f"privbench verify {case}" in pages[0]
-    assert pages[0].count("data:image/png") == pages[1].count("data:image/png") == 2
+    # Two photos, and of each in both cases what the client fed its model and what came back.
+    assert pages[0].count("data:image/webp") == pages[1].count("data:image/webp") == 2 + 2 * 2 * 2
 
     ok(privbench("calibrate", URL, "--no-download"))
     ok(privbench("identify", URL, "--candidates", "3", "--no-download"))
