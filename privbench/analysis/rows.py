@@ -1,6 +1,7 @@
 """One row of the leaderboard: what was measured, and what a record or a failure says of it."""
 
 from collections import Counter
+from math import fsum
 from statistics import fmean
 from typing import Any
 
@@ -114,4 +115,4 @@ def _accuracy(record: Record, values: list[float | None]) -> float | None:
     """Mean over the images about which something was inferred; a failed attack inferred nothing right."""
     known = [value for value in values if value is not None]
     failures = sum(image.failure is not None for image in record.images)
-    return fmean([*known, *[0.0] * failures]) if known else None
+    return fsum(known) / (len(known) + failures) if known else None
