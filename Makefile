@@ -57,7 +57,7 @@ prices: victims
 	done; done
 	for defense in none stochastic-layers; do \
 	  $(EVALUATE) --defense $$defense --weights $(VICTIMS)/utility-$$defense-seed0/vit_mini_patch4_32.$$defense.safetensors \
-	    --limit 128 --draws 3 --measure attacks,corruptions --output $(RUNS)/claims; \
+	    --limit 512 --draws 3 --measure attacks,corruptions --output $(RUNS)/claims; \
 	done
 	$(EVALUATE) --defense mjp --weights $(VICTIMS)/utility-mjp_mask_ratio_0.1-seed0/vit_mini_patch4_32.mjp.safetensors \
 	  --measure jigsaw,positions --keep-positions --output $(RUNS)/positions

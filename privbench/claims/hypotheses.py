@@ -113,7 +113,7 @@ class Comparison(ClaimPart):
     attacker: Literal["unaware", "aware"] | None = None
     """Whose attack it is, where a claim is tested against attackers who know the defense and such who do not."""
     by_sign: bool = False
-    """Whether two numbers without intervals decide."""
+    """Whether numbers without intervals decide; where one side has an interval over draws, that has to leave out the margin."""
     uninformed: float | None = None
     """Of a measure of errors: what a guess that knows nothing scores. Where neither side is below, nothing is decided."""
 

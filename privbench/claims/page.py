@@ -32,9 +32,10 @@ its comparisons hold, and does not hold where one does not; it holds only for un
 those who know the defense, and holds for others. Where several attacks are named, the highest leakage of each image counts; one
 that is missing leaves open what it could change at most. Utility reports are of victims trained by one recipe, but for the
 defense, and of the same test images, whose outcomes the files do not hold: the interval of their difference is that of
-independent samples, wider than a paired one would be. Where victims were trained by several seeds, they are paired by seed, and
-so may be the rows of a benchmark's table (else by image): then the interval is Student's over training runs, of which fewer
-than {SEEDS} decide nothing.
+independent samples, wider than a paired one would be. A measure that is one number for all images is compared by its sign, and
+of layers that are random at inference by its interval over draws. Where victims were trained by several seeds, they are paired
+by seed, and so may be the rows of a benchmark's table (else by image): then the interval is Student's over training runs, of
+which fewer than {SEEDS} decide nothing.
 """
 """How to read a verdict."""
 

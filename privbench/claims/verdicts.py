@@ -190,14 +190,16 @@ def _of_reports(comparison: Comparison, measure: str, evidence: Evidence) -> Fin
         difference = _difference(one.value, other.value, n)
         verdict, reason = _verdict(difference, comparison.margin)
         return Finding(comparison, verdict, reason, "", difference, True, *both)
-    gap = one.mean - other.mean
-    difference = Interval(mean=gap, low=gap, high=gap, n=n)
+    difference = _difference(_interval(one, n), _interval(other, n), n)
     verdict, reason = _verdict(difference, comparison.margin)
+    over_draws = difference.low < difference.high
+    if over_draws and verdict == "inconclusive":
+        reason = "the interval over draws contains the margin"
     if not comparison.by_sign:
         verdict, reason = "inconclusive", "the measure has no interval"
     elif comparison.uninformed is not None and min(one.mean, other.mean) >= comparison.uninformed:
         verdict, reason = "inconclusive", f"neither is below {comparison.uninformed:g}, what a guess that knows nothing scores"
-    return Finding(comparison, verdict, reason, "", difference, False, *both)
+    return Finding(comparison, verdict, reason, "", difference, over_draws, *both)
 
 
 def _of_runs(
@@ -227,6 +229,12 @@ def _require_one_victim(reports: Sequence[UtilityReport], side: Side, comparison
             f"{comparison.name}: there are reports of several weights of {side.text} ({', '.join(sorted(weights.values()))}); "
             "name one in `weights`"
         )
+
+
+def _interval(measured: MeasuredVictim, n: int) -> Interval:
+    """Of the measure; a bare number is one that has no width, as a victim that draws nothing has over draws."""
+    mean = measured.mean
+    return measured.value if isinstance(measured.value, Interval) else Interval(mean=mean, low=mean, high=mean, n=n)
 
 
 def _difference(first: Interval, second: Interval, n: int) -> Interval:

@@ -22,8 +22,8 @@ class FeatureMatching(Component):
     name: ClassVar[str] = "feature-matching"
     kind: ClassVar[str] = "attack"
 
-    steps: Annotated[int, Field(gt=0)] = 400
-    """Optimisation steps."""
+    steps: Annotated[int, Field(gt=0)] = 1000
+    """Optimisation steps. A trained victim needs more than an untrained one (docs/research/stochastic-layers.md)."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     """Adam's learning rate, pixels in [0, 1]; falls to 0 along a cosine."""
     total_variation: Annotated[float, Field(ge=0)] = 2e-2

@@ -41,6 +41,28 @@ def test_numbers_without_an_interval_decide_only_where_the_definition_says_so(ut
     assert verdicts == ["holds", "does not hold"]
 
 
+def test_a_number_beside_an_interval_over_draws_decides_only_outside_of_it(utility: UtilityReport) -> None:
+    comparison = {"metric": "utility.calibration_error", "by_sign": True, "higher": {}, "lower": {"defense": "mjp"}}
+
+    def found(low: float, high: float) -> tuple[str, str | None, list[float]]:
+        drawn = Interval(mean=0.03, low=low, high=high, n=4)
+        both = [
+            measured(utility, "none", calibration_error=0.04),
+            measured(utility, "mjp", calibration_error=0.03, calibration_interval=drawn),
+        ]
+        judgement = judged(hypothesis(comparison), reports=both)
+        difference = judgement.findings[0].difference
+        assert difference is not None
+        return judgement.verdict, judgement.reason, [difference.low, difference.high]
+
+    verdict, reason, bounds = found(0.02, 0.035)
+    assert (verdict, reason) == ("holds", None)
+    assert bounds == pytest.approx([0.005, 0.02])
+    verdict, reason, bounds = found(0.02, 0.045)
+    assert (verdict, reason) == ("inconclusive", "the interval over draws contains the margin")
+    assert bounds == pytest.approx([-0.005, 0.02])
+
+
 def test_two_errors_of_which_neither_is_below_a_blind_guess_decide_nothing(utility: UtilityReport) -> None:
     comparison = {
         "metric": "utility.position_error",
