@@ -24,31 +24,40 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor, l
     return (low + (high - low) * drawn).to(like.device)
 
 
-def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shifts each image by up to `padding` pixels (zeros come in) and mirrors half of them.
+def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator, *, reflected: bool = False) -> Tensor:
+    """Shifts each image by up to `padding` pixels and mirrors half of them.
 
     Args:
         images: `[batch, channels, height, width]`, any type.
         padding: Largest shift in pixels.
         generator: On the CPU or the images' device.
+        reflected: Whether the image is continued by its reflection where the shift leaves it; else by zeros.
 
     Returns:
         Images of the same shape and type.
     """
     batch, channels, height, width = images.shape
     device = images.device
-    padded = nn.functional.pad(images, (padding,) * 4)
     shift = torch.randint(2 * padding + 1, (batch, 2), generator=generator, device=generator.device).to(device)
     mirrored = _uniform((batch,), generator, images) < 0.5
     rows = shift[:, :1] + torch.arange(height, device=device)
     columns = shift[:, 1:] + torch.arange(width, device=device)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    if reflected:
+        rows, columns = _folded(rows - padding, height), _folded(columns - padding, width)
+    padded = images if reflected else nn.functional.pad(images, (padding,) * 4)
     return padded[
         torch.arange(batch, device=device)[:, None, None, None],
         torch.arange(channels, device=device)[None, :, None, None],
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+
+
+def _folded(places: Tensor, length: int) -> Tensor:
+    """Places outside of `0..length-1` reflected into it; the outermost pixel is not repeated."""
+    last = length - 1
+    return last - (last - places.abs()).abs()
 
 
 def trivial_augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -65,7 +65,8 @@ class TrainingLoop:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, plan.learning_rate, total_steps=total_steps, pct_start=plan.rise
         )
-        self.views = Views(plan, teacher.to(device).eval() if teacher is not None else None)
+        normalises = any(isinstance(module, nn.BatchNorm2d) for module in self.victim.modules())
+        self.views = Views(plan, teacher.to(device).eval() if teacher is not None else None, reflected=normalises)
         self.gradient = LossGradient(self.victim, compiled=compiled)
         self.epoch = 0
         self.seconds = 0.0

@@ -73,7 +73,10 @@ class TrainingPlan(BaseModel):
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
     augmentation: Literal["none", "flip", "trivial"] = "flip"
-    """`none`: images as they are; `flip`: crops and flips; `trivial`: one operation of TrivialAugment as well."""
+    """`none`: images as they are; `flip`: crops and flips; `trivial`: one operation of TrivialAugment as well.
+
+    Crops are black where they leave the image. Where the model has batch normalisation they go on with the image's reflection:
+    statistics of black borders fit no photo."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the images of which a rectangle is erased."""
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -119,10 +122,12 @@ class Views:
     Attributes:
         plan: The settings.
         teacher: Its teacher, on the images' device in eval mode.
+        reflected: Whether crops are continued by reflections of the image and not in black.
     """
 
     plan: TrainingPlan
     teacher: Victim | None = None
+    reflected: bool = False
 
     @torch.no_grad()
     def of(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -137,8 +142,9 @@ class Views:
             `[n, 3, height, width]` in [0, 1], and the targets: `[n]` int64, or `[n, classes]` probabilities.
         """
         plan = self.plan
-        views = images if plan.augmentation == "none" else random_crop_and_flip(images, _CROP_PADDING, generator)
-        views = views.float() / 255
+        if plan.augmentation != "none":
+            images = random_crop_and_flip(images, _CROP_PADDING, generator, reflected=self.reflected)
+        views = images.float() / 255
         if plan.augmentation == "trivial":
             views = trivial_augment(views, generator)
         if plan.erasing:
