@@ -61,8 +61,11 @@ prices: victims
 	done
 	$(EVALUATE) --defense mjp --weights $(VICTIMS)/utility-mjp_mask_ratio_0.1-seed0/vit_mini_patch4_32.mjp.safetensors \
 	  --measure jigsaw,positions --keep-positions --output $(RUNS)/positions
+	cp $(RUNS)/positions/positions--*.safetensors results/positions/mjp.safetensors
 	$(EVALUATE) --defense mjp:dal_weight=0 --weights $(VICTIMS)/utility-mjp_dal_weight_0-seed0/vit_mini_patch4_32.mjp.safetensors \
 	  --measure jigsaw,positions --keep-positions --output $(RUNS)/positions-without-dal
+	cp $(RUNS)/positions-without-dal/positions--*.safetensors results/positions/mjp-without-dal.safetensors
+	cp $(RUNS)/positions/utility--*.json $(RUNS)/positions-without-dal/utility--*.json $(RUNS)/claims
 
 # Victims that were trained by the short recipe are attacked in these.
 study-front study-training: victims

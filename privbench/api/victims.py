@@ -59,8 +59,8 @@ def train(
         weight_decay: Of AdamW.
         rise: Share of steps while the rate rises.
         clip: Largest norm of the gradient.
-        augmentation: `none` for a few epochs; `flip`: crops and flips; `trivial`: an operation of TrivialAugment too, for
-            long runs.
+        augmentation: `none` for a few epochs; `flip`: crops and flips, black beyond the image or, where the model has batch
+            normalisation, its reflection; `trivial`: an operation of TrivialAugment too, for long runs.
         erasing: Share of images with an erased rectangle.
         mixing: Share of images mixed by mixup or CutMix.
         smoothing: Part of a label that is spread over all classes.

@@ -26,7 +26,8 @@ def calibrate_batch_norm(victim: Victim, images: torch.Tensor) -> None:
     """Sets the batch-normalisation statistics to the plain averages over clean images (uint8), where the model has any.
 
     Running averages of training describe augmented images and weights that have moved on since; as an image prior the
-    statistics should be those of photographs under the final weights.
+    statistics should be those of photographs under the final weights. Crops with black borders would not stand that
+    (docs/research/benchmarks.md), so that such models see none.
     """
     layers = [module for module in victim.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]

@@ -85,7 +85,7 @@ def test_the_findings_of_the_claims_study_quote_records() -> None:
     assert f"{len(find_records(packed('claims')))} cases, of the embedded victims before these" in text
 
 
-@pytest.mark.parametrize(("name", "defense"), [("mjp-short", "mjp"), ("mjp-short-without-dal", "mjp:dal_weight=0")])
+@pytest.mark.parametrize(("name", "defense"), [("mjp", "mjp"), ("mjp-without-dal", "mjp:dal_weight=0")])
 def test_the_committed_position_rows_are_those_of_the_victims_with_a_report(name: str, defense: str) -> None:
     table = PositionTable.of_state(name, load_file(RESULTS / "positions" / f"{name}.safetensors"))
     reports = [UtilityReport.load(path) for path in packed("claims").glob("utility--mjp--*.json")]

@@ -7,10 +7,11 @@ from torch import Tensor
 from privbench.training.augment import erase, mix, random_crop_and_flip, trivial_augment
 
 
-def test_augmentation_shifts_and_mirrors_whole_images(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("reflected", [False, True])
+def test_augmentation_shifts_and_mirrors_whole_images(reflected: bool, generator: torch.Generator) -> None:
     images = torch.randint(1, 255, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    augmented = random_crop_and_flip(images, 2, generator)
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    augmented = random_crop_and_flip(images, 2, generator, reflected=reflected)
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="reflect" if reflected else "constant").to(torch.uint8)
     kinds = set()
     for before, after in zip(padded, augmented, strict=True):
         found = [

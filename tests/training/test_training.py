@@ -359,6 +359,16 @@ def test_without_augmentation_the_victim_sees_the_images_as_they_are(generator: 
     assert not torch.equal(shifted, plain)
 
 
+@pytest.mark.parametrize(("model", "reflected"), [("cnn_mini_32", True), ("vit_mini_patch4_32", False)])
+def test_crops_of_models_with_batch_normalisation_have_no_black_borders(
+    model: str, reflected: bool, generator: torch.Generator
+) -> None:
+    run = TrainingLoop(_plan(model=model, augmentation="flip"), CPU, total_steps=8)
+    images = torch.randint(1, 255, (32, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    views, _ = run.views.of(images, torch.zeros(32, dtype=torch.int64), generator)
+    assert bool((views > 0).all()) == reflected
+
+
 def test_labels_are_smoothed_and_shared_with_the_teacher(generator: torch.Generator) -> None:
     data = _easy(6)
     teacher = build_model(default_spec("test-vit", num_classes=2)).eval()
