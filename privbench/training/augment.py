@@ -7,11 +7,15 @@ Everything is without branches on values, so that a GPU is never waited for.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["erase", "mix", "random_crop_and_flip", "trivial_augment"]
+__all__ = ["Border", "erase", "mix", "random_crop_and_flip", "trivial_augment"]
+
+Border = Literal["constant", "reflect"]
+"""What comes in where a crop leaves its image: black, or the image's reflection; a mode of `torch.nn.functional.pad`."""
 
 _GREY = (0.299, 0.587, 0.114)
 _SHEAR, _SHIFT, _TURN = 0.3, 0.3, math.radians(30)
@@ -24,40 +28,32 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor, l
     return (low + (high - low) * drawn).to(like.device)
 
 
-def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator, *, reflected: bool = False) -> Tensor:
+def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator, border: Border = "constant") -> Tensor:
     """Shifts each image by up to `padding` pixels and mirrors half of them.
 
     Args:
         images: `[batch, channels, height, width]`, any type.
         padding: Largest shift in pixels.
         generator: On the CPU or the images' device.
-        reflected: Whether the image is continued by its reflection where the shift leaves it; else by zeros.
+        border: What comes in where the shift leaves the image.
 
     Returns:
         Images of the same shape and type.
     """
     batch, channels, height, width = images.shape
     device = images.device
+    padded = nn.functional.pad(images.float(), (padding,) * 4, mode=border).to(images.dtype)
     shift = torch.randint(2 * padding + 1, (batch, 2), generator=generator, device=generator.device).to(device)
     mirrored = _uniform((batch,), generator, images) < 0.5
     rows = shift[:, :1] + torch.arange(height, device=device)
     columns = shift[:, 1:] + torch.arange(width, device=device)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    if reflected:
-        rows, columns = _folded(rows - padding, height), _folded(columns - padding, width)
-    padded = images if reflected else nn.functional.pad(images, (padding,) * 4)
     return padded[
         torch.arange(batch, device=device)[:, None, None, None],
         torch.arange(channels, device=device)[None, :, None, None],
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
-
-
-def _folded(places: Tensor, length: int) -> Tensor:
-    """Places outside of `0..length-1` reflected into it; the outermost pixel is not repeated."""
-    last = length - 1
-    return last - (last - places.abs()).abs()
 
 
 def trivial_augment(images: Tensor, generator: torch.Generator) -> Tensor:

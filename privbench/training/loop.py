@@ -66,7 +66,9 @@ class TrainingLoop:
             self.optimizer, plan.learning_rate, total_steps=total_steps, pct_start=plan.rise
         )
         normalises = any(isinstance(module, nn.BatchNorm2d) for module in self.victim.modules())
-        self.views = Views(plan, teacher.to(device).eval() if teacher is not None else None, reflected=normalises)
+        self.views = Views(
+            plan, teacher.to(device).eval() if teacher is not None else None, "reflect" if normalises else "constant"
+        )
         self.gradient = LossGradient(self.victim, compiled=compiled)
         self.epoch = 0
         self.seconds = 0.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from privbench.core import ComponentSpec, UserError, build_defense
 from privbench.models import Victim
-from privbench.training.augment import erase, mix, random_crop_and_flip, trivial_augment
+from privbench.training.augment import Border, erase, mix, random_crop_and_flip, trivial_augment
 from privbench.training.gradients import mixed_precision
 
 __all__ = ["EpochReport", "LabelledImages", "TrainingPlan", "Views"]
@@ -122,12 +122,12 @@ class Views:
     Attributes:
         plan: The settings.
         teacher: Its teacher, on the images' device in eval mode.
-        reflected: Whether crops are continued by reflections of the image and not in black.
+        border: What comes in where crops leave the image.
     """
 
     plan: TrainingPlan
     teacher: Victim | None = None
-    reflected: bool = False
+    border: Border = "constant"
 
     @torch.no_grad()
     def of(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ class Views:
         """
         plan = self.plan
         if plan.augmentation != "none":
-            images = random_crop_and_flip(images, _CROP_PADDING, generator, reflected=self.reflected)
+            images = random_crop_and_flip(images, _CROP_PADDING, generator, self.border)
         views = images.float() / 255
         if plan.augmentation == "trivial":
             views = trivial_augment(views, generator)

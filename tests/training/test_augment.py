@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from privbench.training.augment import erase, mix, random_crop_and_flip, trivial_augment
+from privbench.training.augment import Border, erase, mix, random_crop_and_flip, trivial_augment
 
 
-@pytest.mark.parametrize("reflected", [False, True])
-def test_augmentation_shifts_and_mirrors_whole_images(reflected: bool, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+def test_augmentation_shifts_and_mirrors_whole_images(border: Border, generator: torch.Generator) -> None:
     images = torch.randint(1, 255, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    augmented = random_crop_and_flip(images, 2, generator, reflected=reflected)
-    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="reflect" if reflected else "constant").to(torch.uint8)
+    augmented = random_crop_and_flip(images, 2, generator, border)
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode=border).to(torch.uint8)
     kinds = set()
     for before, after in zip(padded, augmented, strict=True):
         found = [
