@@ -84,6 +84,10 @@ class GradInversion(GroupAttack):
     label_recovery: LabelRule = "last-layer"
     """How unknown labels are recovered: `idlg` (one image), `last-layer` (no repeats), `bias-counts` (repeats)."""
 
+    def image_priors(self) -> tuple[str, ...]:
+        """The CNN, where it has a weight."""
+        return (self.prior,) if self.bn_prior else ()
+
     def group_size(self, observation: Observation) -> int:
         """As many as the engine attacks best in one step."""
         return matching_group_size(observation, self.trials)

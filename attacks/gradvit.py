@@ -97,6 +97,10 @@ class GradViT(GroupAttack):
         """Refuses models without the parameters that are to be matched."""
         require_group(self.layers, observation, self.name)
 
+    def image_priors(self) -> tuple[str, ...]:
+        """The CNN, where it has a weight."""
+        return (self.prior,) if self.bn_prior else ()
+
     def group_size(self, observation: Observation) -> int:
         """As many as the engine attacks best in one step, by the size of this victim."""
         return matching_group_size(observation, self.trials, self._matched)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from privbench.core.composition import build_defense, resolve_defense
     from privbench.core.compute import ComputeOptions
     from privbench.core.defense import Defense, Effect, ProtectedInput, TrainingRule
-    from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, is_ensemble
+    from privbench.core.ensemble import Ensemble, adversaries_up_to, ensemble_members, image_priors, is_ensemble
     from privbench.core.errors import AttackError, BusyError, ImageError, StoreError, UserError, unknown_name
     from privbench.core.feature_observation import FeatureObservation
     from privbench.core.local_training import LocalTraining, UpdateDtype
@@ -117,6 +117,7 @@ __all__ = [
     "ensemble_members",
     "generator_for",
     "gradient_of_delta",
+    "image_priors",
     "is_ensemble",
     "mean_explained",
     "parse_spec",
@@ -136,7 +137,7 @@ _NAMES = {
     "composition": ("build_defense", "resolve_defense"),
     "compute": ("ComputeOptions",),
     "defense": ("Defense", "Effect", "ProtectedInput", "TrainingRule"),
-    "ensemble": ("Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"),
+    "ensemble": ("Ensemble", "adversaries_up_to", "ensemble_members", "image_priors", "is_ensemble"),
     "errors": ("AttackError", "BusyError", "ImageError", "StoreError", "UserError", "unknown_name"),
     "feature_observation": ("FeatureObservation",),
     "local_training": ("LocalTraining", "UpdateDtype"),

@@ -104,6 +104,10 @@ class Attack(Component, ABC):
         """How many observations like this one are best attacked together on its device; 1 where that brings nothing."""
         return 1
 
+    def image_priors(self) -> tuple[str, ...]:
+        """The networks whose statistics it uses, as `privbench.models.load_prior` takes them; a case holds their hash."""
+        return ()
+
     @abstractmethod
     def run(self, observation: Observation, *, generator: torch.Generator, progress: Progress) -> Reconstruction:
         """The attack itself."""

@@ -7,7 +7,7 @@ the numbers belongs in here; anything that does not (device, output folder, verb
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,6 +74,8 @@ class Case(StrictPart):
     """Which parameters the client trains and sends, as parts or patterns of names; None: all of them."""
     server: ComponentSpec | None = None
     """What the server does to the model before it sends it; None: it is honest."""
+    prior_weights: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the weights behind the attack's image priors, by what its parameters call them; timm's hub is left out."""
     lpips: Literal["alex", "vgg", "squeeze"] = "alex"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -102,8 +104,15 @@ class Case(StrictPart):
 
     def without_paths(self) -> "Case":
         """The same case with data set and weights by name alone, as a record has it; beside the names is a hash."""
-        data = self.data.model_copy(update={"source": base_name(self.data.source)})
-        return self.model_copy(update={"data": data, "victim": self.victim.without_paths()})
+        changed = {
+            "data": self.data.model_copy(update={"source": base_name(self.data.source)}),
+            "victim": self.victim.without_paths(),
+        }
+        if self.prior_weights:
+            parameters = _without_folders(self.attack.parameters, self.prior_weights)
+            changed["attack"] = self.attack.model_copy(update={"parameters": parameters})
+            changed["prior_weights"] = _without_folders(self.prior_weights, self.prior_weights)
+        return self.model_copy(update=changed)
 
     def to_yaml(self) -> str:
         """The case as YAML, to be fed back with `--config`."""
@@ -132,16 +141,30 @@ def base_name(path: str) -> str:
     return Path(path).name
 
 
+def _without_folders(value: Any, priors: Collection[str]) -> Any:
+    """A value in which image priors are called by their files' names alone, wherever they stand."""
+    if isinstance(value, Mapping):
+        return {_without_folders(key, priors): _without_folders(one, priors) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(one, priors) for one in value]
+    if isinstance(value, str) and value in priors:
+        network, colon, file = value.partition(":")
+        return f"{network}{colon}{base_name(file)}" if file else value
+    return value
+
+
 _ATTACKER_SIDE = {"attack": True, "threat_model": {"labels", "adversary", "training"}, "lpips": True}
 """What the client's random choices must not depend on."""
 
-_LATER_FIELDS = dict.fromkeys(("local", "trains", "server"))
+_LATER_FIELDS: dict[str, Any] = {"local": None, "trains": None, "server": None, "prior_weights": {}}
 _LATER_THREATS = {"training": "known", "server": "honest"}
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 _SELECTION = {"indices", "sha256"}
 """Which other images a case has, on which nothing random may depend."""
+_NEVER_RANDOM = {"data": _SELECTION, "prior_weights": True}
+"""What no random choice depends on; an attack starts from the same noise whatever its prior has learnt."""
 
 
 def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
@@ -149,9 +172,12 @@ def _canonical(case: Case, leave_out: Mapping[str, Any] | None = None) -> str:
     # Where a file lies does not change the numbers; its content does, and that is hashed beside it.
     content["data"]["source"] = base_name(case.data.source)
     content["victim"]["weights"] = base_name(case.victim.weights)
+    if case.prior_weights:
+        priors = case.prior_weights
+        content |= {key: _without_folders(content[key], priors) for key in ("attack", "prior_weights") if key in content}
     # What came later is left out where it is as it was before, so that cases of earlier versions keep their identity.
     for part, defaults in (
-        (content, {"local": None, "trains": None, "server": None}),
+        (content, _LATER_FIELDS),
         (content.get("threat_model", {}), _LATER_THREATS),
     ):
         for name, default in defaults.items():
@@ -170,7 +196,7 @@ def generator_for(case: Case, role: Literal["client", "attack"], batch: int) -> 
     Returns:
         A CPU generator; equal arguments give equal streams on every machine.
     """
-    described = _canonical(case, {"data": _SELECTION, **(_ATTACKER_SIDE if role == "client" else {})})
+    described = _canonical(case, {**_NEVER_RANDOM, **(_ATTACKER_SIDE if role == "client" else {})})
     indices = case.data.indices[batch * case.batch_size : (batch + 1) * case.batch_size]
     digest = hashlib.sha256(f"{described}|{role}|{','.join(map(str, indices))}".encode()).digest()
     import torch  # reading a case needs none

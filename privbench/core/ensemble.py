@@ -14,9 +14,10 @@ from privbench.core.spec import ComponentSpec
 from privbench.core.threat_model import ADVERSARIES, Adversary
 
 if TYPE_CHECKING:
+    from privbench.core.attack import Attack
     from privbench.core.defense import Defense
 
-__all__ = ["Ensemble", "adversaries_up_to", "ensemble_members", "is_ensemble"]
+__all__ = ["Ensemble", "adversaries_up_to", "ensemble_members", "image_priors", "is_ensemble"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ def ensemble_members(case: Case) -> tuple[Ensemble, list[ComponentSpec]]:
             f"name it with --attack {name} to make a new case of it"
         )
     return ensemble, [ComponentSpec.model_validate(member) for member in case.attack.parameters["members"]]
+
+
+def image_priors(attack: ComponentSpec) -> tuple[str, ...]:
+    """The image priors of an attack, or of the attacks of an ensemble, as `privbench.models.load_prior` takes them.
+
+    Raises:
+        UserError: There is no such attack, or it does not take these parameters.
+    """
+    if attack.name in ENSEMBLES.names():
+        members = [ComponentSpec.model_validate(member) for member in attack.parameters["members"]]
+        return tuple(dict.fromkeys(prior for member in members for prior in image_priors(member)))
+    built: Attack = ATTACKS.get(attack.name).configured(attack.parameters)
+    return built.image_priors()
 
 
 def adversaries_up_to(strongest: Adversary, defense: "Defense") -> list[Adversary]:

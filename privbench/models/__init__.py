@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from privbench.models.loading import load_victim, position_rows, resolve_victim
     from privbench.models.loss import PenalisedLayer, client_loss, forward, tokens_after
     from privbench.models.own import register_module
-    from privbench.models.prior import PRIOR_OFF, load_prior, prior_for
+    from privbench.models.prior import PRIOR_OFF, load_prior, prior_for, prior_sha256
     from privbench.models.victim import TransformerParts, Victim
     from privbench.models.zoo import DEFAULT_MODEL, Architecture, build_model, default_spec
 
@@ -43,6 +43,7 @@ __all__ = [
     "load_victim",
     "position_rows",
     "prior_for",
+    "prior_sha256",
     "read_card",
     "register_module",
     "resolve_victim",
@@ -76,6 +77,7 @@ _NAMES = {
         "PRIOR_OFF",
         "load_prior",
         "prior_for",
+        "prior_sha256",
     ),
     "victim": (
         "TransformerParts",

@@ -17,13 +17,13 @@ import yaml
 from torch import Tensor, nn
 
 from privbench.core import UserError
-from privbench.models.cards import embedded_state
+from privbench.models.cards import embedded_path, embedded_state, file_sha256
 from privbench.models.checkpoints import fitted_names, load_state
 from privbench.models.loading import pretrained_state
 from privbench.models.victim import Victim
 from privbench.models.zoo import architecture, build_model, default_spec
 
-__all__ = ["PRIOR_OFF", "load_prior", "prior_for"]
+__all__ = ["PRIOR_OFF", "load_prior", "prior_for", "prior_sha256"]
 
 PRIOR_OFF = "prior-off-above-its-size"
 """Flag: the images are larger than those whose statistics the prior has."""
@@ -43,6 +43,25 @@ def prior_for(text: str, image_size: int) -> Victim | None:
     """
     prior = load_prior(text)
     return prior if image_size <= prior.image_size else None
+
+
+def prior_sha256(text: str) -> str | None:
+    """Hexadecimal SHA-256 of the weights file of a prior; None where timm keeps them.
+
+    Args:
+        text: As for `load_prior`.
+
+    Raises:
+        UserError: The text or the file cannot be read.
+    """
+    spec = _PriorSpec.parse(text)
+    path = spec.file or embedded_path(spec.name, "none")
+    if path is None:
+        return None
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read the weights of the prior '{text[:200]}': {error.strerror or error}; {_FORM}") from None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ key=value`. The keys of `--set` are those of the case's YAML, so what a file sho
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -20,12 +21,13 @@ from privbench.core import (
     UserError,
     VictimSpec,
     build_defense,
+    image_priors,
     parse_spec,
     unknown_name,
 )
 from privbench.core.component import one_line
 from privbench.data import open_images, select
-from privbench.models import DEFAULT_MODEL, resolve_victim
+from privbench.models import DEFAULT_MODEL, prior_sha256, resolve_victim
 from privbench.resolving.components import resolve_attacks, resolve_defenses
 from privbench.resolving.options import SETTINGS, RunOptions, is_whole_number
 from privbench.resolving.overrides import Overrides, key_of, read_overrides
@@ -86,10 +88,11 @@ def resolve_cases(options: RunOptions, shared: ResolvedParts | None = None) -> l
     cases = []
     for attack in attacks:
         threat_model = _threat_model(chosen, base, attack, common["server"])
+        priors = parts.once(partial(_prior_weights, chosen, attack, base), "prior_weights", str(attack))
         for defense, victim, data in settings:
             fields = {"attack": attack, "defense": defense, "victim": victim, "data": data, "threat_model": threat_model}
             try:
-                cases.append(Case.model_validate({**fields, **common}))
+                cases.append(Case.model_validate({**fields, **common, "prior_weights": priors}))
             except ValidationError as error:
                 raise UserError(one_line(error)) from None
     _require_different(cases)
@@ -253,6 +256,19 @@ def _threat_model(chosen: Overrides, base: Case | None, attack: ComponentSpec, s
         return ThreatModel.model_validate({**threat.model_dump(), **given})
     except ValidationError as error:
         raise UserError(f"threat_model.{one_line(error)}") from None
+
+
+def _prior_weights(chosen: Overrides, attack: ComponentSpec, base: Case | None) -> dict[str, str]:
+    """The content of the weights behind the attack's image priors; a case to start from has to mean the same."""
+    found = {prior: digest for prior in image_priors(attack) if (digest := prior_sha256(prior)) is not None}
+    before = base.prior_weights if base and not (chosen.has("attack", "preset") or chosen.attack) else {}
+    for prior, expected in before.items():
+        if found.get(prior) != expected:
+            raise UserError(
+                f"the weights of the prior {prior} are not those of the case (their sha256 differs); "
+                "name the attack with --attack to make a new case of it"
+            )
+    return found
 
 
 def _require_different(cases: list[Case]) -> None:

@@ -27,7 +27,7 @@ from privbench.core import (
     is_ensemble,
 )
 from privbench.data import ImageSet, open_images
-from privbench.models import Victim, load_victim
+from privbench.models import Victim, load_victim, prior_sha256
 from privbench.models.parts import trained_names
 from privbench.servers.suspicion import suspicion
 
@@ -219,6 +219,7 @@ def load_case(case: Case, device: torch.device) -> CaseContext:
         )
     images = open_images(case.data.source, split=case.data.split).for_classes(case.victim.model.num_classes)
     _require_same_images(case, images)
+    _require_same_priors(case)
     defense = build_defense(case.defense)
     # The seed alone: random victims are the same for every attack and defense, so that those compare.
     victim = load_victim(case.victim, defense, generator=torch.Generator().manual_seed(case.seed))
@@ -249,3 +250,13 @@ def _require_same_images(case: Case, images: ImageSet) -> None:
             f"the images of {case.data.source} are not those of the case (sha256 {found[:12]}, the case has "
             f"{case.data.sha256[:12]}); name them with --data to make a new case of them"
         )
+
+
+def _require_same_priors(case: Case) -> None:
+    for prior, expected in case.prior_weights.items():
+        found = prior_sha256(prior)
+        if found != expected:
+            raise UserError(
+                f"the weights of the prior {prior} are not those of the case (sha256 {str(found)[:12]}, the case has "
+                f"{expected[:12]}); name the attack with --attack to make a new case of it"
+            )

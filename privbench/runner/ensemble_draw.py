@@ -20,6 +20,7 @@ from privbench.core import (
     UserError,
     adversaries_up_to,
     ensemble_members,
+    image_priors,
 )
 from privbench.runner.context import CaseContext
 from privbench.runner.pictures import picture_names
@@ -139,9 +140,9 @@ class EnsembleDraw:
             sha256=images.fingerprint(indices, case.victim.model.image_size),
         )
         threat_model = case.threat_model.model_copy(update={"adversary": adversary})
-        return case.model_copy(
-            update={"attack": attack, "threat_model": threat_model, "data": data, "seed": self.context.case.seed}
-        )
+        priors = {prior: case.prior_weights[prior] for prior in image_priors(attack) if prior in case.prior_weights}
+        changed = {"attack": attack, "threat_model": threat_model, "data": data, "prior_weights": priors}
+        return case.model_copy(update={**changed, "seed": self.context.case.seed})
 
     # Reliability
 

@@ -71,6 +71,27 @@ def test_all_attackers_face_the_same_random_choices_of_the_client() -> None:
     assert draw("client", 0, threat_model=ThreatModel(model_mode="train")) != draw("client", 0)
 
 
+def with_prior(text: str, digest: str = "ef") -> Case:
+    attack = ComponentSpec(name="gradvit", parameters={"steps": 3, "prior": text})
+    return make_case(attack=attack, prior_weights={text: digest})
+
+
+def test_what_a_prior_has_learnt_is_part_of_a_case_and_where_its_file_lies_is_not() -> None:
+    here, there = with_prior("resnet18?size=32:/here/w.pth"), with_prior("resnet18?size=32:elsewhere/w.pth")
+    assert here.identity == there.identity == with_prior("resnet18?size=32:w.pth").identity
+    assert here.identity != with_prior("resnet18?size=32:/here/w.pth", "other weights").identity
+    assert here.without_paths() == with_prior("resnet18?size=32:w.pth")
+    assert here.without_paths().identity == here.identity
+
+
+def test_a_prior_of_other_weights_leaves_all_random_choices_as_they_are() -> None:
+    attack = ComponentSpec(name="gradvit", parameters={"steps": 3, "prior": "cnn_mini_32"})
+    roles: tuple[Literal["client", "attack"], ...] = ("client", "attack")
+    for role in roles:
+        drawn = {draw(role, 0, attack=attack, prior_weights={"cnn_mini_32": digest}) for digest in ("ef", "other weights")}
+        assert drawn == {draw(role, 0, attack=attack)}
+
+
 def test_roles_and_batches_are_separate_repeatable_streams() -> None:
     assert draw("client", 0) == draw("client", 0)
     assert len({draw("client", 0), draw("attack", 0), draw("client", 1), draw("attack", 1)}) == 4

@@ -6,7 +6,8 @@ from typing import cast
 
 import pytest
 
-from privbench.core import Case, LocalTraining, UserError
+from privbench.core import ATTACKS, Case, LocalTraining, UserError
+from privbench.models import prior_sha256
 from privbench.resolving.components import split_names
 from privbench.resolving.options import RunOptions
 from privbench.resolving.resolve import parse_indices, resolve_cases
@@ -262,6 +263,51 @@ def test_a_case_file_whose_weights_changed_is_refused(tmp_path: Path) -> None:
     path = written(case.model_copy(update={"victim": victim}), tmp_path)
     with pytest.raises(UserError, match="weights 'random' are not those of the case"):
         resolve_cases(RunOptions(config=path))
+
+
+def test_the_weights_of_an_image_prior_are_part_of_a_case_where_it_has_a_weight() -> None:
+    digest = prior_sha256("cnn_mini_32")
+    for attack in ("gradvit", "relocation-matching", "gradinversion", "inverting-gradients:bn_prior=1"):
+        (case,) = cases(attack=attack)
+        assert case.prior_weights == {"cnn_mini_32": digest}
+    for attack in ("gradvit:bn_prior=0", "inverting-gradients", "closed-form"):
+        (case,) = cases(attack=attack)
+        assert case.prior_weights == {}
+    (ensemble,) = cases(attack="standard")
+    assert ensemble.prior_weights == {"cnn_mini_32": digest}
+
+
+def test_every_attack_that_has_a_prior_says_so() -> None:
+    with_prior = [name for name in ATTACKS.names() if "prior" in ATTACKS.get(name).model_fields]
+    assert len(with_prior) >= 4
+    for name in with_prior:
+        parameters = {"prior": "resnet18", "bn_prior": 1.0}
+        assert ATTACKS.get(name).configured(parameters).image_priors() == ("resnet18",)
+
+
+def test_a_prior_in_a_file_is_known_by_content(tmp_path: Path) -> None:
+    def prior(folder: str, content: bytes) -> Case:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "w.pth").write_bytes(content)
+        (case,) = cases(attack="gradvit", settings=(f"attack.prior=resnet18:{tmp_path / folder / 'w.pth'}",))
+        return case
+
+    assert prior("one", b"weights").identity == prior("two", b"weights").identity
+    assert prior("one", b"other weights").identity != prior("two", b"weights").identity
+    with pytest.raises(UserError, match=r"cannot read the weights of the prior 'resnet18:none\.pth'") as caught:
+        cases(attack="gradvit", settings=("attack.prior=resnet18:none.pth",))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_case_file_whose_prior_changed_is_refused(tmp_path: Path) -> None:
+    (case,) = cases(attack="gradvit", settings=("attack.steps=3",))
+    path = written(case.model_copy(update={"prior_weights": {"cnn_mini_32": "0" * 64}}), tmp_path)
+    with pytest.raises(UserError, match="weights of the prior cnn_mini_32 are not those of the case"):
+        resolve_cases(RunOptions(config=path))
+    (renewed,) = resolve_cases(RunOptions(config=path, attack="gradvit", settings=("attack.steps=3",)))
+    assert renewed.prior_weights == case.prior_weights
+    (without,) = resolve_cases(RunOptions(config=path, settings=("attack.bn_prior=0",)))
+    assert without.prior_weights == {}
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1", "schema_version: 9", "schema_version: 1\nsead: 2"])

@@ -114,6 +114,12 @@ def test_an_attack_that_does_not_apply_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_prior_that_changed_since_the_case_was_made_is_refused(small_case: Callable[..., Case]) -> None:
+    case = small_case().model_copy(update={"prior_weights": {"cnn_mini_32": "0" * 64}})
+    with pytest.raises(UserError, match="weights of the prior cnn_mini_32 are not those of the case"):
+        load_case(case, CPU)
+
+
 def test_images_that_changed_since_the_case_was_made_are_refused(compute: Callable[..., Record], tmp_path: Path) -> None:
     from privbench.resolving.options import RunOptions
     from privbench.resolving.resolve import resolve_cases
