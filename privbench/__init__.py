@@ -62,7 +62,7 @@ __all__ = [
     "verify",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FRONT_DOOR = {
     "ATTACKS": "privbench.core",
