@@ -86,15 +86,26 @@ def work(cases: Sequence[Case], options: SweepOptions, listener: SweepListener, 
     suites = Suites(options.lpips_weights, download=options.download)
     pending = [*cases[first:], *cases[:first]]
     while pending:
-        others = []
+        others: list[Case] = []
         for case in pending:
             state, reason = _compute(case, options, suites, listener)
             listener.ended(case, state, reason)
             if state is CaseState.RUNNING:
                 others.append(case)
+            else:
+                others = [other for other in others if not _ended_elsewhere(other, options, listener)]
         if len(others) == len(pending):
             time.sleep(_POLL)
         pending = others
+
+
+def _ended_elsewhere(case: Case, options: SweepOptions, listener: SweepListener) -> bool:
+    """Whether another process has ended a case, which is told at once: the next turn may be hours away."""
+    state, found = state_in(options.store, case)
+    if state not in {CaseState.DONE, CaseState.FAILED}:
+        return False
+    listener.ended(case, state, found.reason if isinstance(found, FailedCase) else None)
+    return True
 
 
 def _compute(case: Case, options: SweepOptions, suites: Suites, listener: SweepListener) -> tuple[CaseState, str | None]:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,27 @@ def test_a_sweep_waits_for_the_case_of_another_process(small_case: Small, option
         assert folder.record() is None
     thread.join(60)
     assert watching.ends[-1] == (0, CaseState.DONE, None)
+
+
+def test_the_end_of_another_process_case_is_told_before_the_next_case_begins(small_case: Small, options: SweepOptions) -> None:
+    cases = [small_case(seed=seed) for seed in range(3)]
+    folder = CaseFolder(options.store.working, cases[0])
+
+    class Other(Watching):
+        """While the second case is computed here, the process that has the first one ends it."""
+
+        def claimed(self, case: Case) -> None:
+            super().claimed(case)
+            if case.seed == 1:
+                folder.fail("a reason")
+                lock.close()
+
+    watching = Other()
+    with ExitStack() as lock:
+        lock.enter_context(folder.locked())
+        work(cases, options, watching)
+    running, done = (0, CaseState.RUNNING, None), [(seed, CaseState.DONE, None) for seed in (1, 2)]
+    assert watching.ends == [running, done[0], (0, CaseState.FAILED, "a reason"), done[1]]
 
 
 def test_a_place_that_cannot_be_written_stops_the_sweep_and_fails_no_case(small_case: Small, tmp_path: Path) -> None:
