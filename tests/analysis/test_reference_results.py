@@ -82,7 +82,7 @@ def test_the_findings_of_the_claims_study_quote_records() -> None:
     means = [record.summary["psnr"] for record in records]
     assert len(quoted) >= 7
     assert quoted <= {f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in means}
-    assert f"{len(find_records(packed('claims')))} cases, of the embedded victims before these" in text
+    assert f"`results/studies/claims.yaml`, {len(find_records(packed('claims')))} cases, of the embedded victims" in text
 
 
 @pytest.mark.parametrize(("name", "defense"), [("mjp", "mjp"), ("mjp-without-dal", "mjp:dal_weight=0")])
