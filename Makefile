@@ -51,7 +51,7 @@ prices: victims
 	  $(EVALUATE) --defense $$defense --limit 10000 --measure jigsaw,positions --output $(RUNS)/front; \
 	  $(EVALUATE) --defense $$defense --output $(RUNS)/reference; \
 	done
-	cp $(VICTIMS)/utility-*/utility--*.json $(RUNS)/front
+	cp $(VICTIMS)/utility-*-seed*/utility--*.json $(RUNS)/front
 	for defense in none mjp; do for ratio in 0.1 0.27 0.75 0.9 1; do \
 	  $(EVALUATE) --defense $$defense --measure jigsaw --jigsaw mjp:mask_ratio=$$ratio --output $(RUNS)/claims; \
 	done; done

@@ -57,8 +57,9 @@ def of_noise() -> Iterator[str]:
     table = rows("relative-noise.csv")
     for noise, state in dict.fromkeys((row["noise"], row["state"]) for row in table):
         wanted = {"noise": noise, "state": state}
-        ratios, found = (column(table, wanted, name) for name in ("ratio", "psnr"))
-        yield f"| {noise} | {state} | {min(ratios):.3f} to {max(ratios):.3f} | {shown(bootstrap_interval(found, seed=0), 1)} |"
+        norms, ratios, found = (column(table, wanted, name) for name in ("norm", "ratio", "psnr"))
+        spans = f"{min(norms):.3g} to {max(norms):.3g} | {min(ratios):.3g} to {max(ratios):.3g}"
+        yield f"| {noise} | {state} | {spans} | {shown(bootstrap_interval(found, seed=0), 1)} |"
 
 
 @pytest.mark.parametrize(
