@@ -253,7 +253,7 @@ def leaves(model: type, prefix: str = "") -> Iterator[str]:
 
 def test_every_field_of_a_case_has_an_option() -> None:
     # Hashes, and whether the server is honest, follow from what is chosen.
-    followed = {"schema_version", "victim.weights_sha256", "data.sha256", "threat_model.server"}
+    followed = {"schema_version", "victim.weights_sha256", "data.sha256", "threat_model.server", "prior_weights"}
     found = {"attack" if name.startswith("attack.") else name for name in leaves(Case)}
     assert found - followed <= set(SETTINGS)
     assert get_args(Case.model_fields["local"].annotation)[0] is LocalTraining
