@@ -63,7 +63,7 @@ def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: p
         ("updates", 17, {8, 16, 32}),
         ("servers", 17, {64}),
         ("mixtures", 3, {24}),
-        ("training", 20, {16}),
+        ("training", 20, {8, 16}),
         ("imagenet", 35, {8, 16, 50}),
     ],
 )
