@@ -66,7 +66,11 @@ def ensemble_members(case: Case) -> tuple[Ensemble, list[ComponentSpec]]:
             f"the case has another version of ensemble {name} than this privbench; "
             f"name it with --attack {name} to make a new case of it"
         )
-    return ensemble, [ComponentSpec.model_validate(member) for member in case.attack.parameters["members"]]
+    return ensemble, _members(case.attack)
+
+
+def _members(ensemble: ComponentSpec) -> list[ComponentSpec]:
+    return [ComponentSpec.model_validate(member) for member in ensemble.parameters["members"]]
 
 
 def image_priors(attack: ComponentSpec) -> tuple[str, ...]:
@@ -76,8 +80,7 @@ def image_priors(attack: ComponentSpec) -> tuple[str, ...]:
         UserError: There is no such attack, or it does not take these parameters.
     """
     if attack.name in ENSEMBLES.names():
-        members = [ComponentSpec.model_validate(member) for member in attack.parameters["members"]]
-        return tuple(dict.fromkeys(prior for member in members for prior in image_priors(member)))
+        return tuple(dict.fromkeys(prior for member in _members(attack) for prior in image_priors(member)))
     built: Attack = ATTACKS.get(attack.name).configured(attack.parameters)
     return built.image_priors()
 

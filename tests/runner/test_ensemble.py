@@ -54,6 +54,16 @@ class Stopping(Flat):
         return super().run(observation, generator=generator, progress=progress)
 
 
+class Knowing(Flat):
+    """Has an image prior."""
+
+    name: ClassVar[str] = "test-knowing"
+
+    def image_priors(self) -> tuple[str, ...]:
+        """The embedded CNN."""
+        return ("cnn_mini_32",)
+
+
 class Refusing(Flat):
     """Applies to nothing."""
 
@@ -67,7 +77,7 @@ class Refusing(Flat):
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """The attacks above, as long as a test runs."""
-    attacks = (Flat, Black, Stopping, Refusing)
+    attacks = (Flat, Black, Stopping, Knowing, Refusing)
     for attack in attacks:
         ATTACKS.register(attack.name, attack)
     yield
@@ -167,6 +177,14 @@ def test_a_member_faces_the_client_that_it_would_face_alone(ensemble: Callable[.
     part = load_case(resolved("test-black", "mjp", limit=None, indices="2"), torch.device("cpu"))
     for name, gradient in whole.observe(2)[0].gradients.items():
         assert torch.equal(gradient, part.observe(0)[0].gradients[name])
+
+
+def test_a_member_is_the_case_that_it_would_be_alone(ensemble: Callable[..., str], compute: Callable[..., Record]) -> None:
+    """The weights of another member's prior are none of its business."""
+    names = ("test-black", "test-knowing")
+    case = resolved(ensemble(*names))
+    assert list(case.prior_weights) == ["cnn_mini_32"]
+    assert [member.case_id for member in compute(case).members] == [resolved(name).identity for name in names]
 
 
 def test_adversaries_rise_to_the_threat_model_where_the_defense_is_simulated(
