@@ -150,6 +150,8 @@ def verify(
     *,
     tolerance: float = 1.0,
     device: str = "auto",
+    data: str | None = None,
+    weights: Path | str | None = None,
     lpips_weights: Path | str | None = None,
     download: bool = True,
     listener: "Listener | None" = None,
@@ -161,6 +163,8 @@ def verify(
         output: Where to look for a hash.
         tolerance: Factor on the tolerances of the metrics.
         device: `auto`, `cpu`, `cuda` (all of them) or `cuda:INDEX`.
+        data: Where the private images lie here, under whatever name; None: where the record says.
+        weights: File with the victim's weights; None: where the record says.
         lpips_weights: File with the trunk of LPIPS.
         download: Whether a missing trunk may be fetched.
         listener: Who watches.
@@ -172,6 +176,7 @@ def verify(
 
     from privbench.computing.machine import cpu_threads, resolve_devices
     from privbench.core import ComputeOptions, Record, UserError
+    from privbench.runner.context import Here
     from privbench.runner.listener import Listener
     from privbench.runner.suites import Suites
     from privbench.runner.verify import verify as compute
@@ -194,6 +199,7 @@ def verify(
             suites=Suites(None if lpips_weights is None else Path(lpips_weights), download=download),
             listener=listener or Listener(),
             factor=tolerance,
+            here=Here(data, None if weights is None else Path(weights)),
         )
 
 

@@ -158,7 +158,7 @@ def _checked_state(spec: VictimSpec, defense: Defense) -> dict[str, Tensor]:
     state = load_state(path)
     if spec.weights_sha256 is not None and file_sha256(path) != spec.weights_sha256:
         raise UserError(
-            f"the weights {path.name} are not those of the case (sha256 differs); resolve the case again without --config"
+            f"the weights {path.name} are not those of the case (sha256 differs); name the right file with --weights"
         )
     return state
 

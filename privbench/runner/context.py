@@ -7,6 +7,7 @@ members share the context of their ensemble, because attacks and adversaries fac
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from privbench.core import (
     Observation,
     Secret,
     UserError,
+    VictimSpec,
     build_defense,
     build_server,
     ensemble_members,
@@ -28,10 +30,11 @@ from privbench.core import (
 )
 from privbench.data import ImageSet, open_images
 from privbench.models import Victim, load_victim, prior_sha256
+from privbench.models.checkpoints import RESAMPLED
 from privbench.models.parts import trained_names
 from privbench.servers.suspicion import suspicion
 
-__all__ = ["CaseContext", "load_case"]
+__all__ = ["CaseContext", "Here", "load_case"]
 
 _ROUNDING = 1e-3
 """Relative difference of two gradients that devices may make by the order of their sums."""
@@ -68,6 +71,21 @@ def _bytes(observation: Observation) -> int:
 
 
 @dataclass(frozen=True)
+class Here:
+    """Where the files of a case lie on this machine; None: where the case says.
+
+    They may have other names. That they are the same is checked by their content, which the case holds.
+
+    Attributes:
+        data: The private images, as `--data` takes them.
+        weights: The victim's weights.
+    """
+
+    data: str | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
 class CaseContext:
     """Everything that a case names.
 
@@ -78,6 +96,7 @@ class CaseContext:
         victim: The client's model, on the device.
         device: Where to compute.
         updates: What the client sent, as far as it was computed.
+        here: Where its files lie.
     """
 
     case: Case
@@ -86,6 +105,7 @@ class CaseContext:
     victim: Victim
     device: torch.device
     updates: _Updates
+    here: Here = Here()
 
     @property
     def batches(self) -> int:
@@ -169,7 +189,7 @@ class CaseContext:
         """
         if case.seed != self.case.seed:
             # Random victims follow from the seed.
-            return load_case(case, self.device)
+            return load_case(case, self.device, self.here)
         _require_same_images(case, self.images)
         return replace(self, case=case)
 
@@ -202,12 +222,13 @@ class CaseContext:
         )
 
 
-def load_case(case: Case, device: torch.device) -> CaseContext:
+def load_case(case: Case, device: torch.device, here: Here | None = None) -> CaseContext:
     """Loads what a case names.
 
     Args:
         case: What to run.
         device: Where to compute.
+        here: Where its files lie; None: where the case says.
 
     Raises:
         UserError: Something is missing, or is not what the case says.
@@ -217,17 +238,28 @@ def load_case(case: Case, device: torch.device) -> CaseContext:
             f"{len(case.data.indices)} images do not fill batches of {case.batch_size}; "
             "choose a number of images that is a multiple of the batch size"
         )
-    images = open_images(case.data.source, split=case.data.split).for_classes(case.victim.model.num_classes)
+    here = here or Here()
+    images = open_images(here.data or case.data.source, split=case.data.split).for_classes(case.victim.model.num_classes)
     _require_same_images(case, images)
     _require_same_priors(case)
     defense = build_defense(case.defense)
     # The seed alone: random victims are the same for every attack and defense, so that those compare.
-    victim = load_victim(case.victim, defense, generator=torch.Generator().manual_seed(case.seed))
+    victim = load_victim(_victim_here(case.victim, here.weights), defense, generator=torch.Generator().manual_seed(case.seed))
     server = build_server(case.server)
     if server is not None:
         server.prepare_model(victim)
         server.poison(victim, torch.Generator().manual_seed(case.seed), _public_images(case, images))
-    return CaseContext(case, images, defense, victim.to(device), device, _Updates())
+    return CaseContext(case, images, defense, victim.to(device), device, _Updates(), here)
+
+
+def _victim_here(victim: VictimSpec, weights: Path | None) -> VictimSpec:
+    """The victim with weights that lie elsewhere."""
+    if weights is None:
+        return victim
+    if victim.weights_sha256 is None:
+        raise UserError(f"the victim of the case has {victim.weights} weights, of no file; leave --weights out")
+    prefix = RESAMPLED if victim.weights.startswith(RESAMPLED) else ""
+    return victim.model_copy(update={"weights": f"{prefix}{weights.absolute()}"})
 
 
 def _public_images(case: Case, images: ImageSet) -> Tensor | None:
@@ -248,7 +280,7 @@ def _require_same_images(case: Case, images: ImageSet) -> None:
     if found != case.data.sha256:
         raise UserError(
             f"the images of {case.data.source} are not those of the case (sha256 {found[:12]}, the case has "
-            f"{case.data.sha256[:12]}); name them with --data to make a new case of them"
+            f"{case.data.sha256[:12]}); name the right ones with --data"
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privbench.core import ComputeOptions, Record
+from privbench.runner.context import Here, load_case
 from privbench.runner.ensemble import run
 from privbench.runner.listener import Listener
 from privbench.runner.suites import Suites
@@ -73,6 +74,7 @@ def verify(
     suites: Suites,
     listener: Listener,
     factor: float = 1.0,
+    here: Here | None = None,
 ) -> Verification:
     """Computes a case again and compares.
 
@@ -83,6 +85,7 @@ def verify(
         suites: What to score by.
         listener: Who watches.
         factor: Multiplies the tolerances.
+        here: Where the case's files lie; None: where the case says.
 
     Raises:
         UserError: Data or weights of the case are not here, or not the same.
@@ -94,7 +97,8 @@ def verify(
         precision=made.precision,  # type: ignore[arg-type]
         group=made.group if not record.members else None,
     )
-    again = run(record.case, output=scratch, listener=listener, suites=suites, compute=compute)
+    context = load_case(record.case, compute.device, here)
+    again = run(record.case, output=scratch, listener=listener, suites=suites, compute=compute, context=context)
     checks = tuple(
         Check(name, record.summary[name].mean, again.summary[name].mean if name in again.summary else None, limit * factor)
         for name, limit in TOLERANCES.items()

@@ -4,10 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
 from click.testing import Result
+from PIL import Image
 
 from privbench.core import Calibration, Identification
+from privbench.models import build_model, default_spec
 
 Cli = Callable[..., Result]
 
@@ -78,3 +82,36 @@ def test_a_record_holds_and_one_that_was_improved_does_not(finished: Path, privb
 def test_a_schema_is_printed(privbench: Cli) -> None:
     assert json.loads(privbench("schema", "record").stdout)["title"] == "Record"
     assert privbench("schema", "picture").exit_code == 2
+
+
+def test_a_record_is_verified_with_files_of_other_names(small_run: Cli, privbench: Cli, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "there" / f"{index}.png")
+    torch.save(build_model(default_spec("test-vit")).state_dict(), tmp_path / "there.pt")
+    answer = small_run("--defense", "none", "--data", "there", "--weights", "there.pt")
+    assert answer.exit_code == 0, answer.output
+    (path,) = tmp_path.glob("out/none--*")
+    (tmp_path / "there").rename(tmp_path / "here")
+    (tmp_path / "there.pt").rename(tmp_path / "here.pt")
+    verify = ("verify", str(path), "--no-download", "--quiet")
+    assert "unknown dataset 'there'" in privbench(*verify).stderr
+    assert "there.pt" in privbench(*verify, "--data", "here").stderr
+    answer = privbench(*verify, "--data", "here", "--weights", "here.pt")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.splitlines()[-1] == "holds, equal to the last bit"
+    torch.save(build_model(default_spec("test-vit")).state_dict(), tmp_path / "other.pt")
+    answer = privbench(*verify, "--data", "here", "--weights", "other.pt")
+    assert answer.exit_code == 2
+    assert "the weights other.pt are not those of the case (sha256 differs); name the right file with" in answer.stderr
+    answer = privbench(*verify, "--data", "photos", "--weights", "here.pt")
+    assert answer.exit_code == 2
+    assert "are not those of the case" in answer.stderr
+
+
+def test_weights_elsewhere_are_for_a_victim_of_a_file(finished: Path, privbench: Cli) -> None:
+    path = next(finished.glob("none--*"))
+    answer = privbench("verify", str(path), "--no-download", "--quiet", "--weights", "x.pt")
+    assert answer.exit_code == 2
+    assert "the victim of the case has random weights, of no file; leave --weights out" in answer.stderr
