@@ -177,6 +177,8 @@ class Record(Stored):
     """The same on the pictures as saved."""
     unavailable: dict[str, str] = Field(default_factory=dict)
     """Metric name to the reason why it was not computed."""
+    lpips_weights_sha256: str | None = None
+    """Of the file that LPIPS's trunk was read from; None: the package's or torchvision's own."""
     victim_accuracy: float | None = None
     """Top-1 accuracy of the victim on its test set, from its card, in [0, 1]."""
     victim_accuracy_images: int | None = None

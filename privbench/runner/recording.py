@@ -61,6 +61,7 @@ def record_of(
         summary=summarise([image.scores for image in results], case.seed),
         summary_saved=summarise([image.scores_saved for image in results], case.seed),
         unavailable=dict(suite.unavailable),
+        lpips_weights_sha256=suite.lpips_weights_sha256,
         victim_accuracy=card.accuracy if card else None,
         victim_accuracy_images=card.test_images if card else None,
         **context.sent_model(),

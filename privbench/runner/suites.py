@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from privbench.core import UserError
+from privbench.models import file_sha256
 from privbench.runner.context import CaseContext
 from privbench.scoring import MetricSuite, metric_suite
 
@@ -20,6 +22,28 @@ class Suites:
         self._lpips_weights = lpips_weights
         self._download = download
         self._built: dict[tuple[int | None, int, str], MetricSuite] = {}
+
+    def require_trunk(self, recorded: str | None) -> None:
+        """Checks that LPIPS's trunk is the one behind a record.
+
+        Args:
+            recorded: `Record.lpips_weights_sha256`.
+
+        Raises:
+            UserError: It is another file, or one is missing or too much.
+        """
+        file = self._lpips_weights
+        if file is not None and not file.is_file():
+            raise UserError(f"there is no LPIPS weights file {file}")
+        found = None if file is None else file_sha256(file)
+        if found == recorded:
+            return
+        if recorded is None:
+            raise UserError(f"the record's LPIPS has its own trunk, not that of {file}; leave --lpips-weights out")
+        given = "no file is given" if found is None else f"that of {file} is {found[:12]}"
+        raise UserError(
+            f"the record's LPIPS has the trunk of a file whose sha256 is {recorded[:12]}, {given}; give it with --lpips-weights"
+        )
 
     def suite(self, context: CaseContext) -> MetricSuite:
         """The metrics for one case.

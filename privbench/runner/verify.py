@@ -88,8 +88,9 @@ def verify(
         here: Where the case's files lie; None: where the case says.
 
     Raises:
-        UserError: Data or weights of the case are not here, or not the same.
+        UserError: Data or weights of the case, or LPIPS's, are not here, or not the same.
     """
+    suites.require_trunk(record.lpips_weights_sha256)
     made = record.provenance
     compute = replace(
         compute,

@@ -7,6 +7,7 @@ from pathlib import Path
 from privbench.core.errors import UserError
 from privbench.core.metric import Metric
 from privbench.core.registry import METRICS
+from privbench.models import file_sha256
 from privbench.scoring.built_in import BUILT_IN
 from privbench.scoring.factory import MetricFactory, MetricUnavailable, SuiteOptions
 
@@ -20,10 +21,12 @@ class MetricSuite:
     Attributes:
         metrics: The metrics that can be computed, in the order of the columns.
         unavailable: The others by name, each with one line: why, and what to do.
+        lpips_weights_sha256: Of the file that LPIPS's trunk was read from; None where nobody gave one.
     """
 
     metrics: tuple[Metric, ...]
     unavailable: Mapping[str, str]
+    lpips_weights_sha256: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,4 +94,4 @@ def metric_suite(
             metrics.append(entry.metric(options) if isinstance(entry, MetricFactory) else entry)
         except MetricUnavailable as reason:
             unavailable[name] = str(reason)
-    return MetricSuite(tuple(metrics), unavailable)
+    return MetricSuite(tuple(metrics), unavailable, None if lpips_weights is None else file_sha256(lpips_weights))

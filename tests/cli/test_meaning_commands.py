@@ -1,5 +1,6 @@
 """`privbench calibrate`, `identify`, `compare`, `verify` and `schema`, as a user meets them."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pandas as pd
 import torch
 from click.testing import Result
 from PIL import Image
+from torchvision.models import squeezenet1_1
 
-from privbench.core import Calibration, Identification
+from privbench.core import Calibration, Identification, Record
 from privbench.models import build_model, default_spec
 
 Cli = Callable[..., Result]
@@ -108,6 +110,30 @@ def test_a_record_is_verified_with_files_of_other_names(small_run: Cli, privbenc
     answer = privbench(*verify, "--data", "photos", "--weights", "here.pt")
     assert answer.exit_code == 2
     assert "are not those of the case" in answer.stderr
+
+
+def test_a_record_is_verified_with_the_trunk_of_its_lpips(
+    finished: Path, small_run: Cli, privbench: Cli, tmp_path: Path
+) -> None:
+    for name in ("one.pth", "two.pth"):
+        torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / name)
+    answer = small_run("--defense", "none", "--lpips-net", "squeeze", "--lpips-weights", "one.pth")
+    assert answer.exit_code == 0, answer.output
+    places = {str(Record.load(path).case.lpips): str(path.parent) for path in finished.glob("none--*/record.json")}
+    record = Record.load(Path(places["squeeze"]) / "record.json")
+    assert record.lpips_weights_sha256 == hashlib.sha256((tmp_path / "one.pth").read_bytes()).hexdigest()
+    verify = ("verify", "--no-download", "--quiet")
+    held = privbench(*verify, places["squeeze"], "--lpips-weights", "one.pth")
+    assert held.stdout.splitlines()[-1] == "holds, equal to the last bit", held.output
+    for place, trunk, said in (
+        ("squeeze", "two.pth", f"sha256 is {record.lpips_weights_sha256[:12]}, that of two.pth is"),
+        ("squeeze", None, f"sha256 is {record.lpips_weights_sha256[:12]}, no file is given"),
+        ("squeeze", "three.pth", "there is no LPIPS weights file three.pth"),
+        ("alex", "one.pth", "its own trunk, not that of one.pth; leave --lpips-weights out"),
+    ):
+        refused = privbench(*verify, places[place], *(("--lpips-weights", trunk) if trunk else ()))
+        assert refused.exit_code == 2
+        assert said in refused.stderr
 
 
 def test_weights_elsewhere_are_for_a_victim_of_a_file(finished: Path, privbench: Cli) -> None:

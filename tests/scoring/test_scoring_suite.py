@@ -1,5 +1,6 @@
 """The set of metrics: all built-ins, third parties' metrics, and a reason for each missing one."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +24,13 @@ def test_everything_is_there_when_everything_is_given(random_trunk: Path) -> Non
     suite = metric_suite(patch_size=4, image_size=32, lpips_net="squeeze", lpips_weights=random_trunk)
     assert suite.names == tuple(BUILT_IN)
     assert suite.unavailable == {}
+    assert suite.lpips_weights_sha256 == hashlib.sha256(random_trunk.read_bytes()).hexdigest()
     assert all(isinstance(metric, Metric) for metric in suite.metrics)
 
 
 def test_every_metric_is_either_there_or_has_a_reason(no_weights: Path) -> None:
     suite = metric_suite(patch_size=None, image_size=8)
+    assert suite.lpips_weights_sha256 is None
     assert set(suite.names) == {"psnr", "mse", "fft2d_cosine", "fft2d_mse", "ssim_zero_padded"}
     assert set(suite.unavailable) == {"ssim", "lpips", "psnr_patch", "ssim_patch"}
     assert "11 pixels" in suite.unavailable["ssim"]
