@@ -1,15 +1,23 @@
 """Fixtures for the whole suite."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from privbench.computing.interrupt import SIGNALS
 from privbench.models import cards
 
 # The suite's tensors are small: a second thread waits more than it works, above all beside other processes.
 torch.set_num_threads(1)
+
+# A shell that starts the suite in the background ignores Ctrl-C, and `nohup` a hang-up. Processes inherit that, and tests that
+# send them such a signal would wait in vain. A handler that does nothing is inherited by none.
+for _number in SIGNALS:
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 UNIT_ROOMS = frozenset(
