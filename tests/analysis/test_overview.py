@@ -90,7 +90,7 @@ def test_the_report_of_training_is_that_of_the_rows_own_victim() -> None:
         assert row[trained] == f"{row['accuracy']} / {found['none']['accuracy']} (24)"
     # What was attacked here is the undefended victim; the price is that of two others.
     assert found["sign:magnitude=mean"]["accuracy"] == found["none"]["accuracy"]
-    assert found["sign:magnitude=mean"][trained].endswith(" (2)")
+    assert found["sign:magnitude=mean"][trained].endswith(" (4)")
 
 
 def test_gradvit_stands_before_other_optimisation_and_closed_forms_last(template: Record, tmp_path: Path) -> None:
