@@ -16,6 +16,7 @@ import multiprocessing.connection
 import os
 import shlex
 import tarfile
+import threading
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
@@ -155,8 +156,20 @@ def _say(job: Job, now: EpochReport) -> None:
         print(f"  {job.name}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}", flush=True)
 
 
+def end_with_parent() -> None:
+    """Ends this process once the one that started it is gone: nobody would take its result, and it would train on unseen."""
+    parent = cast(BaseProcess, multiprocessing.parent_process())
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _work(link: Any, files: tuple[list[Path], list[Path]], limits: tuple[int | None, int | None], device: str) -> None:
     """A process that does what comes through the link, one job after another."""
+    end_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 8))
     chosen = torch.device(device)
     data = cast(
