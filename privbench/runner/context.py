@@ -190,7 +190,7 @@ class CaseContext:
         if case.seed != self.case.seed:
             # Random victims follow from the seed.
             return load_case(case, self.device, self.here)
-        _require_same_images(case, self.images)
+        _require_same_images(case, self.images, self.here)
         return replace(self, case=case)
 
     def require(self) -> None:
@@ -240,7 +240,7 @@ def load_case(case: Case, device: torch.device, here: Here | None = None) -> Cas
         )
     here = here or Here()
     images = open_images(here.data or case.data.source, split=case.data.split).for_classes(case.victim.model.num_classes)
-    _require_same_images(case, images)
+    _require_same_images(case, images, here)
     _require_same_priors(case)
     defense = build_defense(case.defense)
     # The seed alone: random victims are the same for every attack and defense, so that those compare.
@@ -275,11 +275,11 @@ def _public(case: Case, images: ImageSet) -> tuple[Tensor, Tensor] | None:
     return images.load(others, case.victim.model.image_size) if len(others) >= _LEAST_PUBLIC else None
 
 
-def _require_same_images(case: Case, images: ImageSet) -> None:
+def _require_same_images(case: Case, images: ImageSet, here: Here) -> None:
     found = images.fingerprint(case.data.indices, case.victim.model.image_size)
     if found != case.data.sha256:
         raise UserError(
-            f"the images of {case.data.source} are not those of the case (sha256 {found[:12]}, the case has "
+            f"the images of {here.data or case.data.source} are not those of the case (sha256 {found[:12]}, the case has "
             f"{case.data.sha256[:12]}); name the right ones with --data"
         )
 

@@ -24,22 +24,22 @@ class Suites:
         self._built: dict[tuple[int | None, int, str], MetricSuite] = {}
 
     def require_trunk(self, recorded: str | None) -> None:
-        """Checks that LPIPS's trunk is the one behind a record.
+        """Checks that LPIPS's trunk is read from the file behind a record.
 
         Args:
-            recorded: `Record.lpips_weights_sha256`.
+            recorded: `Record.lpips_weights_sha256`; None allows any, such as torchvision's own where no cache is.
 
         Raises:
-            UserError: It is another file, or one is missing or too much.
+            UserError: It is another file, or there is none.
         """
+        if recorded is None:
+            return
         file = self._lpips_weights
         if file is not None and not file.is_file():
             raise UserError(f"there is no LPIPS weights file {file}")
         found = None if file is None else file_sha256(file)
         if found == recorded:
             return
-        if recorded is None:
-            raise UserError(f"the record's LPIPS has its own trunk, not that of {file}; leave --lpips-weights out")
         given = "no file is given" if found is None else f"that of {file} is {found[:12]}"
         raise UserError(
             f"the record's LPIPS has the trunk of a file whose sha256 is {recorded[:12]}, {given}; give it with --lpips-weights"

@@ -1,5 +1,6 @@
 """GradViT as declared: presets, switches, and that it really brings an image back."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -302,4 +303,5 @@ def test_the_published_objective_ends_below_the_matching_loss_that_it_starts_fro
         end = GradViT(steps=60)(observation, generator=_generator())
         falls.append(end.losses["gradient"] / start.losses["gradient"])
     # Where the start happens to be near already, the loss may rise: of these, photo 6 (docs/research/gradvit.md).
-    assert sum(fall < 0.7 for fall in falls) >= 6, falls
+    assert sum(fall < 1 for fall in falls) >= 7, falls
+    assert statistics.median(falls) < 0.5, falls

@@ -109,7 +109,7 @@ def test_a_record_is_verified_with_files_of_other_names(small_run: Cli, privbenc
     assert "the weights other.pt are not those of the case (sha256 differs); name the right file with" in answer.stderr
     answer = privbench(*verify, "--data", "photos", "--weights", "here.pt")
     assert answer.exit_code == 2
-    assert "are not those of the case" in answer.stderr
+    assert "the images of photos are not those of the case" in answer.stderr
 
 
 def test_a_record_is_verified_with_the_trunk_of_its_lpips(
@@ -129,7 +129,8 @@ def test_a_record_is_verified_with_the_trunk_of_its_lpips(
         ("squeeze", "two.pth", f"sha256 is {record.lpips_weights_sha256[:12]}, that of two.pth is"),
         ("squeeze", None, f"sha256 is {record.lpips_weights_sha256[:12]}, no file is given"),
         ("squeeze", "three.pth", "there is no LPIPS weights file three.pth"),
-        ("alex", "one.pth", "its own trunk, not that of one.pth; leave --lpips-weights out"),
+        ("alex", "one.pth", "one.pth is not the LPIPS trunk"),
+        ("alex", "three.pth", "there is no LPIPS weights file three.pth"),
     ):
         refused = privbench(*verify, places[place], *(("--lpips-weights", trunk) if trunk else ()))
         assert refused.exit_code == 2
