@@ -7,7 +7,6 @@ from typing import Any
 from privbench.analysis.reference_files import IDENTIFICATION, calibration_name, stands_between
 from privbench.core import (
     Calibration,
-    Case,
     Identification,
     Record,
 )
@@ -27,7 +26,7 @@ class ReferenceScores:
     def columns(self, record: Record) -> dict[str, Any]:
         """The columns of one record; empty where nobody computed reference scores for it."""
         columns: dict[str, Any] = dict.fromkeys(_REFERENCE_COLUMNS)
-        if (calibration := self._calibration(record.case)) is not None:
+        if (calibration := self._calibration(record)) is not None:
             for metric in ("psnr", "lpips"):
                 if metric in record.summary:
                     columns[f"{metric}_between"] = stands_between(
@@ -39,8 +38,8 @@ class ReferenceScores:
                 columns |= {f"identified_{distance}_top{k}": found.top(distance, k) for k in (1, 5)}
         return columns
 
-    def _calibration(self, case: Case) -> Calibration | None:
-        if not self._calibrations or (name := calibration_name(case)) not in self._calibrations:
+    def _calibration(self, record: Record) -> Calibration | None:
+        if not self._calibrations or (name := calibration_name(record)) not in self._calibrations:
             return None
         if name not in self._read:
             self._read[name] = Calibration.load(self._calibrations[name])

@@ -3,16 +3,17 @@
 import hashlib
 from collections.abc import Mapping
 
-from privbench.core import Case, Interval
+from privbench.core import Interval, Record
 
 __all__ = ["IDENTIFICATION", "calibration_name", "stands_between"]
 
 IDENTIFICATION = "identification.json"
 
 
-def calibration_name(case: Case) -> str:
+def calibration_name(record: Record) -> str:
     """File name of the calibration of a case: the same for all cases with the same images, size and trunk of LPIPS."""
-    words = (case.data.sha256, case.victim.model.image_size, case.lpips)
+    case, trunk = record.case, record.lpips_weights_sha256
+    words = (case.data.sha256, case.victim.model.image_size, case.lpips, *([trunk] if trunk else []))
     return f"calibration--{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
 
 

@@ -36,11 +36,12 @@ def calibrations(cases: Sequence[tuple[str, Path, Record]], suites: Suites) -> I
         The name of the file that it belongs into, and the calibration.
 
     Raises:
-        UserError: As `calibrate`, or a model has no patches.
+        UserError: As `calibrate`, a model has no patches, or LPIPS's trunk is not that of a record.
     """
     seen = set[str]()
     for _, _, record in cases:
-        name = calibration_name(record.case)
+        suites.require_trunk(record.lpips_weights_sha256)
+        name = calibration_name(record)
         if name in seen:
             continue
         seen.add(name)
@@ -83,7 +84,15 @@ def calibrate(case: Case, *, patch_size: int, suite: MetricSuite) -> Calibration
             for picture, original in zip(pictures[name], truth, strict=True)
         ]
         rows[name] = summarise([one.scores for one in scored], case.seed)
-    return Calibration(data=case.data, image_size=size, patch_size=patch_size, lpips=case.lpips, seed=case.seed, rows=rows)
+    return Calibration(
+        data=case.data,
+        image_size=size,
+        patch_size=patch_size,
+        lpips=case.lpips,
+        lpips_weights_sha256=suite.lpips_weights_sha256,
+        seed=case.seed,
+        rows=rows,
+    )
 
 
 def _same_class(images: ImageSet, index: int, others: list[int], generator: torch.Generator) -> int:
@@ -109,9 +118,10 @@ def identifications(
         The name of each case, and how its images ranked.
 
     Raises:
-        UserError: As `identify`.
+        UserError: As `identify`, or LPIPS's trunk is not that of a record.
     """
     for name, folder, record in cases:
+        suites.require_trunk(record.lpips_weights_sha256)
         suite = suites.suite(load_case(record.case, torch.device("cpu")))
         yield name, identify(record, folder, candidates=candidates, suite=suite)
 
@@ -164,6 +174,7 @@ def identify(record: Record, folder: Path, *, candidates: int | None, suite: Met
     return Identification(
         case_id=record.case_id,
         candidates=candidates,
+        lpips_weights_sha256=suite.lpips_weights_sha256,
         seed=case.seed,
         ranks={name: tuple(values) for name, values in ranks.items()},
     )

@@ -24,6 +24,8 @@ class Calibration(Stored):
     image_size: int = Field(gt=0)
     patch_size: int = Field(gt=0)
     lpips: str
+    lpips_weights_sha256: str | None = None
+    """Of the file that LPIPS's trunk was read from; None: the package's or torchvision's own."""
     seed: int
     rows: dict[str, dict[str, Interval]]
     """Row name to metric name to mean and interval over the images."""
@@ -38,6 +40,8 @@ class Identification(Stored):
     case_id: str
     candidates: int = Field(gt=1)
     """Number of candidates, the true image included."""
+    lpips_weights_sha256: str | None = None
+    """As of `Calibration`."""
     seed: int
     ranks: dict[str, tuple[int, ...]]
     """Distance name to the rank of the true image of each reconstruction, 1: the nearest of all. A failed attack has the

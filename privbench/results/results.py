@@ -211,7 +211,7 @@ class Results(CaseSet):
             One for each selection of images, by the name of its file.
 
         Raises:
-            UserError: Images are not at hand, or a model has no patches.
+            UserError: Images are not at hand, a model has no patches, or the trunk is not that of a record.
         """
         from privbench.analysis.reference_scores import calibrations
 
@@ -244,7 +244,7 @@ class Results(CaseSet):
             One for each case, by its folder.
 
         Raises:
-            UserError: Images are not at hand, or too few.
+            UserError: Images are not at hand or too few, or the trunk is not that of a record.
         """
         from privbench.analysis.reference_files import IDENTIFICATION
         from privbench.analysis.reference_scores import identifications

@@ -139,9 +139,7 @@ def test_the_page_quotes_what_pictures_score_that_nobody_reconstructed() -> None
 
 
 def test_every_record_has_its_calibration_and_identification() -> None:
-    assert {calibration_name(record.case) for record in RECORDS} == {
-        path.name for path in REFERENCE.glob("calibration--*.json")
-    }
+    assert {calibration_name(record) for record in RECORDS} == {path.name for path in REFERENCE.glob("calibration--*.json")}
     identified = [Identification.load(path).case_id for path in REFERENCE.glob("*/identification.json")]
     assert sorted(identified) == sorted(record.case_id for record in RECORDS)
 

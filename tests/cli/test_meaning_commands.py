@@ -137,6 +137,29 @@ def test_a_record_is_verified_with_the_trunk_of_its_lpips(
         assert said in refused.stderr
 
 
+def test_what_scores_mean_is_told_by_the_trunk_of_their_lpips(small_run: Cli, privbench: Cli, tmp_path: Path) -> None:
+    for name in ("one.pth", "two.pth"):
+        torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / name)
+    answer = small_run("--defense", "none", "--lpips-net", "squeeze", "--lpips-weights", "one.pth")
+    assert answer.exit_code == 0, answer.output
+    trunk = hashlib.sha256((tmp_path / "one.pth").read_bytes()).hexdigest()
+    for command in (("calibrate", "out"), ("identify", "out", "--candidates", "6")):
+        for given, said in ((("--lpips-weights", "two.pth"), "that of two.pth is"), ((), "no file is given")):
+            refused = privbench(*command, "--no-download", *given)
+            assert refused.exit_code == 2
+            assert f"sha256 is {trunk[:12]}, {said}" in refused.stderr
+        answer = privbench(*command, "--no-download", "--lpips-weights", "one.pth")
+        assert answer.exit_code == 0, answer.output
+    (calibration,) = tmp_path.glob("out/calibration--*.json")
+    assert Calibration.load(calibration).lpips_weights_sha256 == trunk
+    (identification,) = tmp_path.glob("out/*/identification.json")
+    assert Identification.load(identification).lpips_weights_sha256 == trunk
+    assert privbench("leaderboard", "out", "-o", "board.csv").exit_code == 0
+    board = pd.read_csv("board.csv")
+    assert board["lpips_between"].str.contains("..", regex=False).all()
+    assert board["identified_lpips_top1"].notna().all()
+
+
 def test_weights_elsewhere_are_for_a_victim_of_a_file(finished: Path, privbench: Cli) -> None:
     path = next(finished.glob("none--*"))
     answer = privbench("verify", str(path), "--no-download", "--quiet", "--weights", "x.pt")
