@@ -92,6 +92,8 @@ class Retrained:
         found = (own or under)[recipe]
         without = found if case.defense_text == "none" else undefended[recipe]
         seeds = student_interval([one.accuracy.mean for one in found]) if len(found) > 1 else None
+        shares = _shares_by_seed(found, without)
+        share = student_interval(shares) if len(shares) > 1 and found is not without else None
         values = (
             fmean(one.accuracy.mean for one in found),
             fmean(one.accuracy.low for one in found),
@@ -102,8 +104,17 @@ class Retrained:
             len(found),
             None if seeds is None else seeds.low,
             None if seeds is None else seeds.high,
+            None if share is None else share.low,
+            None if share is None else share.high,
         )
         return dict(zip(_RETRAINED, values, strict=True))
+
+
+def _shares_by_seed(under: Sequence[UtilityReport], without: Sequence[UtilityReport]) -> list[float]:
+    """Accuracies under a defense as shares of those without, pairs of one seed, which begin with the same weights."""
+    undefended = {one.training.recipe.get("seed"): one.accuracy.mean for one in without if one.training is not None}
+    pairs = ((one.accuracy.mean, undefended.get(one.training.recipe.get("seed"))) for one in under if one.training is not None)
+    return [accuracy / reference for accuracy, reference in pairs if reference]
 
 
 _RETRAINED = (
@@ -116,5 +127,8 @@ _RETRAINED = (
     "retrained_seeds",
     "retrained_seed_low",
     "retrained_seed_high",
+    "retrained_share_seed_low",
+    "retrained_share_seed_high",
 )
-"""Means over seeds; `ci` bounds vary over test images, `seed` bounds over seeds where there are several."""
+"""Means over seeds; `ci` bounds vary over test images, `seed` bounds over seeds where there are several. `share` is that of the
+undefended victim's accuracy, paired by seed."""

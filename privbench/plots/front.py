@@ -159,7 +159,10 @@ def _draw_panel(axes: Axes, rest: pd.DataFrame, looks: dict[str, Look]) -> None:
 
 
 def _draw_points(axes: Axes, group: pd.DataFrame, look: Look, *, size: float, vertical: bool = False) -> None:
-    """Markers with their intervals, hollow where the recipe is short."""
+    """Markers with their intervals, hollow where the recipe is short; a wide pale bar is the interval over training runs."""
+    runs = group[group["seed_low"].notna()]
+    if not runs.empty:
+        axes.hlines(runs["y"], 100 * runs["seed_low"], 100 * runs["seed_high"], look.colour, linewidth=4, alpha=0.3, zorder=1)
     for short, part in group.groupby("is_short"):
         widths = np.abs(part[["accuracy_low", "accuracy_high"]].to_numpy(float).T - part["accuracy"].to_numpy(float))
         errors = np.abs(part[["low", "high"]].to_numpy(float).T - part["leakage"].to_numpy(float))
@@ -211,7 +214,7 @@ def _caption(points: pd.DataFrame) -> str:
     words = [
         f"{first['model']}, {first['dataset']} ({first['split']}), batches of {first['batch_size']}. Leakage: of the attacked "
         f"victim by its strongest attack and adversary, mean of n = {_span(points['n'])} images. Accuracy: {whose}{on}. "
-        "Bars: 95 % intervals."
+        f"Bars: 95 % intervals{_over_runs(points)}."
     ]
     if points["is_short"].any():
         words.append(
@@ -224,6 +227,12 @@ def _caption(points: pd.DataFrame) -> str:
             "where its bar crosses 100 % that may be chance."
         )
     return " ".join(words)
+
+
+def _over_runs(points: pd.DataFrame) -> str:
+    """What the wide bars are, where there are any."""
+    several = points.loc[points["seed_low"].notna(), "seeds"]
+    return "" if several.empty else f" over images, wide pale ones over {_span(several)} training runs, paired by seed"
 
 
 def _span(counts: pd.Series) -> str:

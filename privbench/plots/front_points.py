@@ -52,7 +52,8 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
         By defense and strength: the columns of the setting, `defense`, `defense_params`, `parameter` and `strength` (that in
         which the rows of a defense differ, and its value; else its first number), `attack`, `adversary`, `leakage`, `low`,
         `high`, `n`, `recovered` (by PSNR, after the best rearrangement of patches for a metric that allows it, the image is
-        back), `accuracy`, `accuracy_low`, `accuracy_high`, `accuracy_n` (NaN where unknown), `source`, `kind`, and `on_front`:
+        back), `accuracy`, `accuracy_low`, `accuracy_high`, `accuracy_n` (NaN where unknown), `seeds`, `seed_low`, `seed_high`
+        (training runs and the accuracy's interval over them, NaN where they are not several), `source`, `kind`, and `on_front`:
         no other point is at least as accurate and less leaky. Where any row has the accuracy of a victim that was trained under
         its defense by a recipe that an undefended one shares, the accuracy is that share of the undefended victim's, so that
         several recipes stand on one axis, with an interval of the share, and rows without it are left out (`retrained`); `kind`
@@ -101,7 +102,8 @@ def front_points(rows: pd.DataFrame, *, metric: str, higher_is_leakier: bool) ->
     parts = [by_strength(group, list(every[name])) for name, group in points.groupby("defense", sort=True)]
     points = pd.concat(parts, ignore_index=True)
     named = [*setting, "parameter", "strength", "attack", "adversary", *columns.values(), "n", "recovered"]
-    accuracies = ["accuracy", "accuracy_low", "accuracy_high", "accuracy_n", "source", "kind", "is_short"]
+    accuracies = ["accuracy", "accuracy_low", "accuracy_high", "accuracy_n", "seeds", "seed_low", "seed_high"]
+    accuracies += ["source", "kind", "is_short"]
     return points[[*FRONT_SETTING, *named, *accuracies, "on_front"]]
 
 
@@ -117,8 +119,9 @@ def _without_lower_bounds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _shares(rows: pd.DataFrame) -> dict[str, Any]:
     """Accuracy as a share of that of the undefended victim of the same recipe; the undefended one's own is 1 by definition."""
-    accuracy, undefended, n, epochs = (
-        pd.to_numeric(rows[f"retrained_{name}"]).astype(float) for name in ("accuracy", "undefended", "images", "epochs")
+    names = ("accuracy", "undefended", "images", "epochs", "seeds", "share_seed_low", "share_seed_high")
+    accuracy, undefended, n, epochs, seeds, seed_low, seed_high = (
+        pd.to_numeric(rows[f"retrained_{name}"]).astype(float) for name in names
     )
     low, high = share_interval(accuracy, undefended, n)
     itself = (rows["defense"] == "none") & accuracy.notna()
@@ -128,6 +131,9 @@ def _shares(rows: pd.DataFrame) -> dict[str, Any]:
         "accuracy_low": np.where(itself, 1.0, low),
         "accuracy_high": np.where(itself, 1.0, high),
         "accuracy_n": n,
+        "seeds": seeds,
+        "seed_low": seed_low,
+        "seed_high": seed_high,
         "source": "retrained",
         "kind": [f"trained for {count:g} epoch{'s' if count != 1 else ''}" for count in epochs],
         "is_short": undefended < ENOUGH * reference,
@@ -155,6 +161,7 @@ def _measured(rows: pd.DataFrame) -> dict[str, Any]:
     kinds = {"utility": "accuracy measured", "card": "accuracy of the victim's card"}
     return {
         **{str(name): found[name] for name in found},
+        **dict.fromkeys(("seeds", "seed_low", "seed_high"), np.nan),
         "source": source,
         "kind": [kinds[name] for name in source],
         "is_short": False,

@@ -242,6 +242,13 @@ def test_what_training_costs_is_the_mean_over_seeds_with_an_interval_over_them_b
     assert found("none", "other")[:3] == pytest.approx([0.51, 0.51, 3])
     assert found("clipping", "other")[:4] == pytest.approx([0.4, 0.51, 1, 0.35])
     assert np.isnan(found("clipping", "other")[4:]).all()
+    shares: Any = rows[["retrained_share_seed_low", "retrained_share_seed_high"]].astype(float)
+    # 0.30 of 0.50 and 0.32 of 0.51.
+    first, second = 0.6, 0.32 / 0.51
+    half = 12.706 * (second - first) / 2
+    middle = (first + second) / 2
+    assert list(shares.loc[("sign", "other.safetensors")]) == pytest.approx([middle - half, middle + half], abs=1e-4)
+    assert shares.loc[[("none", "other.safetensors"), ("clipping", "other.safetensors")]].isna().all(axis=None)
     # The attacked victim is one of the seeds: its own accuracy is known.
     assert found("sign", "sign-1")[:3] == pytest.approx([0.32, 0.51, 1])
 

@@ -30,7 +30,9 @@ ALIKE = {"model": "m", "dataset": "d", "split": "test", "batch_size": 1, "labels
     "trains": "",
     "server": "",
 }
-RETRAINED = dict.fromkeys([f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images")])
+RETRAINED = dict.fromkeys(
+    f"retrained_{name}" for name in ("accuracy", "undefended", "epochs", "images", "seeds", "share_seed_low", "share_seed_high")
+)
 RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")
 
@@ -46,9 +48,11 @@ def row(defense: str, leakage: float, accuracy: float, utility: float | None = N
     return {**ALIKE, **named, **scores, **known, **measured, **RETRAINED, **changes}
 
 
-def trained(share: float, *, epochs: int = 2, images: int = 2000) -> dict[str, Any]:
+def trained(
+    share: float, *, epochs: int = 2, images: int = 2000, seeds: int = 1, over: tuple[float | None, float | None] = (None, None)
+) -> dict[str, Any]:
     """Columns of a victim trained under the defense, beside an undefended one that is right on half the images."""
-    values = (share / 2, 0.5, epochs, images)
+    values = (share / 2, 0.5, epochs, images, seeds, *over)
     return dict(zip(RETRAINED, values, strict=True))
 
 
@@ -193,6 +197,18 @@ def test_the_caption_says_whose_numbers_these_are_and_of_how_many_images() -> No
     assert {"x", "y", "hollow: short training (<90%)"} <= {text.get_text() for text in legend.get_texts()}
     assert "n = 100 test images" in drawn(points(row("x", 10, 0.7, utility=0.6)))[0].get_suptitle()
     assert "test images" not in drawn(points(row("x", 10, 0.7)))[0].get_suptitle()
+
+
+def test_an_interval_over_training_runs_is_a_wide_bar_of_its_own_and_the_caption_tells_it_from_that_over_images() -> None:
+    figure, (axes,) = drawn(
+        points(row("x", 10, 0.7, **trained(0.9, seeds=3, over=(0.85, 0.95))), row("y", 12, 0.7, **trained(0.8)))
+    )
+    wide = [line for line in axes.collections if line.get_linewidth() == [4]]
+    assert [line.get_segments()[0].tolist() for line in wide] == [[[85, 10], [95, 10]]]  # type: ignore[attr-defined]
+    said = "95 % intervals over images, wide pale ones over 3 training runs, paired by seed."
+    assert said in " ".join(figure.get_suptitle().split())
+    one = drawn(points(row("x", 10, 0.7, **trained(0.9))))[0]
+    assert "training runs" not in one.get_suptitle()
 
 
 def test_points_of_a_short_recipe_are_hollow_and_the_caption_says_so() -> None:
