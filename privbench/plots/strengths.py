@@ -18,6 +18,10 @@ def by_strength(points: pd.DataFrame, every: Sequence[str]) -> pd.DataFrame:
     Args:
         points: Of one defense.
         every: The parameters of all its rows.
+
+    Returns:
+        The points with two more columns: `parameter`, in which rows differ, and before it what all points share though not
+        all rows do (`scale absolute, std`), and `strength`, the values of a point.
     """
     known = sorted(map(_fields, every), key=len, reverse=True)
     keys = list(dict.fromkeys(key for one in known for key in one))
@@ -25,9 +29,12 @@ def by_strength(points: pd.DataFrame, every: Sequence[str]) -> pd.DataFrame:
     # Zero is mostly how a number says that it is not used.
     shown = differing or [key for key in keys if number_in(known[0][key])][:1] or keys[:1]
     fields = [_fields(text) for text in points["defense_params"]]
-    points = points.assign(
-        parameter=shown[0][1].replace("_", " ") if shown else "", strength=[_strength(one, shown) for one in fields]
-    )
+    # In what the points do not differ they are named together.
+    alike = [key for key in shown[1:] if len({one.get(key) for one in fields}) == 1 and key in fields[0]]
+    shown = [key for key in shown if key not in alike]
+    words = [f"{key[1].replace('_', ' ')} {_value(fields[0][key])}" for key in alike]
+    words += [key[1].replace("_", " ") for key in shown[:1]]
+    points = points.assign(parameter=", ".join(words), strength=[_strength(one, shown) for one in fields])
     numbers = [number_in(one.get(shown[0], "")) if shown else None for one in fields]
     if any(number is not None for number in numbers):
         order = np.argsort([np.inf if number is None else number for number in numbers], kind="stable")

@@ -37,7 +37,9 @@ RESULTS = Path(__file__).parents[2] / "results"
 REFERENCE = local_folder(RESULTS / "reference.jsonl.gz")
 
 
-def row(defense: str, leakage: float, accuracy: float, utility: float | None = None, **changes: object) -> dict[str, object]:
+def row(
+    defense: str, leakage: float, accuracy: float | None, utility: float | None = None, **changes: object
+) -> dict[str, object]:
     scores = {"psnr_mean": leakage, "psnr_ci_low": leakage - 1, "psnr_ci_high": leakage + 2}
     named = {"defense": defense, "defense_params": "", "attack": "a", "adversary": "aware"}
     bounds = {
@@ -127,6 +129,10 @@ def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_ord
         row("some", 9, 0.7, defense_params=""),
         row("some", 9, 0.7, defense_params="ratio=0.5"),
         row("bare", 9, 0.7),
+        # The third has no price and is left out: what the other two share is named once.
+        row("shared", 9, 0.7, defense_params="std=0.01,scale=absolute"),
+        row("shared", 9, 0.7, defense_params="std=0.1,scale=absolute"),
+        row("shared", 9, None, defense_params="std=0.1,scale=relative"),
     ).groupby(level=0)[["parameter", "strength"]]
     named = {str(name): (set(group["parameter"]), list(group["strength"])) for name, group in found}
     assert named == {
@@ -136,6 +142,7 @@ def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_ord
         "a+b": ({"x"}, ["0.001", "1e+16"]),
         "some": ({"ratio"}, ["0.5", "default"]),
         "bare": ({""}, [""]),
+        "shared": ({"scale absolute, std"}, ["0.01", "0.1"]),
     }
 
 
