@@ -225,6 +225,14 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [target for target in inside if not (path.parent / target).exists()] == []
 
 
+# The one tells what is gone, the other names files that its reader writes.
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.stem not in {"CHANGELOG", "CONTRIBUTING"}], ids=name_of)
+def test_files_that_are_named_are_there(path: Path) -> None:
+    form = r"(?<![\w/.-])((?:results|benchmarks|docs|tests|examples|privbench|attacks|defenses)/[\w./-]+\.(?:\w{2,6}))\b"
+    named = {name for name in re.findall(form, path.read_text(encoding="utf-8")) if not re.search(r"[A-Z]{4,}|/runs/", name)}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
 def commands() -> Iterator[list[str]]:
     """Every `privbench ...` that stands in a code block or between backticks of a document."""
     for path in DOCUMENTS:
