@@ -49,23 +49,25 @@ def run_case(
         AttackError: The attack broke; there is no record.
         Interrupted: Stopped by a signal; what is needed to continue is saved.
     """
-    listener, compute = listener or Listener(), compute or ComputeOptions()
+    listener, compute, suites = listener or Listener(), compute or ComputeOptions(), suites or Suites()
     check_output(output)
     folder = CaseFolder(output, case)
     if not force and (record := folder.record()) is not None:
+        suites.require_for_finished(record)
         listener.reused(record)
         return record
     started = time.perf_counter()
     with interruptible() as interruption:
         context = context or load_case(case, compute.device)
         context.require()
-        suite = (suites or Suites()).suite(context)
+        suite = suites.suite(context)
         for device in compute.devices:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
         with folder.locked():
             # Another process may have finished the case while this one was preparing.
             if not force and (record := folder.record()) is not None:
+                suites.require_for_finished(record)
                 listener.reused(record)
                 return record
             unusable = folder.has_unusable_record()

@@ -46,7 +46,10 @@ class CaseSeries:
             Interrupted: Stopped by a signal.
         """
         listener.planned(self.cases)
-        pending = [case for case in self.cases if force or self._record(case) is None]
+        finished = {} if force else {case.identity: found for case in self.cases if (found := self._record(case)) is not None}
+        for record in finished.values():
+            self.suites.require_for_finished(record)
+        pending = [case for case in self.cases if case.identity not in finished]
         if len(pending) > 1:
             for case in pending:
                 context = self._context(case)

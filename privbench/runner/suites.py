@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from privbench.core import UserError
+from privbench.core import Record, UserError
 from privbench.models import file_sha256
 from privbench.runner.context import CaseContext
 from privbench.scoring import MetricSuite, metric_suite
@@ -32,18 +32,32 @@ class Suites:
         Raises:
             UserError: It is another file, or there is none.
         """
-        if recorded is None:
+        if recorded is None or (found := self._given_sha256()) == recorded:
             return
-        file = self._lpips_weights
-        if file is not None and not file.is_file():
-            raise UserError(f"there is no LPIPS weights file {file}")
-        found = None if file is None else file_sha256(file)
-        if found == recorded:
-            return
-        given = "no file is given" if found is None else f"that of {file} is {found[:12]}"
+        given = "no file is given" if found is None else f"that of {self._lpips_weights} is {found[:12]}"
         raise UserError(
             f"the record's LPIPS has the trunk of a file whose sha256 is {recorded[:12]}, {given}; give it with --lpips-weights"
         )
+
+    def require_for_finished(self, record: Record) -> None:
+        """Checks that a finished case, which is not scored again, was scored by the file that is given now, if one is.
+
+        Raises:
+            UserError: It has the trunk of another file.
+        """
+        recorded, found = record.lpips_weights_sha256, self._given_sha256()
+        if found is None or recorded is None or found == recorded:
+            return
+        raise UserError(
+            f"case {record.case_id} is finished, and its LPIPS has the trunk of a file whose sha256 is {recorded[:12]}, that "
+            f"of {self._lpips_weights} is {found[:12]}; give that one or none, or choose another --output"
+        )
+
+    def _given_sha256(self) -> str | None:
+        file = self._lpips_weights
+        if file is not None and not file.is_file():
+            raise UserError(f"there is no LPIPS weights file {file}")
+        return None if file is None else file_sha256(file)
 
     def suite(self, context: CaseContext) -> MetricSuite:
         """The metrics for one case.

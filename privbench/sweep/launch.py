@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 
 from privbench.computing.machine import resolve_devices
-from privbench.core import Case, ComputeOptions, UserError
+from privbench.core import Case, ComputeOptions, Record, UserError
 from privbench.runner.pictures import Draw
+from privbench.runner.suites import Suites
 from privbench.store.base import Store
 from privbench.store.files import write_locked
 from privbench.store.local import FolderStore
@@ -118,6 +119,11 @@ def compute_study(study: Study, store: Store, how: Launch, draw: Draw, watch: Wa
             store.forget_failure(case)
     with store.open(everything=False) as local:
         progress = SweepProgress(study.cases, local)
+    if how.lpips_weights is not None:
+        suites = Suites(how.lpips_weights)
+        for found in map(store.find, study.cases):
+            if isinstance(found, Record):
+                suites.require_for_finished(found)
     options = SweepOptions(
         store=store,
         compute=ComputeOptions(

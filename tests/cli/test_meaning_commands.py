@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,32 @@ def test_a_record_is_verified_with_the_trunk_of_its_lpips(
         refused = privbench(*verify, places[place], *(("--lpips-weights", trunk) if trunk else ()))
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+
+def test_a_finished_case_is_not_taken_for_one_that_another_trunk_scored(small_run: Cli, privbench: Cli, tmp_path: Path) -> None:
+    for name in ("one.pth", "two.pth"):
+        torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / name)
+    one = ("--defense", "none", "--lpips-net", "squeeze")
+    assert small_run(*one, "--lpips-weights", "one.pth").exit_code == 0
+    (path,) = tmp_path.glob("out/*/record.json")
+    before = path.read_bytes()
+    study = (
+        "name: s\nsettings: {attack: test-walk, model: test-vit, weights: random, limit: 2, defense: none, lpips_net: squeeze}"
+    )
+    (tmp_path / "study.yaml").write_text(f"{study}\ngrid: [{{seed: 0}}]\n", encoding="utf-8")
+    fast = ("--no-download", "--device", "cpu", "--output", "out")
+    runs: tuple[Cli, ...] = (partial(small_run, *one), partial(privbench, "sweep", "study.yaml", *fast))
+    for run in runs:
+        for file, said in (("two.pth", "that of two.pth is"), ("three.pth", "there is no LPIPS weights file three.pth")):
+            refused = run("--lpips-weights", file)
+            assert refused.exit_code == 2
+            assert said in refused.stderr
+        assert run("--lpips-weights", "one.pth").exit_code == 0
+    assert len(list(tmp_path.glob("out/*/record.json"))) == 1
+    assert path.read_bytes() == before
+    assert small_run(*one).exit_code == 0
+    assert small_run(*one, "--lpips-weights", "two.pth", "--force").exit_code == 0
+    assert Record.load(path).lpips_weights_sha256 == hashlib.sha256((tmp_path / "two.pth").read_bytes()).hexdigest()
 
 
 def test_what_scores_mean_is_told_by_the_trunk_of_their_lpips(small_run: Cli, privbench: Cli, tmp_path: Path) -> None:
