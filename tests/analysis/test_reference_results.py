@@ -135,6 +135,8 @@ def test_a_reference_record_is_complete(record: Record) -> None:
 
 def test_the_page_quotes_what_pictures_score_that_nobody_reconstructed() -> None:
     (eight,) = CALIBRATIONS
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"the mean of other images has {eight.rows['mean-image']['psnr'].mean:.1f} dB on\nthese eight." in readme
     assert [name for name, row in eight.rows.items() if _row(row) not in PAGE] == []
 
 
