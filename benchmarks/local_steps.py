@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from benchmarks.command import one_line
 from privbench.client import observe
 from privbench.core import ATTACKS, LocalTraining, Observation, Secret, ThreatModel, UserError, resolve_defense
 from privbench.core.composition import build_defense
@@ -71,6 +72,7 @@ def updates(
         )
 
 
+@one_line
 def main() -> None:
     """Prints the table, PSNR in dB: mean over the images, and the lowest."""
     parser = argparse.ArgumentParser(description=__doc__)

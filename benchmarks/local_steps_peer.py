@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command import one_line
 from benchmarks.local_steps import updates
 from benchmarks.peer import attack_with_breaching
 from benchmarks.printed import print_table
@@ -42,6 +43,7 @@ def rows(data: str, count: int, steps: int, client: str) -> Iterator[list[str]]:
         yield [str(number), "breaching, invertinggradients", f"{value:.1f}", f"{time.process_time() - begun:.0f}"]
 
 
+@one_line
 def main() -> None:
     """Prints the rows, and writes them."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -21,6 +21,7 @@ import torch
 from timm.models import model_entrypoint
 from torch import nn
 
+from benchmarks.command import one_line
 from privbench.core import (
     ATTACKS,
     MODELS,
@@ -204,6 +205,7 @@ def _families(names: Sequence[str]) -> str:
     )
 
 
+@one_line
 def main() -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -15,6 +15,8 @@ from typing import Any
 
 import papermill
 
+from benchmarks.command import one_line
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "results" / "notebooks"
 LARGEST = 300_000
@@ -47,6 +49,7 @@ def executed(path: Path) -> dict[str, Any]:
     return content
 
 
+@one_line
 def main() -> None:
     """Stores the notebooks that are named, or all."""
     known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))

@@ -10,14 +10,14 @@ __all__ = ["print_table", "rows_there"]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], output: Path | None) -> None:
-    """Prints rows as they come; with a path, writes them below the header too."""
+    """Prints rows as they come; with a path, writes each below the header too, so that an error later on loses none."""
     table = [header]
     for row in rows:
         table.append(row)
         print(" | ".join(row), flush=True)
-    if output is not None:
-        with output.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
+        if output is not None:
+            with output.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(table)
 
 
 def rows_there(file: Path, header: Sequence[str]) -> list[list[str]]:

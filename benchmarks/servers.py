@@ -7,6 +7,7 @@ import argparse
 
 import torch
 
+from benchmarks.command import one_line
 from benchmarks.local_steps import training_of
 from privbench.client import observe
 from privbench.core import ATTACKS, ComponentSpec, ThreatModel, build_defense, build_server, parse_spec, resolve_defense
@@ -30,6 +31,7 @@ CASES = (
 """Server, batch size, local training, precision of the client."""
 
 
+@one_line
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -20,6 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from benchmarks.command import one_line
+
 COLUMNS = 80
 
 
@@ -55,6 +57,7 @@ def picture(title: str, content: str) -> str:
     return re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)
 
 
+@one_line
 def main() -> None:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

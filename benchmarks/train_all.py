@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.command import one_line
 from benchmarks.victim_jobs import CNN, Job, utility_jobs, victim_jobs
 from privbench.core import Training, UserError, build_defense, resolve_defense
 from privbench.models import file_sha256, load_victim, resolve_victim
@@ -271,6 +272,7 @@ def pack(output: Path, target: Path, most: int) -> None:
                 archive.add(path, str(path.relative_to(output)))
 
 
+@one_line
 def main() -> None:
     """Decodes, trains, packs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
