@@ -14,6 +14,7 @@ from privbench.analysis.reference_files import calibration_name
 from privbench.claims.page import write_claims
 from privbench.core import Calibration, Identification, Interval, Record, UtilityReport, resolve_defense
 from privbench.plots.positions import PositionTable, position_points
+from privbench.scoring import student_interval
 from privbench.store.layout import find_records
 from privbench.store.places import local_folder, place_of, store_at
 
@@ -73,6 +74,31 @@ def test_the_tables_are_regenerated_byte_for_byte(folder: str, cases: int, image
     assert f"{len(records)} of its {cases} cases" in PAGE
     assert {len(record.images) for record in records} == images
     assert not any("dirty" in (record.provenance.commit or "dirty") for record in records)
+
+
+def test_the_table_of_seeds_is_that_of_the_reports() -> None:
+    found: dict[str, dict[object, float]] = {}
+    for path in packed("front").glob("utility--*.json"):
+        utility = UtilityReport.load(path)
+        if utility.training is not None and utility.training.epochs == 4:
+            runs = found.setdefault("+".join(map(str, utility.defense)), {})
+            runs[utility.training.recipe["seed"]] = 100 * utility.accuracy.mean
+    header, rows = "| trained under | seed 0 | 1 | 2 |", 0
+    for line in PAGE.partition(header)[2].partition("\n\n")[0].splitlines()[2:]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        runs, without = (found["+".join(map(str, resolve_defense(one)))] for one in (name.strip("`"), "none"))
+        values = [runs[seed] for seed in range(3)]
+        assert cells[:4] == [*(f"{value:.1f}" for value in values), _over_seeds(values)]
+        if name != "`none`":
+            assert cells[4] == _over_seeds([without[seed] - runs[seed] for seed in range(3)])
+            assert cells[5] == _over_seeds([100 * runs[seed] / without[seed] for seed in range(3)])
+        rows += 1
+    assert rows == 4
+
+
+def _over_seeds(values: list[float]) -> str:
+    interval = student_interval(values)
+    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def test_the_findings_of_the_claims_study_quote_records() -> None:
