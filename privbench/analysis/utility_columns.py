@@ -59,8 +59,8 @@ class Retrained:
     """What training under a defense costs: victims by one recipe, with a defense and without, from their utility reports.
 
     It answers for defenses whose leakage is measured on a victim that was trained without them. Victims of one recipe that
-    differ in their seed count together, by their mean, beside undefended ones of the same seeds where there are any: a seed is
-    as lucky with a defense as without (results/README.md has the three seeds of four defenses).
+    differ in their seed count together, by their mean, beside undefended ones of the same seeds where there are any, because
+    some of a seed's luck is the same with a defense as without (results/README.md has three seeds of four victims).
     """
 
     def __init__(self, reports: Sequence[UtilityReport]) -> None:

@@ -1,5 +1,6 @@
 """The metrics of a series of cases."""
 
+from functools import cached_property
 from pathlib import Path
 
 from privbench.core import Record, UserError
@@ -32,7 +33,7 @@ class Suites:
         Raises:
             UserError: It is another file, or there is none.
         """
-        if recorded is None or (found := self._given_sha256()) == recorded:
+        if recorded is None or (found := self._given_sha256) == recorded:
             return
         given = "no file is given" if found is None else f"that of {self._lpips_weights} is {found[:12]}"
         raise UserError(
@@ -45,7 +46,7 @@ class Suites:
         Raises:
             UserError: It has the trunk of another file.
         """
-        recorded, found = record.lpips_weights_sha256, self._given_sha256()
+        recorded, found = record.lpips_weights_sha256, self._given_sha256
         if found is None or recorded is None or found == recorded:
             return
         raise UserError(
@@ -53,7 +54,9 @@ class Suites:
             f"of {self._lpips_weights} is {found[:12]}; give that one or none, or choose another --output"
         )
 
+    @cached_property
     def _given_sha256(self) -> str | None:
+        # Once: a study may have thousands of finished cases, and VGG's trunk hundreds of megabytes.
         file = self._lpips_weights
         if file is not None and not file.is_file():
             raise UserError(f"there is no LPIPS weights file {file}")
