@@ -25,7 +25,7 @@ from privbench.inversion import (
 __all__ = ["WARM_UP", "Problem", "WholeCosine", "plain_inversion", "run_ours"]
 
 WARM_UP = 20
-"""Steps that are not timed: the graph is recorded and compiled in the first of them."""
+"""Steps that are not timed, unless told: the graph is recorded and compiled in the first of them."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ class _Clock(Progress):
     """Reads the clock at every report from the end of the warm-up on."""
 
     device: torch.device
+    warm_up: int
     readings: list[tuple[int, float]] = field(default_factory=list)
 
     def report(self, step: int, total: int, phase: str, *losses: Mapping[str, float]) -> None:
-        if step >= WARM_UP:
+        if step >= self.warm_up:
             self.readings.append((step, clock(self.device)))
 
     @property
@@ -109,16 +110,18 @@ def run_ours(
     learning_rate: float,
     variation: float,
     compile: Literal["on", "off"],  # noqa: A002 (the name of the option)
+    warm_up: int = WARM_UP,
 ) -> list[PeerRun]:
     """Inverts all problems in one group.
 
     Args:
         model: Images in [0, 1] to logits; left as found.
         problems: What to invert.
-        steps: Number of steps, more than `WARM_UP`.
+        steps: Number of steps, more than those of the warm-up.
         learning_rate: Adam's learning rate.
         variation: Weight of the total variation.
         compile: Whether the step is compiled.
+        warm_up: Steps that are not timed, one or more.
 
     Returns:
         One run for each problem. `seconds` is `steps` times the time of a step after the warm-up, of the whole group, reports
@@ -126,7 +129,7 @@ def run_ours(
     """
     inversion = plain_inversion(model, steps=steps, learning_rate=learning_rate, variation=variation)
     targets = [Target(one.gradients, one.start[None], {"labels": one.labels}) for one in problems]
-    watch = _Clock(problems[0].start.device)
+    watch = _Clock(problems[0].start.device, warm_up)
     outcomes = inversion.run(targets, watch, ComputeOptions(compile=compile))
     seconds = watch.seconds_per_step * steps
     return [PeerRun(outcome.images, seconds, steps, torch.empty(0)) for outcome in outcomes if hasattr(outcome, "images")]

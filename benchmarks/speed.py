@@ -48,12 +48,25 @@ _COLUMNS = (
 @click.option(
     "--model", "models", multiple=True, default=["vit_mini_patch4_32"], show_default=True, help="Victims; repeatable."
 )
-@click.option("--batch-size", "batches", multiple=True, type=int, default=[1], show_default=True, help="Images per gradient.")
-@click.option("--group", type=int, default=8, show_default=True, help="Victims in one step of the grouped rows.")
+@click.option(
+    "--batch-size",
+    "batches",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=[1],
+    show_default=True,
+    help="Images per gradient.",
+)
+@click.option(
+    "--group", type=click.IntRange(min=1), default=8, show_default=True, help="Victims in one step of the grouped rows."
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", type=int, default=os.cpu_count(), show_default=True, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True, help="CPU threads.")
 @click.option("--repetitions", type=int, default=LEAST_REPETITIONS, show_default=True, help="Rounds.")
-@click.option("--steps", type=int, default=40, show_default=True, help="Timed steps of each round.")
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Timed steps of each round.")
+@click.option(
+    "--warm-up", type=click.IntRange(min=1), default=WARM_UP, show_default=True, help="Steps of ours before these, not timed."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="CSV to write; rows are appended.")
 def main(
     models: Sequence[str],
@@ -63,6 +76,7 @@ def main(
     threads: int,
     repetitions: int,
     steps: int,
+    warm_up: int,
     output: Path | None,
 ) -> None:
     """Measure the time of a step, all competitors on the same victim, image, label, objective and optimiser."""
@@ -70,22 +84,22 @@ def main(
     place = torch.device(device)
     peak = peak_rate(place)
     click.echo(f"{machine(place)}\npeak: {peak.rate / 1e9:.0f} GFLOP/s ({peak.kernel}, {peak.size} x {peak.size})")
-    rows = []
     for model in models:
         for batch in batches:
-            rows += _measure(model, batch, group, place, repetitions, steps, peak)
-            _show(rows[-6:])
-    if output is not None:
-        _append(output, rows)
+            rows = _measure(model, batch, group, place, repetitions, (steps, warm_up), peak)
+            _show(rows)
+            if output is not None:
+                _append(output, rows)
 
 
 def _measure(
-    name: str, batch: int, group: int, device: torch.device, repetitions: int, steps: int, peak: Peak
+    name: str, batch: int, group: int, device: torch.device, repetitions: int, lengths: tuple[int, int], peak: Peak
 ) -> list[dict[str, str]]:
+    steps, warm_up = lengths
     model, problems = problems_of(name, batch, group, device)
     one = problems[0]
     settings = {"steps": steps, "learning_rate": _RATE, "variation": _VARIATION}
-    longer = settings | {"steps": max(steps + WARM_UP, 60)}
+    longer = settings | {"steps": warm_up + steps, "warm_up": warm_up}
     memory: dict[str, float] = {}
 
     def watched(way: str, work: Callable[[], float]) -> Callable[[], float]:

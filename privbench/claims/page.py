@@ -216,12 +216,26 @@ def _again(name: str, reports: dict[str, UtilityReport]) -> str:
     if name not in reports:
         return shlex.join(["privbench", "run", "--config", name])
     utility = reports[name]
-    weights = utility.victim.weights
-    return shlex.join(
+    weights, measures = utility.victim.weights, utility.measures
+    command = shlex.join(
         [
             *("privbench", "evaluate", "--defense", "+".join(map(str, utility.defense))),
             *("--model", utility.victim.model.name),
             *(() if weights == "embedded" else ("--weights", Path(weights).name)),
             *("--data", utility.dataset, "--limit", str(utility.images), "--seed", str(utility.seed)),
+            *("--measure", ",".join(measures) or "accuracy", "--draws", str(utility.draws)),
+            *(("--jigsaw", utility.jigsaw) if "jigsaw" in measures else ()),
+            *(("--epsilon", str(utility.epsilon)) if "attacks" in measures else ()),
+            *(("--unknown", utility.unknown) if utility.unknown else ()),
         ]
     )
+    return command + _which_weights(utility)
+
+
+def _which_weights(utility: UtilityReport) -> str:
+    """A comment of the shell: victims of several seeds have files of one name."""
+    sha256, training = utility.victim.weights_sha256, utility.training
+    if utility.victim.weights == "embedded" or sha256 is None:
+        return ""
+    trained = "" if training is None else f", trained for {training.epochs} epochs with seed {training.recipe.get('seed')}"
+    return f"  # weights of SHA-256 {sha256[:12]}{trained}"

@@ -1,5 +1,6 @@
 """What a victim can still do on test images under its defense: by `privbench evaluate`, joined to the leaderboard."""
 
+from collections.abc import Mapping
 from math import fsum
 from statistics import fmean
 from typing import ClassVar, Literal
@@ -12,10 +13,27 @@ from privbench.core.record import Interval
 from privbench.core.spec import ComponentSpec
 from privbench.core.stored import Stored, StrictPart
 
-__all__ = ["UTILITY_SCHEMA", "Training", "UtilityReport"]
+__all__ = ["MEASURED_FIELDS", "UTILITY_SCHEMA", "Training", "UtilityReport", "not_asked_for"]
 
 UTILITY_SCHEMA: Literal[1] = 1
 """Version of the utility report's fields; a file of another version is refused by name."""
+MEASURED_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
+    "attacks": ("fgsm_accuracy", "pgd_accuracy"),
+    "corruptions": ("corrupted_accuracy",),
+    "positions": (
+        "position_error",
+        "sequence_position_error",
+        "pairwise_position_error",
+        "pairwise_sequence_error",
+    ),
+}
+"""What `--measure` asks for beside accuracy and calibration, with the fields of a utility report that it gives."""
+
+
+def not_asked_for(measure: str) -> str:
+    """The reason in `UtilityReport.unavailable` for the fields of a measure that was not asked for."""
+    return f"not asked for; --measure {measure}"
 
 
 class Training(StrictPart):
@@ -94,6 +112,15 @@ class UtilityReport(Stored):
     unavailable: dict[str, str] = Field(default_factory=dict)
     """Measure to the reason why the victim has none."""
     torch: str
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names in `MEASURED_FIELDS` that were asked for, whether or not the victim has what they measure."""
+        return tuple(
+            name
+            for name, fields in MEASURED_FIELDS.items()
+            if any(self.unavailable.get(field) != not_asked_for(name) for field in fields)
+        )
 
     @property
     def mean_corrupted_accuracy(self) -> float | None:

@@ -7,7 +7,7 @@ over draws. Attacks on the input come from foolbox, calibration from torchmetric
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from privbench.core import Defense, Interval, ModelInput, UserError
+from privbench.core.utility_report import MEASURED_FIELDS
 from privbench.models import Victim
 from privbench.scoring import POSITION_FOLDS, bootstrap_interval, pairwise_position_error, position_errors
 from privbench.training.corruptions import SEVERITIES, corrupt
@@ -29,24 +30,11 @@ from privbench.training.reliability import (
     rms_calibration_error,
 )
 
-__all__ = ["MEASURES", "Measure", "MeasureOptions"]
+__all__ = ["Measure", "MeasureOptions"]
 
 _BATCH = 250
 _BINS = 15
 _PGD_STEPS = 20
-
-MEASURES: Mapping[str, tuple[str, ...]] = {
-    "jigsaw": ("jigsaw_accuracy", "consistency", "difference_norm"),
-    "attacks": ("fgsm_accuracy", "pgd_accuracy"),
-    "corruptions": ("corrupted_accuracy",),
-    "positions": (
-        "position_error",
-        "sequence_position_error",
-        "pairwise_position_error",
-        "pairwise_sequence_error",
-    ),
-}
-"""What is measured on request, with the fields of a utility report that it gives."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class MeasureOptions:
         jigsaw_text: The same as a user writes it.
         epsilon: Largest change of a pixel under attack, in (0, 1].
         seed: Source of masks, noise, random starts and the bootstrap.
-        measures: Which of `MEASURES` beside accuracy and calibration, which are always there.
+        measures: Which of `MEASURED_FIELDS` beside accuracy and calibration, which are always there.
         draws: Of layers that are random at inference, for each image; of a model without any there is one.
         unknown: `[m, 3, height, width]` uint8, images of none of the victim's classes, for AUPR; None: not measured.
         unknown_name: What they are.
@@ -68,7 +56,7 @@ class MeasureOptions:
     jigsaw_text: str
     epsilon: float = 2 / 255
     seed: int = 0
-    measures: frozenset[str] = frozenset(MEASURES)
+    measures: frozenset[str] = frozenset(MEASURED_FIELDS)
     draws: int = 10
     unknown: Tensor | None = None
     unknown_name: str | None = None
@@ -244,7 +232,7 @@ class Measure:
 
     def positions(self) -> tuple[dict[str, float], dict[str, str]]:
         """How well position rows tell their places, and how far two are apart; or the reason why that cannot be asked."""
-        names = MEASURES["positions"]
+        names = MEASURED_FIELDS["positions"]
         positions, grid = self.victim.patch_size and self.victim.parts().position, self.victim.grid
         if not positions or grid is None:
             return {}, dict.fromkeys(names, f"{type(self.victim.network).__name__} has no learned position embedding")

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from privbench.core import UserError, build_defense, resolve_defense
+from privbench.core.utility_report import MEASURED_FIELDS
 from privbench.data import ImageSet, open_images
 from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.models import Victim, VictimCard, load_victim, resolve_victim
-from privbench.training.measure import MEASURES
 
 __all__ = ["Teacher", "chosen_measures", "labelled_splits", "require_labels", "teacher_of"]
 
@@ -102,12 +102,12 @@ def chosen_measures(given: str | Sequence[str]) -> frozenset[str]:
     text = given if isinstance(given, str) else ",".join(given)
     names = [name.strip() for name in text.split(",")]
     if names == ["all"]:
-        return frozenset(MEASURES)
+        return frozenset(MEASURED_FIELDS)
     if "all" in names:
         raise UserError(f"--measure {text} names all and more; write all by itself, or leave it out")
     if not all(names):
-        raise UserError(f"an empty entry in --measure '{text}'; accepted: all, accuracy, {', '.join(MEASURES)}")
-    unknown = [name for name in names if name not in {"accuracy", *MEASURES}]
+        raise UserError(f"an empty entry in --measure '{text}'; accepted: all, accuracy, {', '.join(MEASURED_FIELDS)}")
+    unknown = [name for name in names if name not in {"accuracy", *MEASURED_FIELDS}]
     if unknown:
-        raise UserError(f"--measure {unknown[0]} is not known; accepted: all, accuracy, {', '.join(MEASURES)}")
+        raise UserError(f"--measure {unknown[0]} is not known; accepted: all, accuracy, {', '.join(MEASURED_FIELDS)}")
     return frozenset(names) - {"accuracy"}

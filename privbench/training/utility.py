@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from privbench.core import ComponentSpec, Defense, InferredChoices, ModelInput, Training, UserError, UtilityReport, VictimSpec
+from privbench.core.utility_report import MEASURED_FIELDS, not_asked_for
 from privbench.models import Victim
 from privbench.training.corruptions import CORRUPTIONS
-from privbench.training.measure import MEASURES, Measure, MeasureOptions
+from privbench.training.measure import Measure, MeasureOptions
 
 __all__ = ["measure_utility"]
 
@@ -55,9 +56,7 @@ def measure_utility(
     measure = Measure(victim, defense, images, labels, options)
     wanted = options.measures
     found: dict[str, Any] = {}
-    missing = {
-        field: f"not asked for; --measure {name}" for name, fields in MEASURES.items() if name not in wanted for field in fields
-    }
+    missing = {field: not_asked_for(name) for name, fields in MEASURED_FIELDS.items() if name not in wanted for field in fields}
     was_training = victim.training
     victim.eval()
     try:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from privbench.cli import main
 from privbench.core import Interval, UserError, UtilityReport, build_defense, resolve_defense
+from privbench.core.utility_report import MEASURED_FIELDS
 from privbench.data.cifar10 import CIFAR10_CLASSES
 from privbench.models import Victim, load_victim, resolve_victim
 from privbench.plots.positions import PositionTable, position_points
-from privbench.training import MEASURES, MeasureOptions, measure_utility
+from privbench.training import MeasureOptions, measure_utility
 from privbench.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
@@ -82,7 +83,7 @@ def test_a_model_whose_margin_is_known_falls_exactly_when_epsilon_reaches_it() -
     assert [share(utility.pgd_accuracy) for utility in (small, middle, large)] == [1.0, 0.5, 0.0]
     assert small.accuracy.mean == small.defended_accuracy.mean == 1.0
     assert small.calibration_error < 0.02
-    assert {"rms_calibration_error", *MEASURES["jigsaw"], *MEASURES["positions"]} == small.unavailable.keys()
+    assert {"rms_calibration_error", *MEASURED_FIELDS["jigsaw"], *MEASURED_FIELDS["positions"]} == small.unavailable.keys()
     wrong = measured(victim, images, 1 - labels, 6 / 255)
     assert wrong.accuracy.mean == 0.0
     assert wrong.calibration_error > 0.98
