@@ -153,7 +153,7 @@ def _draw_panel(axes: Axes, rest: pd.DataFrame, looks: dict[str, Look]) -> None:
     axes.step(100 * front["accuracy"], front["leakage"], where="pre", color="0.25", linewidth=1.6, alpha=0.55, zorder=0)
     for name, group in rest.groupby("defense", sort=True):
         look = looks[str(name)]
-        if all(number_in(text.partition(",")[0]) is not None for text in group["strength"]):
+        if all(number_in(text.partition(" (")[0]) is not None for text in group["strength"]):
             axes.plot(100 * group["accuracy"], group["leakage"], color=look.colour, linewidth=0.7, alpha=0.5, zorder=1)
         _draw_points(axes, group.assign(y=group["leakage"]), look, size=5.5, vertical=True)
 

@@ -60,7 +60,7 @@ def test_the_claims_are_regenerated_byte_for_byte(tmp_path: Path, monkeypatch: p
     ("folder", "cases", "images"),
     [
         ("reference", 14, {8}),
-        ("front", 130, {16}),
+        ("front", 143, {16}),
         ("updates", 17, {8, 16, 32}),
         ("servers", 17, {64}),
         ("mixtures", 3, {24}),

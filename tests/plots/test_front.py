@@ -120,6 +120,15 @@ def test_reports_of_the_reference_bring_their_intervals() -> None:
     assert (others["accuracy"] < others["accuracy_high"]).all()
 
 
+_SETTINGS = (
+    (1.0, "identity", False),
+    (1.0, "zero", False),
+    (2.0, "zero", True),
+    (3.0, "identity", False),
+    (3.0, "identity", True),
+)
+
+
 def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_order_of_strength() -> None:
     found = points(
         *(row("p", 30 - place, 0.7, defense_params=f"p={p},scope=layer") for place, p in enumerate((0.9, 0.05, 0.5))),
@@ -133,6 +142,8 @@ def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_ord
         row("shared", 9, 0.7, defense_params="std=0.01,scale=absolute"),
         row("shared", 9, 0.7, defense_params="std=0.1,scale=absolute"),
         row("shared", 9, None, defense_params="std=0.1,scale=relative"),
+        # What most rows have is not said of each.
+        *(row("also", 9, 0.7, defense_params=f"spread={x},mean={mean},all={on}") for x, mean, on in _SETTINGS),
     ).groupby(level=0)[["parameter", "strength"]]
     named = {str(name): (set(group["parameter"]), list(group["strength"])) for name, group in found}
     assert named == {
@@ -143,6 +154,7 @@ def test_settings_are_named_by_what_their_defense_differs_in_and_come_in_the_ord
         "some": ({"ratio"}, ["0.5", "default"]),
         "bare": ({""}, [""]),
         "shared": ({"scale absolute, std"}, ["0.01", "0.1"]),
+        "also": ({"spread"}, ["1", "1 (mean zero)", "2 (mean zero, all)", "3", "3 (all)"]),
     }
 
 
