@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.baseline import PeerRun, second_order_copy, total_variation
 from benchmarks.timing import clock
-from privbench.core import ComputeOptions, Progress
+from privbench.core import ComputeOptions, Progress, UserError
 from privbench.inversion import (
     Adam,
     Constant,
@@ -26,6 +26,8 @@ __all__ = ["WARM_UP", "Problem", "WholeCosine", "plain_inversion", "run_ours"]
 
 WARM_UP = 20
 """Steps that are not timed, unless told: the graph is recorded and compiled in the first of them."""
+_READ_EVERY = 10
+"""The engine reports every tenth step and the last, and the clock is read at its reports."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,20 @@ def run_ours(
         learning_rate: Adam's learning rate.
         variation: Weight of the total variation.
         compile: Whether the step is compiled.
-        warm_up: Steps that are not timed, one or more.
+        warm_up: Steps that are not timed, a multiple of 10, for the clock is read at every tenth step and the last.
 
     Returns:
         One run for each problem. `seconds` is `steps` times the time of a step after the warm-up, of the whole group, reports
         included; `losses` is empty.
+
+    Raises:
+        UserError: The warm-up ends where the clock is not read, or no step is left to time.
     """
+    if warm_up % _READ_EVERY or not 0 < warm_up < steps:
+        raise UserError(
+            f"a warm-up of {warm_up} of {steps} steps leaves none whose time is known; "
+            f"accepted: a multiple of {_READ_EVERY} below {steps}"
+        )
     inversion = plain_inversion(model, steps=steps, learning_rate=learning_rate, variation=variation)
     targets = [Target(one.gradients, one.start[None], {"labels": one.labels}) for one in problems]
     watch = _Clock(problems[0].start.device, warm_up)

@@ -65,7 +65,11 @@ _COLUMNS = (
 @click.option("--repetitions", type=int, default=LEAST_REPETITIONS, show_default=True, help="Rounds.")
 @click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Timed steps of each round.")
 @click.option(
-    "--warm-up", type=click.IntRange(min=1), default=WARM_UP, show_default=True, help="Steps of ours before these, not timed."
+    "--warm-up",
+    type=click.IntRange(min=1),
+    default=WARM_UP,
+    show_default=True,
+    help="Steps of ours before these, not timed; 10, 20, ...",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="CSV to write; rows are appended.")
 def main(

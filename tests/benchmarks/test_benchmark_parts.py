@@ -43,6 +43,17 @@ def test_the_engine_and_the_baseline_take_the_same_steps(attacked: tuple[Victim,
         assert (run.images - plain.images).abs().max() < 5e-3
 
 
+@pytest.mark.integration
+def test_steps_are_timed_after_a_short_warm_up_and_not_where_no_clock_is_read(attacked: tuple[Victim, list[Problem]]) -> None:
+    model, (one, _) = attacked
+    (run,) = run_ours(model, [one], compile="off", steps=11, warm_up=10, **SETTINGS)
+    assert run.steps == 11
+    assert 0 < run.seconds < 11 * 60
+    for warm_up, steps in ((4, 8), (10, 10), (0, 10)):
+        with pytest.raises(UserError, match="a multiple of 10 below"):
+            run_ours(model, [one], compile="off", steps=steps, warm_up=warm_up, **SETTINGS)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("breaching") is None, reason="breaching is not installed (extra bench)")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("signed", [False, True])

@@ -36,12 +36,11 @@ def commands_of(*reports: UtilityReport) -> list[str]:
 @pytest.mark.parametrize(
     "asked",
     [
-        ["--measure", "accuracy"],
-        ["--measure", "jigsaw,positions", "--jigsaw", "naive-shuffle"],
-        ["--measure", "attacks", "--epsilon", "0.05", "--draws", "2", "--limit", "5", "--seed", "3"],
+        "--measure accuracy --draws 2",
+        "--measure jigsaw,attacks --jigsaw naive-shuffle --epsilon 0.05 --draws 2 --limit 3 --seed 3",
     ],
 )
-def test_a_reports_command_measures_it_again(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reports_command_measures_it_again(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     np.savez("made.npz", images=random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), labels=np.arange(4, 10))
@@ -56,7 +55,7 @@ def test_a_reports_command_measures_it_again(asked: list[str], tmp_path: Path, m
         (path,) = output.iterdir()
         return UtilityReport.load(path)
 
-    common = ["--weights", "own.safetensors", "--data", "made.npz", *asked]
+    common = ["--weights", "own.safetensors", "--data", "made.npz", *asked.split()]
     reports = [evaluated("--defense", defense, *common) for defense in ("stochastic-layers", "none")]
     lines = commands_of(*reports)
     assert len(lines) == len(reports)
